@@ -1,0 +1,1 @@
+"""Generation: static caches, sampling, the decode loop and the four stages."""

@@ -1,0 +1,1 @@
+"""The four networks of Bark as Keras 3 models."""

@@ -1,0 +1,1 @@
+"""EnCodec: SEANet encoder and decoder with a residual vector quantizer."""
