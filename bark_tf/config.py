@@ -64,7 +64,9 @@ class _Config:
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             self._require(
-                whole and value >= minimum, name, f"a whole number of at least {minimum}"
+                whole and value >= minimum,
+                name,
+                f"a whole number of at least {minimum}",
             )
 
     @classmethod
@@ -88,7 +90,9 @@ class _Config:
             ValueError: For a value out of range or an unknown name in `overrides`.
         """
         names = cls.field_names()
-        overrides = {cls.aliases.get(key, key): value for key, value in overrides.items()}
+        overrides = {
+            cls.aliases.get(key, key): value for key, value in overrides.items()
+        }
         unknown = [key for key in overrides if key not in names]
         if unknown:
             raise ValueError(
@@ -434,6 +438,16 @@ class EncodecConfig(_Config):
             "codebook_dim",
             f"hidden_size={self.hidden_size}",
         )
+        self._require(
+            self.num_filters >= self.compress,
+            "num_filters",
+            f"at least compress={self.compress}",
+        )
+        self._require(
+            self.use_causal_conv or self.trim_right_ratio == 1,
+            "trim_right_ratio",
+            "1.0 when use_causal_conv is False",
+        )
 
     @property
     def hop_length(self) -> int:
@@ -469,7 +483,8 @@ class EncodecConfig(_Config):
                 f"Received: bandwidth={bandwidth}"
             )
         bits_per_frame = math.log2(self.codebook_size) * self.frame_rate
-        return max(1, int(bandwidth * 1000 // bits_per_frame))
+        fitting = max(1, int(bandwidth * 1000 // bits_per_frame))
+        return min(fitting, self.num_quantizers)
 
     @classmethod
     def _select(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -502,7 +517,12 @@ class BarkConfig(_Config):
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        for cls in (BarkSemanticConfig, BarkCoarseConfig, BarkFineConfig, EncodecConfig):
+        for cls in (
+            BarkSemanticConfig,
+            BarkCoarseConfig,
+            BarkFineConfig,
+            EncodecConfig,
+        ):
             value = _nested(cls, getattr(self, cls.part), "BarkConfig", cls.part)
             object.__setattr__(self, cls.part, value)
         super().__post_init__()
@@ -677,7 +697,9 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
         self._require_whole("max_new_tokens", "text_encoding_offset", minimum=0)
         self._require(self.semantic_rate_hz > 0, "semantic_rate_hz", "positive")
         self._require(
-            self.min_eos_p is None or self.min_eos_p > 0, "min_eos_p", "None or positive"
+            self.min_eos_p is None or self.min_eos_p > 0,
+            "min_eos_p",
+            "None or positive",
         )
         self._require(
             self.min_new_tokens is None or self.min_new_tokens >= 0,

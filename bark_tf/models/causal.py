@@ -1,0 +1,218 @@
+"""The causal transformers: text to semantic tokens, semantic to coarse tokens.
+
+Axes as in `transformer.py`. Both networks are one architecture with other sizes.
+
+Source: suno-ai/bark, `bark/model.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from bark_tf.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
+from bark_tf.models.losses import cross_entropy
+from bark_tf.models.outputs import ModelOutput
+from bark_tf.models.pretrained import check_exclusive
+from bark_tf.models.transformer import LayerCache, TransformerModel, matmul_rows
+
+
+def _cache_of(past, time):
+    """Turns keys and values (B, H, P, D) per layer into caches with room for `time`."""
+
+    def layer_cache(keys, values):
+        keys, values = tf.convert_to_tensor(keys), tf.convert_to_tensor(values)
+        room = [[0, 0], [0, 0], [0, time], [0, 0]]
+        keys, values = tf.pad(keys, room), tf.pad(values, room)
+        slots, size = tf.shape(keys)[2], tf.shape(keys)[3]
+        values = tf.transpose(values, (0, 1, 3, 2))
+        return LayerCache(
+            tf.reshape(keys, (-1, slots, size)), tf.reshape(values, (-1, size, slots))
+        )
+
+    return tuple(layer_cache(*pair) for pair in past)
+
+
+def _past_of(cache, num_heads: int):
+    """The inverse of `_cache_of`: a (keys, values) pair of (B, H, S, D) per layer."""
+
+    def pair(layer):
+        slots, size = tf.shape(layer.keys)[1], tf.shape(layer.keys)[2]
+        values = tf.reshape(layer.values, (-1, num_heads, size, slots))
+        return (
+            tf.reshape(layer.keys, (-1, num_heads, slots, size)),
+            tf.transpose(values, (0, 1, 3, 2)),
+        )
+
+    return tuple(pair(layer) for layer in cache)
+
+
+class BarkCausalModel(TransformerModel):
+    """A GPT-2-like language model over token ids.
+
+    Args:
+        config: `BarkSubModelConfig`.
+        **kwargs: `gradient_checkpointing`, `name`, `dtype`.
+
+    Call arguments:
+        input_ids: int (batch, time), values in [0, input_vocab_size).
+        past_key_values: What an earlier call returned: per layer the keys and values
+            (batch, heads, past, head_size).
+        attention_mask: (batch, past + time), 0 where a position is padding.
+        position_ids: int (batch, time), values in [0, block_size).
+        head_mask: (heads,) or (layers, heads), multiplies the attention weights.
+        labels: int (batch, time); position t is predicted from the positions before
+            it, -100 is ignored.
+        input_embeds: float (batch, time, hidden_size), instead of `input_ids`;
+            `inputs_embeds` is the same.
+        use_cache: Whether to return `past_key_values`; the configuration's by default
+            (never while training).
+        output_attentions: Whether to return the attention weights.
+        output_hidden_states: Whether to return all hidden states.
+        return_dict: False returns a plain tuple.
+        sample_weight: (batch,) or (batch, time), weights of the labels in the loss.
+
+    Returns:
+        `ModelOutput` with `loss` (scalar float32, when labels were given), `logits`
+        (batch, time, output_vocab_size), `past_key_values`, `hidden_states` (layers +
+        1 of (batch, time, hidden_size)) and `attentions` (layers of (batch, heads,
+        time, past + time)), as far as they were asked for.
+
+    Raises:
+        ValueError: If not exactly one of ids and embeddings is given, or the sequence
+            is longer than `block_size`.
+
+    Example:
+        >>> model = BarkSemanticModel(BarkConfig.preset("tiny").semantic_config)
+        >>> ids = np.array([[1, 2, 3]])
+        >>> model(ids, labels=ids).logits.shape
+        TensorShape([1, 3, 10048])
+
+    Source: suno-ai/bark, `bark/model.py::GPT`.
+    """
+
+    config_class = BarkSubModelConfig
+    is_causal = True
+
+    def __init__(self, config, **kwargs):
+        super().__init__(config, norm_bias=config.bias, **kwargs)
+        self.token_embedding = self._embedding(
+            config.input_vocab_size, "token_embedding"
+        )
+        self.lm_head = self._head("lm_head")
+        self.built = True
+
+    def call(
+        self,
+        input_ids=None,
+        past_key_values=None,
+        attention_mask=None,
+        position_ids=None,
+        head_mask=None,
+        labels=None,
+        input_embeds=None,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+        inputs_embeds=None,
+        sample_weight=None,
+        training=False,
+    ):
+        """See the class."""
+        if isinstance(input_ids, Mapping):
+            return self.call(**{**input_ids, "training": training})
+        embeds = input_embeds if inputs_embeds is None else inputs_embeds
+        check_exclusive(input_ids=input_ids, input_embeds=embeds)
+        x = self.token_embedding(input_ids) if embeds is None else embeds
+        x = tf.convert_to_tensor(x)
+        cache, past = None, 0
+        if past_key_values is not None:
+            cache = _cache_of(past_key_values, tf.shape(x)[1])
+            past = tf.shape(past_key_values[0][0])[2]
+        _check_length(x, past_key_values, self.config.block_size)
+        x, cache, states, weights = self.forward(
+            x,
+            cache,
+            past,
+            position_ids=position_ids,
+            padding=attention_mask,
+            head_mask=head_mask,
+            training=training,
+        )
+        logits = self.lm_head(x)
+        loss = None
+        if labels is not None:
+            loss = self.loss_from_labels(logits, labels, sample_weight)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not training
+        output = ModelOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=_past_of(cache, self.config.num_heads)
+            if use_cache
+            else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(weights) if output_attentions else None,
+        )
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def loss_from_labels(self, logits, labels, sample_weight=None):
+        """Mean cross-entropy of predicting every next label; shifts inside."""
+        labels = tf.convert_to_tensor(labels)
+        if sample_weight is not None:
+            sample_weight = tf.convert_to_tensor(sample_weight)
+            if sample_weight.shape.rank == 2:
+                sample_weight = sample_weight[:, 1:]
+        return cross_entropy(logits[:, :-1], labels[:, 1:], sample_weight)
+
+    def logits(self, x, start=0, size=None):
+        """Logits of some consecutive ids only, for decoding.
+
+        Args:
+            x: (B, T, C), what `forward` returned.
+            start: First id; int or scalar tensor.
+            size: Number of ids; int, or None for all.
+
+        Returns:
+            (B, T, size).
+        """
+        if size is None:
+            return self.lm_head(x)
+        rows = tf.slice(self.lm_head.kernel, [start, 0], [size, -1])
+        return matmul_rows(tf.cast(x, self.compute_dtype), rows)
+
+
+def _check_length(x, past_key_values, block_size: int) -> None:
+    """Refuses what has no position, as far as shapes are known."""
+    time = x.shape[1]
+    past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+    if time is not None and past is not None and past + time > block_size:
+        raise ValueError(
+            f"The sequence must fit into block_size={block_size} positions. "
+            f"Received: {past} past and {time} new positions"
+        )
+
+
+@keras.saving.register_keras_serializable("bark_tf")
+class BarkSemanticModel(BarkCausalModel):
+    """Text ids to semantic tokens; arguments as `BarkCausalModel`."""
+
+    config_class = BarkSemanticConfig
+    checkpoint_prefix = "semantic."
+
+    def __init__(self, config, *, name="semantic", **kwargs):
+        super().__init__(config, name=name, **kwargs)
+
+
+@keras.saving.register_keras_serializable("bark_tf")
+class BarkCoarseModel(BarkCausalModel):
+    """Semantic tokens to the first codebooks; arguments as `BarkCausalModel`."""
+
+    config_class = BarkCoarseConfig
+    checkpoint_prefix = "coarse_acoustics."
+
+    def __init__(self, config, *, name="coarse_acoustics", **kwargs):
+        super().__init__(config, name=name, **kwargs)

@@ -1,0 +1,205 @@
+"""The fine transformer: the first codebooks to all of them, one codebook at a time.
+
+Axes as in `transformer.py`; N is the number of codebooks.
+
+Source: suno-ai/bark, `bark/model_fine.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bark_tf.config import BarkFineConfig
+from bark_tf.models.losses import cross_entropy
+from bark_tf.models.outputs import ModelOutput
+from bark_tf.models.pretrained import check_exclusive
+from bark_tf.models.transformer import TransformerModel, matmul_rows
+
+
+@keras.saving.register_keras_serializable("bark_tf")
+class BarkFineModel(TransformerModel):
+    """Predicts one codebook of every frame from the codebooks up to it.
+
+    Args:
+        config: `BarkFineConfig`.
+        **kwargs: `gradient_checkpointing`, `name`, `dtype`.
+
+    Call arguments:
+        codebook_idx: The codebook to predict, in [n_codes_given, n_codes_total): an
+            int, a scalar int tensor, or one per row (batch,), as a dataset gives it.
+        input_ids: int (batch, time, n_codes_total), values in [0, input_vocab_size);
+            the embeddings of codebooks 0 to `codebook_idx` **inclusive** are summed.
+        attention_mask: (batch, time), 0 where a position is padding.
+        position_ids: int (batch, time), values in [0, block_size).
+        head_mask: (heads,) or (layers, heads), multiplies the attention weights.
+        labels: int (batch, time), codes of `codebook_idx`, or (batch, time,
+            n_codes_total), of which that codebook's column is taken; -100 is ignored.
+        input_embeds: float (batch, time, hidden_size), the sum of embeddings, instead
+            of `input_ids`; `inputs_embeds` is the same.
+        output_attentions: Whether to return the attention weights.
+        output_hidden_states: Whether to return all hidden states.
+        return_dict: False returns a plain tuple.
+        sample_weight: (batch,) or (batch, time), weights of the labels in the loss.
+
+    Returns:
+        `ModelOutput` with `loss`, `logits` (batch, time, output_vocab_size),
+        `hidden_states` and `attentions`, as far as they were asked for.
+
+    Raises:
+        ValueError: If `codebook_idx` is out of range, not exactly one of ids and
+            embeddings is given, or the sequence is longer than `block_size`.
+
+    Example:
+        >>> model = BarkFineModel(BarkConfig.preset("tiny").fine_acoustics_config)
+        >>> codes = np.zeros((1, 4, 8), "int32")
+        >>> model(2, codes, labels=codes).loss.shape
+        TensorShape([])
+
+    Source: suno-ai/bark, `bark/model_fine.py::FineGPT`.
+    """
+
+    config_class = BarkFineConfig
+    checkpoint_prefix = "fine_acoustics."
+    is_causal = False
+
+    def __init__(self, config, *, name="fine_acoustics", **kwargs):
+        # The norms of the published fine model have a bias though nothing else has.
+        super().__init__(config, norm_bias=True, name=name, **kwargs)
+        self.token_embeddings = [
+            self._embedding(config.input_vocab_size, f"token_embedding_{j}")
+            for j in range(config.n_codes_total)
+        ]
+        self.lm_heads = []
+        if not config.tie_word_embeddings:
+            self.lm_heads = [self._head(f"lm_head_{i}") for i in range(self._num_heads)]
+        self.built = True
+
+    @property
+    def _num_heads(self) -> int:
+        return self.config.n_codes_total - self.config.n_codes_given
+
+    def __call__(self, codebook_idx=None, *args, **kwargs):
+        """Calls the network; Keras itself takes no plain int by position."""
+        if isinstance(codebook_idx, Mapping):
+            return super().__call__(codebook_idx, *args, **kwargs)
+        names = list(inspect.signature(self.call).parameters)[1:]
+        by_name = dict(zip(names, args, strict=False))
+        return super().__call__(codebook_idx=codebook_idx, **by_name, **kwargs)
+
+    def call(
+        self,
+        codebook_idx=None,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        head_mask=None,
+        labels=None,
+        input_embeds=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+        inputs_embeds=None,
+        sample_weight=None,
+        training=False,
+    ):
+        """See the class."""
+        if isinstance(codebook_idx, Mapping):
+            return self.call(**{**codebook_idx, "training": training})
+        codebook_idx = self._checked_codebook(codebook_idx)
+        embeds = input_embeds if inputs_embeds is None else inputs_embeds
+        check_exclusive(input_ids=input_ids, input_embeds=embeds)
+        x = self.embed(codebook_idx, input_ids) if embeds is None else embeds
+        x = tf.convert_to_tensor(x)
+        if x.shape[1] is not None and x.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"The sequence must fit into block_size={self.config.block_size} "
+                f"positions. Received: {x.shape[1]} positions"
+            )
+        x, _, states, weights = self.forward(
+            x,
+            position_ids=position_ids,
+            padding=attention_mask,
+            head_mask=head_mask,
+            training=training,
+        )
+        logits = self.logits(codebook_idx, x)
+        loss = None
+        if labels is not None:
+            labels = tf.convert_to_tensor(labels)
+            if labels.shape.rank == 3:
+                rows = tf.broadcast_to(codebook_idx, tf.shape(labels)[:1])
+                labels = tf.gather(labels, rows, axis=2, batch_dims=1)
+            loss = self.loss_from_labels(logits, labels, sample_weight)
+        output = ModelOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(weights) if output_attentions else None,
+        )
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def _checked_codebook(self, codebook_idx):
+        first, end = self.config.n_codes_given, self.config.n_codes_total
+        if tf.is_tensor(codebook_idx) and not hasattr(codebook_idx, "numpy"):
+            return tf.cast(codebook_idx, tf.int32)  # known only when the graph runs
+        values = np.asarray(codebook_idx)
+        whole = np.issubdtype(values.dtype, np.integer) and values.ndim <= 1
+        if not whole or not np.all((first <= values) & (values < end)):
+            raise ValueError(
+                f"codebook_idx must be a whole number in [{first}, {end}), or one per "
+                f"row. Received: codebook_idx={codebook_idx!r}"
+            )
+        return int(values) if values.ndim == 0 else tf.constant(values, tf.int32)
+
+    def embed(self, codebook_idx, input_ids):
+        """Sums the embeddings of codebooks 0 to `codebook_idx` inclusive.
+
+        Args:
+            codebook_idx: int, or an int tensor () or (B,): then one traced program
+                serves every codebook.
+            input_ids: int (B, T, N).
+
+        Returns:
+            (B, T, C).
+        """
+        input_ids = tf.convert_to_tensor(input_ids)
+        static = isinstance(codebook_idx, int)
+        last = codebook_idx if static else self.config.n_codes_total - 1
+        included = None if static else tf.reshape(codebook_idx, (-1, 1, 1))
+        x = self.token_embeddings[0](input_ids[:, :, 0])
+        for j in range(1, last + 1):
+            e = self.token_embeddings[j](input_ids[:, :, j])
+            x += e if static else tf.where(j <= included, e, tf.zeros((), e.dtype))
+        return x
+
+    def logits(self, codebook_idx, x, size=None):
+        """Logits of codebook `codebook_idx` for what `forward` returned.
+
+        Args:
+            codebook_idx: int, or an int tensor () or (B,).
+            x: (B, T, C).
+            size: The first ids only; all by default.
+
+        Returns:
+            (B, T, size).
+        """
+        index = codebook_idx - self.config.n_codes_given
+        if self.config.tie_word_embeddings:
+            # Head i is the embedding of codebook i + 1, whatever n_codes_given is.
+            kernels = [e.embeddings for e in self.token_embeddings[1:]]
+        else:
+            kernels = [head.kernel for head in self.lm_heads]
+        kernels = [tf.convert_to_tensor(k)[:size] for k in kernels[: self._num_heads]]
+        kernel = kernels[index] if isinstance(index, int) else tf.gather(kernels, index)
+        return matmul_rows(tf.cast(x, self.compute_dtype), kernel)
+
+    def loss_from_labels(self, logits, labels, sample_weight=None):
+        """Mean cross-entropy of predicting the labels in place."""
+        if sample_weight is not None:
+            sample_weight = tf.convert_to_tensor(sample_weight)
+        return cross_entropy(logits, labels, sample_weight)

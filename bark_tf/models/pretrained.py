@@ -1,0 +1,209 @@
+"""What all four networks can do besides computing: train, load, save."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from bark_tf import hub
+
+_ALLOCATE_ONLY = contextvars.ContextVar("bark_tf_allocate_only", default=False)
+
+
+@contextlib.contextmanager
+def allocate_only() -> Iterator[None]:
+    """Variables made inside are memory without content.
+
+    For weights that are read from a file right after: drawing random numbers for
+    them costs more time than reading, and untouched memory costs nothing.
+    """
+    token = _ALLOCATE_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _ALLOCATE_ONLY.reset(token)
+
+
+@keras.saving.register_keras_serializable("bark_tf")
+class Normal(keras.initializers.Initializer):
+    """Normal random numbers, or only memory inside `allocate_only`.
+
+    Args:
+        stddev: Standard deviation.
+    """
+
+    def __init__(self, stddev: float):
+        self.stddev = stddev
+
+    def __call__(self, shape, dtype=None):
+        """Makes the initial value."""
+        if _ALLOCATE_ONLY.get():
+            return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=False)
+        return keras.initializers.RandomNormal(stddev=self.stddev)(shape, dtype)
+
+    def get_config(self):
+        """The arguments, for serialization."""
+        return {"stddev": self.stddev}
+
+
+def check_exclusive(**given: Any) -> None:
+    """Raises ValueError unless exactly one of the named values is not None."""
+    present = [name for name, value in given.items() if value is not None]
+    if len(present) != 1:
+        raise ValueError(
+            f"Exactly one of {' and '.join(given)} must be given. "
+            f"Received: {' and '.join(present) or 'none of them'}"
+        )
+
+
+class PretrainedModel(keras.Model):
+    """Base of the four networks; abstract.
+
+    A subclass names its `config_class`, builds all its variables in the constructor
+    and returns a `ModelOutput` with `logits` from `call`.
+
+    Args:
+        config: An instance of `config_class`.
+        **kwargs: `name`, `dtype` (a Keras dtype policy) and others of `keras.Model`.
+    """
+
+    config_class: ClassVar[type]
+    # Where this network's tensors stand in a whole Bark's checkpoint.
+    checkpoint_prefix: ClassVar[str] = ""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(config, self.config_class):
+            raise ValueError(
+                f"{type(self).__name__} is made from a {self.config_class.__name__}. "
+                f"Received: {type(config).__name__}"
+            )
+        self.config = config
+
+    # === Training ===
+
+    @abc.abstractmethod
+    def loss_from_labels(self, logits, labels, sample_weight=None):
+        """The loss of `logits` (batch, time, vocabulary) given labels."""
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The loss that `fit` minimises: from labels among the inputs, or from `y`."""
+        if y is None:
+            if y_pred.loss is None:
+                raise ValueError(
+                    f"{self.name} needs labels to train: give `labels` among the "
+                    "inputs, or a dataset of (inputs, labels) pairs"
+                )
+            return y_pred.loss
+        if self._compile_loss is not None:
+            return super().compute_loss(x, y, y_pred.logits, sample_weight, training)
+        return self.loss_from_labels(y_pred.logits, y, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Metrics of `compile` see the logits."""
+        return super().compute_metrics(x, y, y_pred.logits, sample_weight)
+
+    # === Serialization ===
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras."""
+        return {
+            "config": self.config.to_dict(),
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]):
+        """Builds the network from `get_config()`."""
+        values = dict(config)
+        values["config"] = cls.config_class.from_dict(values["config"])
+        return cls(**values)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike,
+        *,
+        dtype: Any = None,
+        quantize: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ):
+        """Loads the network from its own checkpoint or out of a whole Bark.
+
+        Reads only this network's tensors, one at a time.
+
+        Args:
+            path_or_id: A checkpoint directory, or a repository id on the hub.
+            dtype: A Keras dtype policy such as `"float32"`, `"bfloat16"` or
+                `"mixed_bfloat16"`; Keras's global policy by default.
+            quantize: A Keras quantization mode such as `"int8"`, applied after
+                loading; None: off.
+            revision: Branch, tag or commit of the repository.
+            cache_dir: Where downloads are kept.
+            token: Access token for private repositories.
+            local_files_only: Never ask the network.
+            **overrides: Fields of the configuration to change.
+
+        Returns:
+            The network.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If the checkpoint is damaged or of another network.
+        """
+        where = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+        }
+        config = cls.config_class.from_pretrained(path_or_id, **where, **overrides)
+        path = hub.find_weights(path_or_id, **where)
+        with allocate_only():
+            model = cls(config, dtype=dtype)
+        from bark_tf.convert.weights import load_weights
+
+        load_weights(model, path)
+        if quantize is not None:
+            model.quantize(quantize)
+        return model
+
+    def save_pretrained(
+        self, directory: str | os.PathLike, *, max_shard_size: int | str = "5GB"
+    ) -> None:
+        """Writes the network as a checkpoint directory that transformers opens too.
+
+        Args:
+            directory: Made if missing. Files of an older save are replaced.
+            max_shard_size: Bytes, or a text such as `"200MB"`; larger checkpoints are
+                split.
+        """
+        from bark_tf.convert.weights import save_weights
+
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        save_weights([self], directory, max_shard_size=max_shard_size)
+        self.config.save_pretrained(directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Uploads the checkpoint; see `hub.push_folder` for the keywords.
+
+        Returns:
+            The address of the commit.
+        """
+        return hub.push_saved(self.save_pretrained, repo_id, **kwargs)

@@ -1,0 +1,121 @@
+"""Conversion tables of the three transformers, in Hugging Face's and Suno's names.
+
+Source of the names: Hugging Face transformers (model `bark`), suno-ai/bark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from bark_tf.config import BarkFineConfig, BarkSubModelConfig
+
+from .rules import Rule, Table
+
+
+class Names(NamedTuple):
+    """How one kind of checkpoint calls the parts of a transformer."""
+
+    tokens: str
+    positions: str
+    block: str
+    norms: tuple[str, str]
+    attention: tuple[str, str]
+    mlp: tuple[str, str]
+    final_norm: str
+
+
+HF = Names(
+    tokens="input_embeds_layer",
+    positions="position_embeds_layer",
+    block="layers",
+    norms=("layernorm_1", "layernorm_2"),
+    attention=("attn.att_proj", "attn.out_proj"),
+    mlp=("mlp.in_proj", "mlp.out_proj"),
+    final_norm="layernorm_final",
+)
+SUNO = Names(
+    tokens="transformer.wte",
+    positions="transformer.wpe",
+    block="transformer.h",
+    norms=("ln_1", "ln_2"),
+    attention=("attn.c_attn", "attn.c_proj"),
+    mlp=("mlp.c_fc", "mlp.c_proj"),
+    final_norm="transformer.ln_f",
+)
+NAMES = {"hf": HF, "suno": SUNO}
+
+
+def table(config: BarkSubModelConfig, names: str = "hf") -> Table:
+    """The table of one transformer.
+
+    Args:
+        config: Of the semantic, the coarse or the fine model.
+        names: `"hf"` or `"suno"`.
+
+    Returns:
+        `Table`, with names as in a checkpoint of this network alone.
+    """
+    spelling = NAMES[names]
+    if isinstance(config, BarkFineConfig):
+        return _fine_table(config, spelling)
+    rules = (
+        Rule("token_embedding/embeddings", f"{spelling.tokens}.weight"),
+        *_body(config, spelling, norm_bias=config.bias),
+        Rule("lm_head/kernel", "lm_head.weight"),
+    )
+    return Table(rules, constants=_causal_masks(config, spelling))
+
+
+def _fine_table(config: BarkFineConfig, names: Names) -> Table:
+    num_heads = config.n_codes_total - config.n_codes_given
+    embeddings = [f"{names.tokens}s.{j}.weight" for j in range(config.n_codes_total)]
+    heads = [f"lm_heads.{i}.weight" for i in range(num_heads)]
+    rules = [
+        Rule(f"token_embedding_{j}/embeddings", name)
+        for j, name in enumerate(embeddings)
+    ]
+    rules += _body(config, names, norm_bias=True)
+    if config.tie_word_embeddings:
+        return Table(
+            tuple(rules), aliases=dict(zip(heads, embeddings[1:], strict=False))
+        )
+    rules += [Rule(f"lm_head_{i}/kernel", name) for i, name in enumerate(heads)]
+    return Table(tuple(rules))
+
+
+def _body(config: BarkSubModelConfig, names: Names, norm_bias: bool) -> Iterator[Rule]:
+    """What all three have: positions, blocks and the final norm."""
+    yield Rule("position_embedding/embeddings", f"{names.positions}.weight")
+    for i in range(config.num_layers):
+        ours, theirs = f"block_{i}/", f"{names.block}.{i}."
+        for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
+            yield from _norm(ours + part, theirs + name, norm_bias)
+        for part, name in zip(("qkv", "out"), names.attention, strict=True):
+            yield from _linear(f"{ours}attention/{part}", theirs + name, config.bias)
+        for part, name in zip(("fc", "proj"), names.mlp, strict=True):
+            yield from _linear(f"{ours}mlp/{part}", theirs + name, config.bias)
+    yield from _norm("final_norm", names.final_norm, norm_bias)
+
+
+def _norm(ours: str, theirs: str, has_bias: bool) -> Iterator[Rule]:
+    yield Rule(f"{ours}/gamma", f"{theirs}.weight")
+    if has_bias:
+        yield Rule(f"{ours}/beta", f"{theirs}.bias")
+
+
+def _linear(ours: str, theirs: str, has_bias: bool) -> Iterator[Rule]:
+    yield Rule(f"{ours}/kernel", f"{theirs}.weight")
+    if has_bias:
+        yield Rule(f"{ours}/bias", f"{theirs}.bias")
+
+
+def _causal_masks(config: BarkSubModelConfig, names: Names):
+    """The mask buffers that causal checkpoints carry; no variable of ours."""
+
+    def make() -> np.ndarray:
+        return np.tri(config.block_size, dtype=bool)[None, None]
+
+    return {f"{names.block}.{i}.attn.bias": make for i in range(config.num_layers)}
