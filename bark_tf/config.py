@@ -621,7 +621,6 @@ class _SamplingConfig(_GenerationConfig):
         top_p: Draw among the likeliest tokens that make up this probability.
         repetition_penalty: Above 1, tokens seen before become less likely.
         renormalize_logits: Kept for the file; logits are always renormalised.
-        num_return_sequences: Takes per row.
     """
 
     do_sample: bool = False
@@ -630,7 +629,6 @@ class _SamplingConfig(_GenerationConfig):
     top_p: float | None = 1.0
     repetition_penalty: float | None = 1.0
     renormalize_logits: bool = True
-    num_return_sequences: int = 1
 
     # What None means for a field: the value that changes nothing.
     _neutral: ClassVar[Mapping[str, Any]] = {
@@ -654,7 +652,6 @@ class _SamplingConfig(_GenerationConfig):
         self._require(
             self.repetition_penalty > 0, "repetition_penalty", "None or positive"
         )
-        self._require_whole("num_return_sequences")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -672,6 +669,7 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
         max_input_semantic_length: Positions of text and of history.
         semantic_rate_hz: Semantic tokens per second.
         min_eos_p: A row ends when the end's probability is above this; None: off.
+        num_return_sequences: Takes per text.
 
     See `_SamplingConfig` for the other fields. `semantic_pad_token` always equals
     `eos_token_id`, as in transformers.
@@ -690,10 +688,13 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
     max_input_semantic_length: int = 256
     semantic_rate_hz: float = 49.9
     min_eos_p: float | None = None
+    num_return_sequences: int = 1
 
     def _check(self) -> None:
         super()._check()
-        self._require_whole("semantic_vocab_size", "max_input_semantic_length")
+        self._require_whole(
+            "semantic_vocab_size", "max_input_semantic_length", "num_return_sequences"
+        )
         self._require_whole("max_new_tokens", "text_encoding_offset", minimum=0)
         self._require(self.semantic_rate_hz > 0, "semantic_rate_hz", "positive")
         self._require(
@@ -791,8 +792,9 @@ class BarkFineGenerationConfig(_GenerationConfig):
             "temperature",
             "None or at least 0",
         )
-        self._require_whole("max_fine_input_length", "n_fine_codebooks")
-        self._require_whole("max_fine_history_length", minimum=0)
+        self._require_whole(
+            "max_fine_input_length", "max_fine_history_length", "n_fine_codebooks"
+        )
         self._require(
             self.max_fine_history_length < self.max_fine_input_length,
             "max_fine_history_length",

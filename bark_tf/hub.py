@@ -1,15 +1,46 @@
 """Finding a checkpoint's files, in a directory or on the Hugging Face hub.
 
-Knows file names, never what is inside them.
+Knows file names, never what is inside them but for the list of shards in an index.
+A directory never touches the network, and of a repository only the files that are
+asked for are downloaded.
+
+Every function fails with one line that says what to do:
+
+- `FileNotFoundError`: no such directory, or the checkpoint lacks the file;
+- `ValueError`: a name that cannot be meant, an unknown repository or revision;
+- `PermissionError`: the hub wants another access token;
+- `ConnectionError`: the hub cannot be reached, or the connection broke.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from bark_tf._version import __version__
+
+INDEX_SUFFIX = ".index.json"
+# In the order of preference: files without pickle come first.
+WEIGHTS_NAMES = (
+    "model.safetensors",
+    "model.safetensors" + INDEX_SUFFIX,
+    "pytorch_model.bin",
+    "pytorch_model.bin" + INDEX_SUFFIX,
+)
+_LOG_IN = "pass it as token=, or log in with `hf auth login`"
+
+
+class _FileMissingError(FileNotFoundError):
+    """The checkpoint exists and lacks the file."""
+
+
+# === Finding ===
 
 
 def find_file(
@@ -21,25 +52,336 @@ def find_file(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Returns the path of one file of a checkpoint."""
-    directory = Path(path_or_id)
-    if directory.is_dir():
+    """Finds one file of a checkpoint, and downloads it if need be.
+
+    Args:
+        path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
+        name: The file, relative to the checkpoint, with forward slashes.
+        revision: Branch, tag or commit of the repository; `"main"` by default.
+        cache_dir: Where downloads are kept; the hub's own cache by default.
+        token: Access token; None: that of `hf auth login`, if any; False: none.
+        local_files_only: Never ask the network.
+
+    Returns:
+        The path of the file, complete.
+
+    Raises:
+        FileNotFoundError: If there is no such directory or file.
+        ValueError: If `path_or_id` or `name` cannot be meant, or the repository or
+            its revision does not exist.
+        PermissionError: If the hub wants another token.
+        ConnectionError: If the hub cannot be reached and the file is not in the cache.
+    """
+    _check_name(name)
+    directory = _as_directory(path_or_id)
+    if directory is not None:
         path = directory / name
         if not path.is_file():
-            raise FileNotFoundError(f"{directory} has no file {name!r}")
+            raise _FileMissingError(f"{str(directory)!r} has no file {name!r}")
         return path
+    if cache_dir is not None:
+        cache_dir = Path(cache_dir).expanduser()
+    at = {"revision": revision, "cache_dir": cache_dir}
+    if local_files_only or _is_offline():
+        return _find_in_cache(str(path_or_id), name, **at)
+    return _download(str(path_or_id), name, token, **at)
+
+
+def find_optional(
+    path_or_id: str | os.PathLike, name: str, **where: Any
+) -> Path | None:
+    """Like `find_file`, but None if the checkpoint exists and lacks the file.
+
+    With `local_files_only`, a file that is not in the cache is lacking. Without, a
+    hub that cannot be reached is an error, never a missing file.
+    """
+    try:
+        return find_file(path_or_id, name, **where)
+    except _FileMissingError:
+        return None
+
+
+def find_weights(path_or_id: str | os.PathLike, **where: Any) -> Path:
+    """Finds a checkpoint's weights, whichever of the usual files holds them.
+
+    Args:
+        path_or_id: A directory, or a repository id.
+        **where: The keywords of `find_file`.
+
+    Returns:
+        The path of the first of `WEIGHTS_NAMES` that exists: one file, or the index
+        of several, with all its shards beside it.
+
+    Raises:
+        FileNotFoundError: If there are no weights, or a shard is missing.
+        ValueError: If the index is damaged or names a file outside the checkpoint;
+            and as `find_file`.
+    """
+    for name in WEIGHTS_NAMES:
+        path = find_optional(path_or_id, name, **where)
+        if path is not None:
+            break
+    else:
+        is_local = where.get("local_files_only") or _is_offline()
+        place = " in the local cache" if is_local else ""
+        raise FileNotFoundError(
+            f"{str(path_or_id)!r} has no weights{place}. "
+            f"Expected one of: {', '.join(WEIGHTS_NAMES)}"
+        )
+    if name.endswith(INDEX_SUFFIX):
+        # The cache keeps a commit's files in a directory of its name. All shards must
+        # be of the index's commit, even if the branch has moved since.
+        commit = path.parent.name
+        for shard in shard_names(path):
+            find_file(path_or_id, shard, **{**where, "revision": commit})
+    return path
+
+
+def shard_names(index: str | os.PathLike) -> list[str]:
+    """The files that an index of sharded weights names, sorted, each once.
+
+    Raises:
+        ValueError: If the file is not an index, or names a file outside its directory.
+    """
+    try:
+        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({os.fspath(name) for name in weight_map.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{index} must hold a JSON object with a `weight_map` of tensor to file. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
+    for name in names:
+        _check_name(name, source=f" in {index}")
+    return names
+
+
+def _check_name(name: str, source: str = "") -> None:
+    # Windows' rules are the stricter ones: they know drives and both slashes.
+    path = PureWindowsPath(name)
+    if path.anchor or not path.parts or ".." in path.parts:
+        raise ValueError(
+            f"A checkpoint's files lie inside it. Received{source}: name={name!r}"
+        )
+
+
+def _as_directory(path_or_id: str | os.PathLike) -> Path | None:
+    """The directory that is meant, or None if it is a repository's id."""
+    text = os.fspath(path_or_id)
+    if text and Path(text).is_dir():
+        return Path(text)
+    if text and Path(text).exists():
+        raise ValueError(
+            f"Expected a directory or a repository id. Received: the file {text!r}"
+        )
+    if not isinstance(path_or_id, str) or _looks_like_path(text):
+        raise FileNotFoundError(f"There is no directory {text!r}")
+    _check_repository_id(text)
+    return None
+
+
+def _looks_like_path(text: str) -> bool:
+    return (
+        text.startswith((".", "~", "/"))
+        or text.endswith("/")
+        or text.count("/") > 1
+        or "\\" in text
+        or bool(PureWindowsPath(text).drive)
+    )
+
+
+def _check_repository_id(repo_id: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            "Expected a directory that exists, or a repository id such as "
+            f"'suno/bark-small'. Received: {repo_id!r} ({error})"
+        ) from error
+
+
+# === The hub ===
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _client(token: str | bool | None):
     import huggingface_hub
 
-    return Path(
-        huggingface_hub.hf_hub_download(
-            str(path_or_id),
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+    return huggingface_hub.HfApi(
+        token=token, library_name="bark-tf", library_version=__version__
     )
+
+
+def _find_in_cache(repo_id: str, name: str, **at: Any) -> Path:
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(repo_id, name, **at)
+    if not isinstance(found, str):
+        raise _FileMissingError(
+            f"{name!r} of {repo_id!r} is not in the local cache, and downloads are "
+            "off: load it once without local_files_only and HF_HUB_OFFLINE"
+        )
+    return Path(found)
+
+
+def _download(repo_id: str, name: str, token: str | bool | None, **at: Any) -> Path:
+    client = _client(token)
+    with _clear_errors(
+        client, repo_id, f"read {name!r} of {repo_id!r}", at["revision"]
+    ):
+        if _is_known_to_lack(client, repo_id, name, **at):
+            raise _FileMissingError(f"{repo_id!r} has no file {name!r}")
+        return Path(client.hf_hub_download(repo_id, name, **at))
+
+
+def _is_known_to_lack(client, repo_id: str, name: str, **at: Any) -> bool:
+    """Whether the file was absent when last asked, and nothing says otherwise now.
+
+    Without this, a lacking file costs 20 seconds of retries when there is no network.
+    """
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(repo_id, name, **at)
+    if cached is not huggingface_hub._CACHED_NO_EXIST:
+        return False
+    try:
+        return not client.file_exists(repo_id, name, revision=at["revision"])
+    except (OSError, _http_error()):
+        return True
+
+
+def _http_error() -> type[Exception]:
+    """What the hub's HTTP library raises: requests, httpx or httpx2, by version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
+
+
+@contextlib.contextmanager
+def _clear_errors(
+    client, repo_id: str, action: str, revision: str | None
+) -> Iterator[None]:
+    """Turns what huggingface_hub raises into one line that says what to do.
+
+    Args:
+        client: The `HfApi` that is used inside.
+        repo_id: The repository.
+        action: What is tried, for "Could not ...".
+        revision: As asked for.
+    """
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except _FileMissingError:
+        raise
+    except errors.LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"Could not {action}: {client.endpoint} cannot be reached and the file is "
+            "not in the local cache. Check the connection and try again"
+        ) from error
+    except errors.LocalTokenNotFoundError as error:
+        raise PermissionError(
+            f"Could not {action}: token=True needs a login, `hf auth login`"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"Could not {action}: the repository is gated. Ask for access at "
+            f"{client.endpoint}/{repo_id}, then give your token: {_LOG_IN}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"There is no directory {repo_id!r}, and at {client.endpoint} no "
+            "repository of that name that you may read. If it is private, give its "
+            f"token: {_LOG_IN}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(
+            f"Could not {action}: there is no branch, tag or commit of that name. "
+            f"Received: revision={revision!r}"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise _FileMissingError(f"Could not {action}: no such file") from error
+    except (OSError, RuntimeError, _http_error()) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, and clear as it is
+        raise _explain(error, client, action) from error
+
+
+def _explain(error: Exception, client, action: str) -> Exception:
+    """The same for errors that only their status tells apart."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return PermissionError(
+            f"Could not {action}: {client.endpoint} refused the token ({status}). "
+            f"Get one with the right to, and {_LOG_IN}"
+        )
+    reason = f"it answered {status}" if status else str(error).partition("\n")[0]
+    return ConnectionError(
+        f"Could not {action} at {client.endpoint}: {reason.rstrip('.')}. Try again"
+    )
+
+
+def push_folder(
+    directory: str | os.PathLike,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Uploads a directory to a hub repository, which is made if missing.
+
+    Args:
+        directory: What to upload, with its folders.
+        repo_id: The repository, such as `"me/my-voice"`.
+        token: Access token with the right to write; None: that of `hf auth login`.
+        private: Whether a new repository is private; None: the account's default.
+        commit_message: First line of the commit.
+        revision: Branch, made if missing; `"main"` by default.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        FileNotFoundError: If there is no such directory.
+        ValueError: If `repo_id` is not an id.
+        PermissionError: If the token may not write there.
+        ConnectionError: If the hub cannot be reached.
+    """
+    if not Path(directory).is_dir():
+        raise FileNotFoundError(f"There is no directory {str(directory)!r}")
+    _check_repository_id(repo_id)
+    client = _client(token)
+    with _clear_errors(client, repo_id, f"upload to {repo_id!r}", revision):
+        repo_id = client.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            client.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = client.upload_folder(
+            repo_id=repo_id,
+            folder_path=directory,
+            revision=revision,
+            commit_message=commit_message or "Upload with bark-tf",
+        )
+    return str(commit.commit_url)
+
+
+def push_saved(save: Callable[[Path], Any], repo_id: str, **kwargs: Any) -> str:
+    """Uploads what `save(directory)` writes; `kwargs` are those of `push_folder`."""
+    with tempfile.TemporaryDirectory(prefix="bark-tf-") as directory:
+        save(Path(directory))
+        return push_folder(directory, repo_id, **kwargs)
+
+
+# === Writing ===
 
 
 @contextlib.contextmanager
@@ -49,13 +391,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     Nothing half-written is ever seen under the final name.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
-        yield Path(temporary)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

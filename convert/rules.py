@@ -63,7 +63,9 @@ class Table(NamedTuple):
     def below(self, ours: str, theirs: str) -> Table:
         """The same table for a model that is part of a larger one."""
         return Table(
-            tuple(Rule(ours + r.ours, theirs + r.theirs, r.operation) for r in self.rules),
+            tuple(
+                Rule(ours + r.ours, theirs + r.theirs, r.operation) for r in self.rules
+            ),
             {theirs + a: theirs + b for a, b in self.aliases.items()},
             {theirs + name: make for name, make in self.constants.items()},
         )
@@ -93,6 +95,20 @@ def canonical_name(name: str) -> str:
     """
     name = name.removeprefix("_orig_mod.")
     return _NEW_WEIGHT_NORM.sub(lambda m: f".weight_{'gv'[int(m[1])]}", name)
+
+
+def variables_of(model: Any) -> dict[str, Any]:
+    """The variables of a built Keras model that a checkpoint holds, by path.
+
+    Args:
+        model: Keras model or layer. Its metrics and random seeds are left out.
+
+    Returns:
+        Path below the model -> variable: `decoder/input_conv/bias`, without the
+        model's own name.
+    """
+    prefix = f"{model.path}/"
+    return {weight.path.removeprefix(prefix): weight for weight in model.weights}
 
 
 def _some(names: list[str]) -> str:
@@ -157,7 +173,7 @@ def load(
 
 def tensors(
     table: Table, variables: Mapping[str, Any], *, with_aliases: bool = False
-) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+) -> Iterator[tuple[str, tuple[int, ...], str, Callable[[], np.ndarray]]]:
     """Yields every tensor that a checkpoint of the model holds, in table order.
 
     Args:
@@ -166,19 +182,29 @@ def tensors(
         with_aliases: Whether tied tensors are written under both names.
 
     Yields:
-        (name, function that makes the array), so that one is in memory at a time.
+        (name, shape, dtype, function that makes the array), so that one is in memory
+        at a time.
     """
     _check_variables(table, variables)
 
-    def reader(rule: Rule) -> Callable[[], np.ndarray]:
-        return lambda: rule.operation.to_theirs(np.asarray(variables[rule.ours].value))
+    def described(rule: Rule) -> tuple:
+        variable = variables[rule.ours]
+        shape = tuple(variable.shape)
+        return (
+            shape if rule.operation is KEEP else shape[::-1],
+            variable.dtype,
+            lambda: rule.operation.to_theirs(np.asarray(variable.value)),
+        )
 
-    readers = {rule.theirs: reader(rule) for rule in table.rules}
-    yield from readers.items()
-    yield from table.constants.items()
+    stored = {rule.theirs: described(rule) for rule in table.rules}
+    for name, tensor in stored.items():
+        yield name, *tensor
+    for name, make in table.constants.items():
+        constant = make()
+        yield name, constant.shape, constant.dtype.name, make
     if with_aliases:
         for second, first in table.aliases.items():
-            yield second, readers[first]
+            yield second, *stored[first]
 
 
 def _check_variables(table: Table, variables: Mapping[str, Any]) -> None:

@@ -181,7 +181,9 @@ class BarkCausalModel(TransformerModel):
         """
         if size is None:
             return self.lm_head(x)
-        rows = tf.slice(self.lm_head.kernel, [start, 0], [size, -1])
+        rows = tf.slice(
+            self.lm_head.kernel, [start, 0], [size, self.config.hidden_size]
+        )
         return matmul_rows(tf.cast(x, self.compute_dtype), rows)
 
 
@@ -206,6 +208,28 @@ class BarkSemanticModel(BarkCausalModel):
     def __init__(self, config, *, name="semantic", **kwargs):
         super().__init__(config, name=name, **kwargs)
 
+    def generate(self, input_ids, *args, **kwargs):
+        """Generates semantic tokens.
+
+        Args:
+            input_ids: int (batch, time), the tokenizer's ids.
+            *args: `semantic_generation_config`, `history_prompt` and
+                `attention_mask`, in this order; by keyword too.
+            **kwargs: `seed` (an int, one per row, or None for another take each
+                time), `compat`, `jit_compile`, and fields of
+                `BarkSemanticGenerationConfig` to change.
+
+        Returns:
+            int32 (batch, tokens), 49.9 Hz; a row that ended holds `eos_token_id` from
+            its end on.
+
+        Raises:
+            ValueError: For an unknown option, or a limit that does not fit.
+        """
+        from bark_tf.generation.api import generate_semantic_tokens
+
+        return generate_semantic_tokens(self, input_ids, *args, **kwargs)
+
 
 @keras.saving.register_keras_serializable("bark_tf")
 class BarkCoarseModel(BarkCausalModel):
@@ -216,3 +240,27 @@ class BarkCoarseModel(BarkCausalModel):
 
     def __init__(self, config, *, name="coarse_acoustics", **kwargs):
         super().__init__(config, name=name, **kwargs)
+
+    def generate(self, semantic_output, *args, **kwargs):
+        """Generates coarse tokens, the first codebooks interleaved.
+
+        Args:
+            semantic_output: int (batch, time), semantic tokens; rows that ended are
+                filled up with `eos_token_id`.
+            *args: `semantic_generation_config`, `coarse_generation_config`,
+                `codebook_size`, `history_prompt` and `return_output_lengths`, in this
+                order; by keyword too.
+            **kwargs: `seed`, `compat`, `jit_compile`, and fields of
+                `BarkCoarseGenerationConfig` to change.
+
+        Returns:
+            int32 (batch, codebooks * frames), ids with offsets; shorter rows are
+            filled up with `coarse_semantic_pad_token`. With `return_output_lengths`
+            also a list of the rows' lengths.
+
+        Raises:
+            ValueError: For an unknown option, or windows that do not fit.
+        """
+        from bark_tf.generation.api import generate_coarse_tokens
+
+        return generate_coarse_tokens(self, semantic_output, *args, **kwargs)

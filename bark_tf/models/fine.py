@@ -198,6 +198,28 @@ class BarkFineModel(TransformerModel):
         kernel = kernels[index] if isinstance(index, int) else tf.gather(kernels, index)
         return matmul_rows(tf.cast(x, self.compute_dtype), kernel)
 
+    def generate(self, coarse_output, *args, **kwargs):
+        """Generates all codebooks.
+
+        Args:
+            coarse_output: int (batch, codebooks * frames), coarse tokens.
+            *args: `semantic_generation_config`, `coarse_generation_config`,
+                `fine_generation_config`, `codebook_size` and `history_prompt`, in
+                this order; by keyword too.
+            **kwargs: `output_lengths` (tokens per row), `seed`, `jit_compile`, and
+                fields of `BarkFineGenerationConfig` to change.
+
+        Returns:
+            int32 (batch, n_fine_codebooks, frames), 75 Hz, values in
+            [0, codebook_size); shorter rows are filled up with 0.
+
+        Raises:
+            ValueError: For an unknown option.
+        """
+        from bark_tf.generation.api import generate_fine_codes
+
+        return generate_fine_codes(self, coarse_output, *args, **kwargs)
+
     def loss_from_labels(self, logits, labels, sample_weight=None):
         """Mean cross-entropy of predicting the labels in place."""
         if sample_weight is not None:

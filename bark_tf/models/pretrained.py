@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import contextvars
 import os
@@ -67,8 +66,7 @@ def check_exclusive(**given: Any) -> None:
 class PretrainedModel(keras.Model):
     """Base of the four networks; abstract.
 
-    A subclass names its `config_class`, builds all its variables in the constructor
-    and returns a `ModelOutput` with `logits` from `call`.
+    A subclass names its `config_class` and builds all its variables in the constructor.
 
     Args:
         config: An instance of `config_class`.
@@ -87,31 +85,6 @@ class PretrainedModel(keras.Model):
                 f"Received: {type(config).__name__}"
             )
         self.config = config
-
-    # === Training ===
-
-    @abc.abstractmethod
-    def loss_from_labels(self, logits, labels, sample_weight=None):
-        """The loss of `logits` (batch, time, vocabulary) given labels."""
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """The loss that `fit` minimises: from labels among the inputs, or from `y`."""
-        if y is None:
-            if y_pred.loss is None:
-                raise ValueError(
-                    f"{self.name} needs labels to train: give `labels` among the "
-                    "inputs, or a dataset of (inputs, labels) pairs"
-                )
-            return y_pred.loss
-        if self._compile_loss is not None:
-            return super().compute_loss(x, y, y_pred.logits, sample_weight, training)
-        return self.loss_from_labels(y_pred.logits, y, sample_weight)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Metrics of `compile` see the logits."""
-        return super().compute_metrics(x, y, y_pred.logits, sample_weight)
 
     # === Serialization ===
 

@@ -11,6 +11,7 @@ Source: suno-ai/bark, `bark/model.py`, `bark/model_fine.py`; GPT-2.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -159,7 +160,7 @@ class Projection(keras.layers.EinsumDense):
 
 
 def matmul_rows(x, kernel):
-    """Multiplies x (..., in) with the rows of `kernel` (out, in), in the dtype of `x`."""
+    """Multiplies x (..., in) with the rows of `kernel` (out, in)."""
     return tf.matmul(x, tf.cast(kernel, x.dtype), transpose_b=True)
 
 
@@ -398,6 +399,29 @@ class TransformerModel(PretrainedModel):
         )
         table.build()
         return table
+
+    @abc.abstractmethod
+    def loss_from_labels(self, logits, labels, sample_weight=None):
+        """The loss of `logits` (batch, time, vocabulary) given labels."""
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The loss that `fit` minimises: from labels among the inputs, or from `y`."""
+        if y is None:
+            if y_pred.loss is None:
+                raise ValueError(
+                    f"{self.name} needs labels to train: give `labels` among the "
+                    "inputs, or a dataset of (inputs, labels) pairs"
+                )
+            return y_pred.loss
+        if self._compile_loss is not None:
+            return super().compute_loss(x, y, y_pred.logits, sample_weight, training)
+        return self.loss_from_labels(y_pred.logits, y, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Metrics of `compile` see the logits."""
+        return super().compute_metrics(x, y, y_pred.logits, sample_weight)
 
     def get_config(self):
         """The constructor's arguments, for Keras."""

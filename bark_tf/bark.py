@@ -1,0 +1,422 @@
+"""The whole Bark: text to audio through four networks.
+
+Source: suno-ai/bark, `bark/api.py`; Hugging Face transformers, `BarkModel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from bark_tf import hub
+from bark_tf import tokens as layout
+from bark_tf.config import (
+    GENERATION_CONFIG_NAME,
+    BarkConfig,
+    BarkGenerationConfig,
+)
+from bark_tf.generation.api import semantic_rows, stack, voices_per_row
+from bark_tf.generation.coarse import CoarseStage
+from bark_tf.generation.fine import FineStage
+from bark_tf.generation.options import StageConfigs, stage_configs
+from bark_tf.generation.semantic import generate_semantic
+from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.models.fine import BarkFineModel
+from bark_tf.models.pretrained import PretrainedModel, allocate_only
+from bark_tf.voices import VoicePreset
+
+# The parts by the names that transformers gives them.
+PARTS: Mapping[str, type[PretrainedModel]] = {
+    "semantic": BarkSemanticModel,
+    "coarse_acoustics": BarkCoarseModel,
+    "fine_acoustics": BarkFineModel,
+    "codec_model": EncodecModel,
+}
+
+Progress = Callable[[str, int, int], None]
+
+
+class BarkOutput(NamedTuple):
+    """What `BarkModel.generate(return_dict=True)` returns.
+
+    Attributes:
+        audio: float32 (batch, samples), 24 kHz, about [-1, 1]; rows end in silence
+            after their own length.
+        lengths: Samples per row.
+        semantic: int32 (batch, time), 49.9 Hz, filled up with `eos_token_id`.
+        coarse: int32 (batch, n_coarse_codebooks, frames), 75 Hz, filled up with 0.
+        fine: int32 (batch, n_fine_codebooks, frames), 75 Hz, filled up with 0.
+        voice: `VoicePreset` to continue from; a list of them for several rows. None
+            where a row is empty.
+    """
+
+    audio: tf.Tensor
+    lengths: list[int]
+    semantic: tf.Tensor
+    coarse: tf.Tensor
+    fine: tf.Tensor
+    voice: VoicePreset | list[VoicePreset | None] | None
+
+
+class BarkModel:
+    """Suno's Bark: text in, audio out.
+
+    Args:
+        config: `BarkConfig`.
+        generation_config: `BarkGenerationConfig`; its defaults (greedy) when None.
+        dtype: Keras dtype policy of all parts.
+
+    Attributes:
+        semantic: `BarkSemanticModel`.
+        coarse_acoustics: `BarkCoarseModel`.
+        fine_acoustics: `BarkFineModel`.
+        codec_model: `EncodecModel`.
+
+    Example:
+        >>> model = BarkModel(BarkConfig.preset("tiny"))
+        >>> ids = np.zeros((1, 256), "int32")
+        >>> model.generate(ids, semantic_max_new_tokens=4).shape[0]
+        1
+    """
+
+    def __init__(
+        self,
+        config: BarkConfig,
+        generation_config: BarkGenerationConfig | None = None,
+        *,
+        dtype: Any = None,
+    ):
+        self.config = config
+        self.generation_config = generation_config or BarkGenerationConfig()
+        for name, cls in PARTS.items():
+            part_config = getattr(config, cls.config_class.part)
+            setattr(self, name, cls(part_config, dtype=dtype))
+
+    @property
+    def parts(self) -> dict[str, PretrainedModel]:
+        """The four networks by name, in the order they are used."""
+        return {name: getattr(self, name) for name in PARTS}
+
+    def can_generate(self) -> bool:
+        """True, as in transformers."""
+        return True
+
+    def count_params(self) -> int:
+        """Number of values in all variables."""
+        return sum(part.count_params() for part in self.parts.values())
+
+    # === Loading and saving ===
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike,
+        *,
+        dtype: Any = None,
+        quantize: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> BarkModel:
+        """Loads a checkpoint directory or a repository of the hub.
+
+        Args:
+            path_or_id: A directory, or an id such as `"suno/bark-small"`.
+            dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; Keras's
+                global policy by default.
+            quantize: A Keras quantization mode such as `"int8"` for the kernels of
+                the transformers' blocks; None: off.
+            revision: Branch, tag or commit of the repository.
+            cache_dir: Where downloads are kept.
+            token: Access token for private repositories.
+            local_files_only: Never ask the network.
+
+        Returns:
+            The model.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If the checkpoint is damaged or no Bark.
+        """
+        where = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+        }
+        config = BarkConfig.from_pretrained(path_or_id, **where)
+        generation = hub.find_optional(path_or_id, GENERATION_CONFIG_NAME, **where)
+        if generation is not None:
+            generation = BarkGenerationConfig.from_json_file(generation)
+        path = hub.find_weights(path_or_id, **where)
+        with allocate_only():
+            model = cls(config, generation, dtype=dtype)
+        from bark_tf.convert.weights import load_weights
+
+        for part in model.parts.values():
+            load_weights(part, path)
+            if quantize is not None and hasattr(part, "quantized"):
+                part.quantize(quantize)
+        return model
+
+    def save_pretrained(
+        self, directory: str | os.PathLike, *, max_shard_size: int | str = "5GB"
+    ) -> None:
+        """Writes a checkpoint directory that transformers opens too.
+
+        Args:
+            directory: Made if missing. Files of an older save are replaced.
+            max_shard_size: Bytes, or a text such as `"200MB"`; larger checkpoints are
+                split.
+        """
+        from bark_tf.convert.weights import save_weights
+
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        parts = list(self.parts.values())
+        save_weights(parts, directory, max_shard_size=max_shard_size)
+        self.config.save_pretrained(directory)
+        self.generation_config.save_pretrained(directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Uploads the checkpoint; see `hub.push_folder` for the keywords.
+
+        Returns:
+            The address of the commit.
+        """
+        return hub.push_saved(self.save_pretrained, repo_id, **kwargs)
+
+    # === Generation ===
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        history_prompt: Any = None,
+        return_output_lengths: bool | None = None,
+        *,
+        attention_mask: Any = None,
+        seed: int | Sequence[int] | None = None,
+        return_dict: bool = False,
+        generation_config: BarkGenerationConfig | None = None,
+        compat: str | None = None,
+        jit_compile: bool = True,
+        progress: Progress | None = None,
+        **options: Any,
+    ):
+        """Generates audio from text ids.
+
+        Args:
+            input_ids: int (batch, 256), what `BarkProcessor` returns.
+            history_prompt: The voice to speak in: a `VoicePreset` or a mapping of its
+                three arrays for all rows, a list with one (or None) per row, or None.
+            return_output_lengths: Whether to return the rows' lengths too.
+            attention_mask: (batch, 256), 0 where `input_ids` is padding.
+            seed: Decides every random choice; a list gives every row its own. None:
+                another take each time.
+            return_dict: Whether to return a `BarkOutput`.
+            generation_config: Instead of the model's own.
+            compat: `"hf"` reproduces transformers where this library differs: the open
+                end of the last codebook's ids, shorter rows that go on to the length
+                of the longest, a fine stage that follows its temperature alone.
+            jit_compile: Whether decoding is compiled with XLA.
+            progress: Called with (stage, done, total) as the work goes on.
+            **options: Fields of the generation configurations. With a prefix
+                (`semantic_`, `coarse_`, `fine_`) for that stage; without, for every
+                stage that knows it. `temperature=0` and `do_sample=False` are greedy.
+
+        Returns:
+            float32 (batch, samples), rows end in silence; with
+            `return_output_lengths` also a list of samples per row; with `return_dict`
+            a `BarkOutput`.
+
+        Raises:
+            ValueError: For arguments that cannot work, before any work is done.
+        """
+        config = generation_config or self.generation_config
+        compat = compat or config.compat
+        configs = stage_configs(config, options, compat)
+        input_ids = _checked_ids(input_ids)
+        voices = self._voices(history_prompt, len(input_ids), configs)
+        takes = configs.semantic.num_return_sequences
+        input_ids = np.repeat(input_ids, takes, axis=0)
+        if attention_mask is not None:
+            attention_mask = np.repeat(np.asarray(attention_mask), takes, axis=0)
+        voices = [voice for voice in voices for _ in range(takes)]
+        report = progress or (lambda *_: None)
+        run = _Run(self, configs, voices, seed, compat, jit_compile, report)
+        semantic = run.semantic(input_ids, attention_mask)
+        rows = semantic_rows(semantic, configs.semantic.semantic_pad_token)
+        if not all(map(len, rows)):
+            empty = [i for i, row in enumerate(rows) if not len(row)]
+            warnings.warn(
+                f"The text-to-semantic stage ended rows {empty} at once: their audio "
+                "is empty. Try another seed, or set semantic_min_new_tokens",
+                UserWarning,
+                stacklevel=2,
+            )
+        coarse = run.coarse(rows)
+        fine = run.fine(coarse)
+        frames = [configs.layout.num_frames(len(row)) for row in rows]
+        audio = run.audio(fine, frames if return_output_lengths else None)
+        lengths = [count * self.config.codec_config.hop_length for count in frames]
+        if return_dict:
+            return BarkOutput(
+                audio=audio,
+                lengths=lengths,
+                semantic=tf.constant(semantic),
+                coarse=tf.constant(stack(coarse)),
+                fine=tf.constant(stack(fine)),
+                voice=_voices_to_continue(rows, coarse, fine),
+            )
+        return (audio, lengths) if return_output_lengths else audio
+
+    def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> tf.Tensor:
+        """Turns codes into audio.
+
+        Args:
+            fine_output: int (batch, codebooks, frames), values in [0, codebook_size).
+            output_lengths: Frames per row; None: all of them.
+
+        Returns:
+            float32 (batch, samples); rows end in silence after their length.
+        """
+        codes = np.asarray(fine_output)
+        if output_lengths is None:
+            output_lengths = [codes.shape[-1]] * len(codes)
+        rows = [row[:, : int(n)] for row, n in zip(codes, output_lengths, strict=True)]
+        return tf.constant(stack([self._decode_row(row) for row in rows]))
+
+    def _decode_row(self, codes: np.ndarray) -> np.ndarray:
+        """Decodes one row alone, so that no other row can change it."""
+        if codes.shape[1] == 0:
+            return np.zeros(0, np.float32)
+        return self.codec_model.decode(codes[None])[0].numpy()
+
+    def _voices(self, history_prompt: Any, batch: int, configs: StageConfigs):
+        limits = {
+            "semantic_vocab_size": configs.semantic.semantic_vocab_size,
+            "codebook_size": configs.codebook_size,
+            "num_coarse": configs.coarse.n_coarse_codebooks,
+            "num_fine": configs.fine.n_fine_codebooks,
+            "frames_per_token": None,
+        }
+        return [
+            None if voice is None else VoicePreset.from_dict(voice, **limits)
+            for voice in voices_per_row(history_prompt, batch)
+        ]
+
+    # === Memory ===
+
+    @contextlib.contextmanager
+    def _using(self, name: str) -> Iterator[PretrainedModel]:
+        """Gives a part for as long as its stage runs."""
+        yield getattr(self, name)
+
+
+class _Run(NamedTuple):
+    """One call of `generate`: the four stages in turn."""
+
+    bark: BarkModel
+    configs: StageConfigs
+    voices: list[VoicePreset | None]
+    seed: Any
+    compat: str | None
+    jit_compile: bool
+    report: Progress
+
+    def semantic(self, input_ids, attention_mask) -> np.ndarray:
+        histories = [None if v is None else v.semantic_prompt for v in self.voices]
+        with self.bark._using("semantic") as model:
+            return generate_semantic(
+                model,
+                self.jit_compile,
+                input_ids,
+                self.configs.semantic,
+                attention_mask=attention_mask,
+                histories=histories,
+                seeds=self.seed,
+                compat=self.compat,
+                progress=lambda done, total: self.report("semantic", done, total),
+            )
+
+    def coarse(self, semantic: list[np.ndarray]) -> list[np.ndarray]:
+        """Coarse codes per row: int32 (codebooks, frames)."""
+        with self.bark._using("coarse_acoustics") as model:
+            stage = CoarseStage(
+                model,
+                self.jit_compile,
+                semantic,
+                self.configs.layout,
+                voices=self.voices,
+                seeds=self.seed,
+                compat=self.compat,
+            )
+            for done in stage.windows():
+                self.report("coarse", done, stage.total)
+        return [
+            layout.deinterleave(
+                tokens[:length],
+                self.configs.coarse.n_coarse_codebooks,
+                self.configs.codebook_size,
+                self.configs.semantic.semantic_vocab_size,
+            )
+            for tokens, length in zip(stage.coarse, stage.lengths, strict=True)
+        ]
+
+    def fine(self, coarse: list[np.ndarray]) -> list[np.ndarray]:
+        """All codes per row: int32 (codebooks, frames)."""
+        with self.bark._using("fine_acoustics") as model:
+            stage = FineStage(
+                model,
+                False,
+                coarse,
+                self.configs.fine,
+                self.configs.codebook_size,
+                voices=self.voices,
+                seeds=self.seed,
+            )
+            for done in stage.passes():
+                self.report("fine", done, stage.num_passes)
+        return [stage.codes(row) for row in range(len(coarse))]
+
+    def audio(self, fine: list[np.ndarray], frames: list[int] | None) -> tf.Tensor:
+        if frames is None:
+            frames = [codes.shape[1] for codes in fine]
+        rows = []
+        with self.bark._using("codec_model"):
+            for codes, count in zip(fine, frames, strict=True):
+                rows.append(self.bark._decode_row(codes[:, :count]))
+                self.report("codec", len(rows), len(fine))
+        return tf.constant(stack(rows))
+
+
+def _checked_ids(input_ids: Any) -> np.ndarray:
+    if input_ids is None:
+        raise ValueError(
+            "generate needs input_ids, which BarkProcessor makes of a text"
+        )
+    input_ids = np.asarray(input_ids)
+    whole = np.issubdtype(input_ids.dtype, np.integer)
+    if input_ids.ndim != 2 or not whole or not len(input_ids):
+        raise ValueError(
+            "input_ids must be integers of shape (batch, time). Received: "
+            f"{input_ids.dtype} of shape {input_ids.shape}"
+        )
+    return input_ids
+
+
+def _voices_to_continue(semantic, coarse, fine):
+    """What was said, as voices: one for a single row, a list for several."""
+    voices = [
+        VoicePreset(*arrays) if arrays[2].size else None
+        for arrays in zip(semantic, coarse, fine, strict=True)
+    ]
+    return voices[0] if len(voices) == 1 else voices

@@ -1,0 +1,287 @@
+"""The decode loop: a state, a pure step, and a while loop under XLA.
+
+Two programs serve a causal stage: `prefill` reads a prompt and chooses the first token,
+`decode` repeats the step until every row is done or a given number of tokens is
+reached. Everything that differs between two calls (tokens, seeds, temperatures, limits)
+is a tensor, so neither is traced twice for the same sizes.
+
+Axes: B rows of the (padded) batch, P prompt slots, S slots of the cache, N capacity of
+the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from bark_tf.generation.cache import allocate
+from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose
+
+
+class Alphabet(NamedTuple):
+    """Which ids the steps of a stage may choose.
+
+    Attributes:
+        first: The first id.
+        stride: Step t may choose from `first + (t % groups) * stride` on.
+        groups: How many alphabets take turns.
+        size: Ids in one alphabet; logits are computed for these only.
+        forbidden: (start, end) of positions inside the alphabet never chosen.
+        end: Position inside the alphabet that ends a row, or None.
+        pad: Id that stands in a row after its end.
+        open_end: Whether only the last group may use positions from `stride` on.
+    """
+
+    first: int
+    stride: int
+    groups: int
+    size: int
+    forbidden: tuple[int, int] = (0, 0)
+    end: int | None = None
+    pad: int = 0
+    open_end: bool = False
+
+
+class Rows(NamedTuple):
+    """What is decided per row before the first token.
+
+    Attributes:
+        start: int32 (B,), the first slot of the row's prompt; the slots before it are
+            padding.
+        keys: uint32 (B, 2), the rows' random keys.
+        limit: int32 (B,), tokens that the row may have.
+    """
+
+    start: tf.Tensor
+    keys: tf.Tensor
+    limit: tf.Tensor
+
+
+class DecodeState(NamedTuple):
+    """All that changes from step to step.
+
+    Attributes:
+        step: int32 (), index of the next token in the stage's whole output.
+        position: int32 (), slot where `token` will be written.
+        token: int32 (B,), the last token chosen.
+        done: bool (B,), whether the row has ended.
+        tokens: int32 (B, N), the tokens chosen since the prefill.
+        count: int32 (), how many of them there are.
+        seen: bool (B, V) of chosen ids, V = 0 when no rule needs them.
+        cache: Tuple of `LayerCache`.
+    """
+
+    step: tf.Tensor
+    position: tf.Tensor
+    token: tf.Tensor
+    done: tf.Tensor
+    tokens: tf.Tensor
+    count: tf.Tensor
+    seen: tf.Tensor
+    cache: tuple
+
+
+class Programs:
+    """The compiled programs of one causal model for one alphabet and set of rules.
+
+    Args:
+        model: A causal model: `token_embedding`, `forward`, `logits`, `config`.
+        alphabet: Which ids may be chosen.
+        rules: Which filters are in use.
+        slots: S, positions in the cache.
+        jit_compile: Whether the programs are compiled with XLA.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        alphabet: Alphabet,
+        rules: SamplingRules,
+        slots: int,
+        jit_compile: bool,
+    ):
+        self.model, self.alphabet, self.rules = model, alphabet, rules
+        self.slots, self.jit_compile = slots, jit_compile
+        self.stream_dtype = stream_dtype(model)
+        self.prefill = tf.function(
+            self._prefill, jit_compile=jit_compile, autograph=False
+        )
+        self.decode = tf.function(
+            self._decode, jit_compile=jit_compile, autograph=False
+        )
+
+    def _prefill(self, embeds, step, rows: Rows, values: SamplingValues, seen):
+        """Reads a prompt and chooses the first token after it.
+
+        Args:
+            embeds: (B, P, C), embeddings of the prompt without positions.
+            step: int32 (), index of the first token in the stage's output.
+            rows: `Rows`.
+            values: `SamplingValues`.
+            seen: bool (B, V), ids seen in the prompt; V = 0 when no rule needs them.
+
+        Returns:
+            `DecodeState`.
+        """
+        batch, length = tf.shape(embeds)[0], embeds.shape[1]
+        slots = tf.range(self.slots)[None]
+        x, cache, _, _ = self.model.forward(
+            embeds,
+            allocate(self.model.config, batch, self.slots, self.stream_dtype),
+            0,
+            position_ids=tf.maximum(slots[:, :length] - rows.start[:, None], 0),
+            padding=slots >= rows.start[:, None],
+            stream_dtype=self.stream_dtype,
+        )
+        state = DecodeState(
+            step=step,
+            position=tf.constant(length - 1),
+            token=tf.zeros((batch,), tf.int32),
+            done=rows.limit <= step,
+            tokens=tf.fill((batch, self.slots), self.alphabet.pad),
+            count=tf.constant(0),
+            seen=seen,
+            cache=cache,
+        )
+        return self._append(state, x[:, -1:], rows, values)
+
+    def _decode(self, state: DecodeState, until, rows: Rows, values: SamplingValues):
+        """Chooses tokens until index `until`, or until every row is done."""
+
+        def unfinished(state):
+            return (state.step < until) & ~tf.reduce_all(state.done)
+
+        def body(state):
+            held = _held(self.model, state.token) if self.jit_compile else None
+            with held or contextlib.nullcontext():
+                return (self._step(state, rows, values),)
+
+        return tf.while_loop(unfinished, body, (state,))[0]
+
+    def _step(self, state: DecodeState, rows: Rows, values: SamplingValues):
+        """Feeds the last token and chooses the next one."""
+        x, cache, _, _ = self.model.forward(
+            self.model.token_embedding(state.token[:, None]),
+            state.cache,
+            state.position,
+            position_ids=(state.position - rows.start)[:, None],
+            padding=tf.range(self.slots)[None] >= rows.start[:, None],
+            stream_dtype=self.stream_dtype,
+        )
+        return self._append(state._replace(cache=cache), x, rows, values)
+
+    def _append(self, state: DecodeState, x, rows: Rows, values: SamplingValues):
+        """Chooses a token from the network's last output and notes it."""
+        alphabet = self.alphabet
+        group = state.step % alphabet.groups if alphabet.groups > 1 else 0
+        first = alphabet.first + group * alphabet.stride
+        logits = self.model.logits(x, first, alphabet.size)[:, 0]
+        logits = self._allowed(tf.cast(logits, tf.float32), group)
+        seen = None
+        if self.rules.repetition_penalty:
+            seen = tf.slice(
+                state.seen, [0, first - alphabet.first], [-1, alphabet.size]
+            )
+        choice = choose(
+            logits,
+            self.rules,
+            values,
+            rows.keys,
+            state.step,
+            seen=seen,
+            eos=alphabet.end,
+        )
+        token = tf.where(state.done, alphabet.pad, first + choice)
+        done = state.done | (state.step + 1 >= rows.limit)
+        if alphabet.end is not None:
+            done |= choice == alphabet.end
+        new_seen = state.seen
+        if self.rules.repetition_penalty:
+            columns = tf.range(tf.shape(state.seen)[1])[None]
+            new_seen |= columns == (token - alphabet.first)[:, None]
+        return state._replace(
+            step=state.step + 1,
+            position=state.position + 1,
+            token=token,
+            done=done,
+            tokens=keras.ops.slice_update(
+                state.tokens, [0, state.count], token[:, None]
+            ),
+            count=state.count + 1,
+            seen=new_seen,
+        )
+
+    def _allowed(self, logits, group):
+        alphabet = self.alphabet
+        index = tf.range(alphabet.size)
+        start, end = alphabet.forbidden
+        never = (index >= start) & (index < end)
+        if alphabet.open_end:
+            never |= (index >= alphabet.stride) & (group < alphabet.groups - 1)
+        elif start == end:
+            return logits
+        return tf.where(never, -float("inf"), logits)
+
+
+def programs_of(model: Any, jit_compile: bool):
+    """A function that finds or makes the `Programs` of a model.
+
+    They live as long as the model, so that each is traced and compiled once.
+
+    Args:
+        model: A causal model.
+        jit_compile: Whether programs are compiled with XLA.
+
+    Returns:
+        `(alphabet, rules, slots) -> Programs`.
+    """
+
+    def find(alphabet: Alphabet, rules: SamplingRules, slots: int) -> Programs:
+        return kept(
+            model,
+            (alphabet, rules, slots, jit_compile),
+            lambda: Programs(model, alphabet, rules, slots, jit_compile),
+        )
+
+    return find
+
+
+def kept(model: Any, key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` made for this model and key, the first time."""
+    # Beside Keras's own attribute tracking, which would look into every program.
+    programs = vars(model).setdefault("_generation_programs", {})
+    if key not in programs:
+        programs[key] = make()
+    return programs[key]
+
+
+def stream_dtype(model: Any) -> tf.DType:
+    """Dtype of activations and caches while decoding.
+
+    On a CPU half-precision kernels save memory traffic, but arithmetic besides their
+    products is faster, and more exact, in float32.
+    """
+    dtype = tf.as_dtype(model.compute_dtype)
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    return tf.float32 if dtype.size == 2 and not on_gpu else dtype
+
+
+def _held(model: Any, token):
+    """A scope in which the model's half-precision weights cannot leave the loop.
+
+    XLA would convert loop-invariant half-precision weights to float32 once, before the
+    loop, which then reads twice the memory. Behind an optimisation barrier that
+    depends on the loop's own values they stay as they are.
+    """
+    weights = [w for w in model.weights if tf.as_dtype(w.dtype).size < 4]
+    if not weights:
+        return None
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+    values = [token, *(weight.value for weight in weights)]
+    held = gen_xla_ops.xla_optimization_barrier(input=values)[1:]
+    return keras.StatelessScope(state_mapping=list(zip(weights, held, strict=True)))

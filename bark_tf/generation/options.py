@@ -1,0 +1,114 @@
+"""Keywords of `generate`: which stage each one is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bark_tf.config import (
+    BarkCoarseGenerationConfig,
+    BarkFineGenerationConfig,
+    BarkGenerationConfig,
+    BarkSemanticGenerationConfig,
+)
+from bark_tf.generation.coarse import Layout
+
+PREFIXES = ("semantic_", "coarse_", "fine_")
+# Options of transformers that change nothing at these values.
+_NEUTRAL = {
+    "num_beams": (None, 1),
+    "use_cache": (None, True),
+    "num_beam_groups": (None, 1),
+}
+_NOT_SUPPORTED = {
+    "num_beams": "beam search",
+    "num_beam_groups": "beam search",
+    "penalty_alpha": "contrastive search",
+    "assistant_model": "assisted decoding",
+    "logits_processor": "a logits processor; see bark_tf.generation.sampling",
+    "streamer": "a streamer; see BarkModel.stream",
+}
+
+
+class StageConfigs(NamedTuple):
+    """The generation configurations of one call."""
+
+    semantic: BarkSemanticGenerationConfig
+    coarse: BarkCoarseGenerationConfig
+    fine: BarkFineGenerationConfig
+    codebook_size: int
+
+    @property
+    def layout(self) -> Layout:
+        """The numbers that tie semantic and coarse tokens together."""
+        return Layout(self.semantic, self.coarse, self.codebook_size)
+
+
+def stage_configs(
+    config: BarkGenerationConfig, options: Mapping[str, Any], compat: str | None = None
+) -> StageConfigs:
+    """Gives every keyword to its stage.
+
+    A keyword with a prefix (`semantic_`, `coarse_`, `fine_`) is for that stage and
+    wins; one without is for every stage that knows it.
+
+    Args:
+        config: What holds where no keyword says otherwise.
+        options: The keywords.
+        compat: `"hf"`: the fine stage follows its temperature alone, as in
+            transformers; `do_sample` does not reach it.
+
+    Returns:
+        `StageConfigs`.
+
+    Raises:
+        ValueError: For a keyword that no stage knows or that is not supported, or a
+            value out of range; the message names it.
+    """
+    stages = (
+        config.semantic_config,
+        config.coarse_acoustics_config,
+        config.fine_acoustics_config,
+    )
+    shared: list[dict[str, Any]] = [{}, {}, {}]
+    own: list[dict[str, Any]] = [{}, {}, {}]
+    for name, value in options.items():
+        if name in _NEUTRAL and value in _NEUTRAL[name]:
+            continue
+        if name in _NOT_SUPPORTED:
+            raise ValueError(
+                f"generate does not support {name} ({_NOT_SUPPORTED[name]})"
+            )
+        targets = [i for i, stage in enumerate(stages) if name in stage.field_names()]
+        prefixed = _prefixed(name, stages)
+        if prefixed is not None:
+            own[prefixed[0]][prefixed[1]] = value
+        elif targets:
+            for i in targets:
+                shared[i][name] = value
+        else:
+            raise ValueError(_unknown(name, stages))
+    if compat == "hf":
+        shared[2].pop("do_sample", None)
+        shared[2]["do_sample"] = None
+    changed = (
+        stage.replace(**{**general, **special})
+        for stage, general, special in zip(stages, shared, own, strict=True)
+    )
+    return StageConfigs(*changed, config.codebook_size)
+
+
+def _prefixed(name: str, stages) -> tuple[int, str] | None:
+    for i, (prefix, stage) in enumerate(zip(PREFIXES, stages, strict=True)):
+        field = name.removeprefix(prefix)
+        if name.startswith(prefix) and field in stage.field_names():
+            return i, field
+    return None
+
+
+def _unknown(name: str, stages) -> str:
+    known = sorted({field for stage in stages for field in stage.field_names()})
+    return (
+        f"generate has no option {name!r}. Options, each also with the prefix of a "
+        f"stage ({', '.join(PREFIXES)}): {', '.join(known)}"
+    )

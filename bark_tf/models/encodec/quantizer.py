@@ -1,0 +1,134 @@
+"""The residual vector quantizer of EnCodec: latent frames to codes, and back.
+
+Axes: B batch, T frames, D width of an entry (`hidden_size`), N entries of a codebook,
+Q codebooks.
+
+Source: facebookresearch/encodec, `encodec/quantization/`.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from bark_tf.config import EncodecConfig
+from bark_tf.models.encodec.conv import build_all
+
+# Codes depend on small differences, so the search is float32 under every policy.
+SEARCH_DTYPE = "float32"
+
+
+class Codebook(keras.layers.Layer):
+    """Entries, and what training by moving averages keeps about them.
+
+    No variable has a gradient: a training loop moves `embed` towards the latents that
+    chose an entry.
+
+    Args:
+        size: Entries N.
+        width: Width D of an entry.
+        **kwargs: `name`.
+
+    Attributes:
+        embed: (N, D), the entries.
+        embed_avg: (N, D), moving sums of the latents that chose an entry.
+        cluster_size: (N,), moving counts of these latents.
+        inited: (1,), 1 once the entries have been set from data.
+    """
+
+    def __init__(self, size: int, width: int, **kwargs):
+        super().__init__(dtype=SEARCH_DTYPE, **kwargs)
+        self.size = size
+        self.width = width
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        shape = (self.size, self.width)
+        self.embed = self._buffer("embed", shape, "he_uniform")
+        self.embed_avg = self._buffer(
+            "embed_avg", shape, lambda shape, dtype: tf.identity(self.embed)
+        )
+        self.cluster_size = self._buffer("cluster_size", shape[:1], "zeros")
+        self.inited = self._buffer("inited", (1,), "ones")
+        self.built = True
+
+    def _buffer(self, name, shape, initializer):
+        return self.add_weight(
+            shape, initializer, name=name, trainable=False, autocast=False
+        )
+
+    def nearest(self, x: tf.Tensor) -> tf.Tensor:
+        """Finds the entry nearest to each vector; the first of equally near ones.
+
+        Args:
+            x: (B, T, D) float32.
+
+        Returns:
+            int32 (B, T), values in [0, N).
+        """
+        entries = tf.convert_to_tensor(self.embed)
+        products = tf.matmul(2 * x, entries, transpose_b=True)  # (B, T, N)
+        norms = tf.reduce_sum(x**2, axis=-1, keepdims=True)
+        distances = norms - products + tf.reduce_sum(entries**2, axis=-1)
+        return tf.argmin(distances, axis=-1, output_type=tf.int32)
+
+    def lookup(self, codes: tf.Tensor) -> tf.Tensor:
+        """The entries of codes: (B, T) to (B, T, D) float32."""
+        return tf.gather(self.embed, codes)
+
+
+class ResidualVectorQuantizer(keras.layers.Layer):
+    """Codebooks, each of which describes what the ones before have left over.
+
+    Args:
+        config: The codec's configuration.
+        **kwargs: `name`.
+
+    Call arguments:
+        latent: (B, T, D).
+        num_codebooks: Codebooks to use, in [1, Q].
+
+    Returns:
+        quantized: float32 (B, T, D); no gradient reaches `latent` through it.
+        codes: int32 (B, num_codebooks, T), values in [0, N).
+    """
+
+    def __init__(self, config: EncodecConfig, **kwargs):
+        super().__init__(dtype=SEARCH_DTYPE, **kwargs)
+        self.codebooks = [
+            Codebook(
+                config.codebook_size, config.codebook_dim, name=f"codebook_{index}"
+            )
+            for index in range(config.num_quantizers)
+        ]
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(*self.codebooks)
+        self.built = True
+
+    def call(self, latent, num_codebooks):
+        """Quantizes."""
+        residual = tf.stop_gradient(tf.cast(latent, SEARCH_DTYPE))
+        quantized = tf.zeros_like(residual)
+        codes = []
+        for codebook in self.codebooks[:num_codebooks]:
+            codes.append(codebook.nearest(residual))
+            entries = codebook.lookup(codes[-1])
+            residual -= entries
+            quantized += entries
+        return quantized, tf.stack(codes, axis=1)
+
+    def decode(self, codes: tf.Tensor) -> tf.Tensor:
+        """Sums the entries of codes.
+
+        Args:
+            codes: int32 (B, num_codebooks, T), values in [0, N).
+
+        Returns:
+            float32 (B, T, D).
+        """
+        quantized = 0.0
+        for index, column in enumerate(tf.unstack(codes, axis=1)):
+            quantized += self.codebooks[index].lookup(column)
+        return quantized

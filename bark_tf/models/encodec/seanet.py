@@ -1,0 +1,403 @@
+"""SEANet, the two networks of EnCodec: audio to latent frames, and back.
+
+Axes: B batch, T time, C channels, H width of an LSTM.
+
+Source: facebookresearch/encodec, `encodec/modules/seanet.py` and `lstm.py`.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from bark_tf.config import EncodecConfig
+from bark_tf.models.encodec.conv import (
+    Convolution,
+    TransposedConvolution,
+    build_all,
+    wide_dtype,
+)
+
+NUM_GATES = 4  # input, forget, cell, output
+# Steps of the LSTM per turn of its loop: the loop's own cost, shared by these.
+STEPS_PER_TURN = 8
+
+
+class LSTMLayer(keras.layers.Layer):
+    """One LSTM over time with torch's variables: gates i, f, g, o and two biases.
+
+    The biases are only ever added; both exist because the checkpoint has both. Unlike
+    `keras.layers.LSTM`, the product with the inputs is one for all steps, and the loop
+    takes several steps per turn.
+
+    Args:
+        width: Channels of input and output.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, T, H).
+
+    Returns:
+        (B, T, H).
+    """
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        gates = NUM_GATES * self.width
+        shape = (self.width, gates)
+        self.kernel = self.add_weight(shape, "glorot_uniform", name="kernel")
+        self.recurrent_kernel = self.add_weight(
+            shape, "glorot_uniform", name="recurrent_kernel"
+        )
+        self.input_bias = self.add_weight((gates,), "zeros", name="input_bias")
+        self.recurrent_bias = self.add_weight((gates,), "zeros", name="recurrent_bias")
+        self.built = True
+
+    def step(self, x, hidden, cell, recurrent_kernel):
+        """One step.
+
+        Args:
+            x: (B, 4 * H), the input's share of the gates.
+            hidden: (B, H), the step before's output.
+            cell: (B, H), at least float32.
+            recurrent_kernel: (H, 4 * H).
+
+        Returns:
+            (hidden, cell) after the step.
+        """
+        gates = tf.cast(x + tf.matmul(hidden, recurrent_kernel), cell.dtype)
+        enter, forget, candidate, leave = tf.split(gates, NUM_GATES, axis=-1)
+        cell = tf.sigmoid(forget) * cell + tf.sigmoid(enter) * tf.tanh(candidate)
+        return tf.cast(tf.sigmoid(leave) * tf.tanh(cell), hidden.dtype), cell
+
+    def call(self, x):
+        """Runs over time."""
+        batch, length = tf.unstack(tf.shape(x)[:2])
+        bias = self.input_bias + self.recurrent_bias
+        gates = tf.matmul(x, tf.convert_to_tensor(self.kernel)) + bias
+        gates = tf.transpose(gates, [1, 0, 2])  # (T, B, 4H)
+        turns = -(-length // STEPS_PER_TURN)
+        surplus = turns * STEPS_PER_TURN - length
+        gates = tf.pad(gates, [[0, surplus], [0, 0], [0, 0]])
+        gates = tf.reshape(
+            gates, [turns, STEPS_PER_TURN, batch, NUM_GATES * self.width]
+        )
+        hidden = self._loop(gates, turns, batch)
+        hidden = tf.reshape(hidden, [-1, batch, self.width])[:length]  # (T, B, H)
+        return tf.transpose(hidden, [1, 0, 2])
+
+    def _loop(self, gates, turns, batch):
+        kernel = tf.convert_to_tensor(self.recurrent_kernel)
+        inputs = tf.TensorArray(gates.dtype, turns).unstack(gates)
+        outputs = tf.TensorArray(
+            gates.dtype, turns, element_shape=[STEPS_PER_TURN, None, self.width]
+        )
+
+        def turn(index, hidden, cell, outputs):
+            written = []
+            for x in tf.unstack(inputs.read(index), STEPS_PER_TURN):
+                hidden, cell = self.step(x, hidden, cell, kernel)
+                written.append(hidden)
+            return index + 1, hidden, cell, outputs.write(index, tf.stack(written))
+
+        state = tf.zeros([batch, self.width], gates.dtype)
+        cell = tf.cast(state, wide_dtype(self.compute_dtype))
+        *_, outputs = tf.while_loop(
+            lambda index, *_: index < turns,
+            turn,
+            (0, state, cell, outputs),
+            maximum_iterations=turns,
+        )
+        return outputs.stack()
+
+
+class SkipLSTM(keras.layers.Layer):
+    """Stacked LSTMs with one skip connection around all of them.
+
+    Args:
+        num_layers: LSTMs; at least 1.
+        width: Channels.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, T, H).
+
+    Returns:
+        (B, T, H).
+    """
+
+    def __init__(self, num_layers: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.layers = [
+            LSTMLayer(width, name=f"layer_{index}", dtype=self.dtype_policy)
+            for index in range(num_layers)
+        ]
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(*self.layers)
+        self.built = True
+
+    def call(self, x):
+        """Runs the LSTMs one after the other."""
+        skipped = x
+        for layer in self.layers:
+            x = layer(x)
+        return x + skipped
+
+
+def _lstm(config: EncodecConfig, width: int, dtype) -> list[SkipLSTM]:
+    """The LSTM between convolutions and latent, or nothing."""
+    if config.num_lstm_layers == 0:
+        return []
+    return [SkipLSTM(config.num_lstm_layers, width, name="lstm", dtype=dtype)]
+
+
+class ResidualUnit(keras.layers.Layer):
+    """Two convolutions, narrower in between, beside a shortcut.
+
+    Args:
+        config: The codec's configuration.
+        width: Channels of input and output.
+        dilation: Of the first convolution.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, T, C).
+
+    Returns:
+        (B, T, C).
+    """
+
+    def __init__(self, config: EncodecConfig, width: int, dilation: int, **kwargs):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        narrow = width // config.compress
+        size = config.residual_kernel_size
+        self.conv_1 = Convolution(
+            config, width, narrow, size, dilation=dilation, name="conv_1", dtype=dtype
+        )
+        self.conv_2 = Convolution(config, narrow, width, 1, name="conv_2", dtype=dtype)
+        self.shortcut = None
+        if config.use_conv_shortcut:
+            self.shortcut = Convolution(
+                config, width, width, 1, name="shortcut", dtype=dtype
+            )
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(self.conv_1, self.conv_2)
+        if self.shortcut is not None:
+            build_all(self.shortcut)
+        self.built = True
+
+    def call(self, x):
+        """Adds what the convolutions make of `x` to the shortcut."""
+        added = self.conv_2(tf.nn.elu(self.conv_1(tf.nn.elu(x))))
+        return (x if self.shortcut is None else self.shortcut(x)) + added
+
+
+def _residual_units(config: EncodecConfig, width: int, dtype) -> list[ResidualUnit]:
+    return [
+        ResidualUnit(
+            config,
+            width,
+            config.dilation_growth_rate**index,
+            name=f"residual_{index}",
+            dtype=dtype,
+        )
+        for index in range(config.num_residual_layers)
+    ]
+
+
+class EncoderStage(keras.layers.Layer):
+    """Residual units, then a convolution that shortens time and doubles channels.
+
+    Args:
+        config: The codec's configuration.
+        width: Channels of the input.
+        stride: Input steps per output step.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, T, width).
+
+    Returns:
+        (B, ceil(T / stride), 2 * width).
+    """
+
+    def __init__(self, config: EncodecConfig, width: int, stride: int, **kwargs):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        self.residual_units = _residual_units(config, width, dtype)
+        self.downsample = Convolution(
+            config,
+            width,
+            2 * width,
+            2 * stride,
+            stride=stride,
+            name="downsample",
+            dtype=dtype,
+        )
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(*self.residual_units, self.downsample)
+        self.built = True
+
+    def call(self, x):
+        """Shortens time."""
+        for unit in self.residual_units:
+            x = unit(x)
+        return self.downsample(tf.nn.elu(x))
+
+
+class DecoderStage(keras.layers.Layer):
+    """A transposed convolution that stretches time and halves channels, then units.
+
+    Args:
+        config: The codec's configuration.
+        width: Channels of the output.
+        stride: Output steps per input step.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, T, 2 * width).
+
+    Returns:
+        (B, T * stride, width).
+    """
+
+    def __init__(self, config: EncodecConfig, width: int, stride: int, **kwargs):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        self.upsample = TransposedConvolution(
+            config, 2 * width, width, stride, name="upsample", dtype=dtype
+        )
+        self.residual_units = _residual_units(config, width, dtype)
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(self.upsample, *self.residual_units)
+        self.built = True
+
+    def call(self, x):
+        """Stretches time."""
+        x = self.upsample(tf.nn.elu(x))
+        for unit in self.residual_units:
+            x = unit(x)
+        return x
+
+
+class Encoder(keras.layers.Layer):
+    """Audio to latent frames.
+
+    Args:
+        config: The codec's configuration.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, samples, audio_channels).
+
+    Returns:
+        (B, ceil(samples / hop_length), hidden_size).
+    """
+
+    def __init__(self, config: EncodecConfig, **kwargs):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        width = config.num_filters
+        self.input_conv = Convolution(
+            config,
+            config.audio_channels,
+            width,
+            config.kernel_size,
+            name="input_conv",
+            dtype=dtype,
+        )
+        self.stages = []
+        for index, stride in enumerate(reversed(config.upsampling_ratios)):
+            name = f"stage_{index}"
+            self.stages.append(
+                EncoderStage(config, width, stride, name=name, dtype=dtype)
+            )
+            width *= 2
+        self.lstm = _lstm(config, width, dtype)
+        self.output_conv = Convolution(
+            config,
+            width,
+            config.hidden_size,
+            config.last_kernel_size,
+            name="output_conv",
+            dtype=dtype,
+        )
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(self.input_conv, *self.stages, *self.lstm, self.output_conv)
+        self.built = True
+
+    def call(self, x):
+        """Encodes."""
+        for layer in (self.input_conv, *self.stages, *self.lstm):
+            x = layer(x)
+        return self.output_conv(tf.nn.elu(x))
+
+
+class Decoder(keras.layers.Layer):
+    """Latent frames to audio; the last convolution has no activation.
+
+    Args:
+        config: The codec's configuration.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: (B, frames, hidden_size).
+
+    Returns:
+        (B, frames * hop_length, audio_channels).
+    """
+
+    def __init__(self, config: EncodecConfig, **kwargs):
+        super().__init__(**kwargs)
+        dtype = self.dtype_policy
+        width = config.num_filters * 2 ** len(config.upsampling_ratios)
+        self.input_conv = Convolution(
+            config,
+            config.hidden_size,
+            width,
+            config.kernel_size,
+            name="input_conv",
+            dtype=dtype,
+        )
+        self.lstm = _lstm(config, width, dtype)
+        self.stages = []
+        for index, stride in enumerate(config.upsampling_ratios):
+            width //= 2
+            name = f"stage_{index}"
+            self.stages.append(
+                DecoderStage(config, width, stride, name=name, dtype=dtype)
+            )
+        self.output_conv = Convolution(
+            config,
+            width,
+            config.audio_channels,
+            config.last_kernel_size,
+            name="output_conv",
+            dtype=dtype,
+        )
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        build_all(self.input_conv, *self.lstm, *self.stages, self.output_conv)
+        self.built = True
+
+    def call(self, x):
+        """Decodes."""
+        for layer in (self.input_conv, *self.lstm, *self.stages):
+            x = layer(x)
+        return self.output_conv(tf.nn.elu(x))

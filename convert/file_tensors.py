@@ -1,0 +1,166 @@
+"""Tensors that lie in a file: where, in which layout, read only when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+# numpy 1.26 knows arrays of at most 32 axes.
+_MAX_RANK = 32
+_MAX_BYTES = 2**63 - 1
+
+# Little-endian, as every file format read here is, whatever the machine.
+DTYPES = {
+    name: np.dtype(numpy_name)
+    for name, numpy_name in {
+        "bool": "?",
+        "uint8": "u1",
+        "int8": "i1",
+        "uint16": "<u2",
+        "int16": "<i2",
+        "uint32": "<u4",
+        "int32": "<i4",
+        "uint64": "<u8",
+        "int64": "<i8",
+        "float16": "<f2",
+        "float32": "<f4",
+        "float64": "<f8",
+        "complex64": "<c8",
+        "complex128": "<c16",
+        "bfloat16": ml_dtypes.bfloat16,
+        "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+        "float8_e5m2": ml_dtypes.float8_e5m2,
+    }.items()
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, hostile or of a kind that is not read."""
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in its bytes.
+
+    Attributes:
+        shape: Axis lengths.
+        dtype: One of `DTYPES`.
+        strides: Elements from one index of an axis to the next.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    strides: tuple[int, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """How many elements the tensor has."""
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes from the first element to the end of the last one."""
+        if 0 in self.shape:
+            return 0
+        steps = zip(self.shape, self.strides, strict=True)
+        last = sum((length - 1) * stride for length, stride in steps)
+        return (last + 1) * self.dtype.itemsize
+
+
+class FileTensor(NamedTuple):
+    """One tensor of a checkpoint and the function that reads it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class Contents(NamedTuple):
+    """What one file holds."""
+
+    tensors: dict[str, FileTensor]
+    metadata: dict[str, Any]
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Puts the file's name in front of every `CheckpointError` raised inside."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error.__cause__
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value of a file is a whole number from 0 to 2**63 - 1."""
+    return type(value) is int and 0 <= value <= _MAX_BYTES
+
+
+def checked_layout(shape: Any, dtype: np.dtype, strides: Any = None) -> Layout:
+    """A layout from numbers that a file claims.
+
+    Args:
+        shape: Tuple or list of whole numbers, at most 32.
+        dtype: One of `DTYPES`.
+        strides: As many, in elements; None means C order without gaps.
+
+    Raises:
+        CheckpointError: If they are not that, or too large to be addressed.
+    """
+    if not _are_counts(shape):
+        raise CheckpointError("expected a shape of at most 32 whole numbers")
+    # Also with a zero among them: numpy refuses (0, 2**62, 2**62).
+    if math.prod(max(length, 1) for length in shape) * dtype.itemsize > _MAX_BYTES:
+        raise CheckpointError(f"expected a shape that fits memory. Received: {shape}")
+    if strides is None:
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    if not _are_counts(strides) or len(strides) != len(shape):
+        raise CheckpointError("expected one stride for each axis, none negative")
+    return Layout(tuple(shape), dtype, tuple(strides))
+
+
+def _are_counts(values: Any) -> bool:
+    return (
+        isinstance(values, tuple | list)
+        and len(values) <= _MAX_RANK
+        and all(is_count(value) for value in values)
+    )
+
+
+def mapped(handle: BinaryIO, first_byte: int, layout: Layout) -> np.ndarray:
+    """A read-only view of a tensor in an open file; pages are read when touched.
+
+    Each call makes a mapping of its own that ends with the array, so that tensors
+    which were dropped no longer count as memory of the process.
+    """
+    if not layout.num_bytes:
+        return np.empty(layout.shape, layout.dtype)
+    into_page = first_byte % mmap.ALLOCATIONGRANULARITY
+    pages = mmap.mmap(
+        handle.fileno(),
+        into_page + layout.num_bytes,
+        access=mmap.ACCESS_READ,
+        offset=first_byte - into_page,
+    )
+    return laid_out(pages, into_page, layout)
+
+
+def laid_out(buffer: Any, first_byte: int, layout: Layout) -> np.ndarray:
+    """A read-only tensor over bytes in memory; copied only if they are not aligned."""
+    array = np.ndarray(
+        layout.shape,
+        layout.dtype,
+        buffer=buffer,
+        offset=first_byte,
+        strides=[stride * layout.dtype.itemsize for stride in layout.strides],
+    )
+    if not array.flags.aligned:
+        array = array.copy()
+        array.flags.writeable = False
+    return array

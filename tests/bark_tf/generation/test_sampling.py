@@ -1,0 +1,776 @@
+"""Threefry, keys, noise, filters and choices against published and slow versions.
+
+The statistical tests use fixed seeds: they cannot fail by chance from run to run. The
+odds in their docstrings are those with which a right generator fails for one seed.
+"""
+
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bark_tf.config import BarkCoarseGenerationConfig, BarkSemanticGenerationConfig
+from bark_tf.generation import sampling
+from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
+
+REFERENCE_FILE = Path(__file__).parents[2] / "reference" / "sampling_reference.py"
+reference = SimpleNamespace(**runpy.run_path(str(REFERENCE_FILE)))
+
+INF = float("inf")
+WORD_MAX = 2**32 - 1
+# Random123, tests/kat_vectors: key, counter, result of threefry2x32 with 20 rounds.
+PUBLISHED = (
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((WORD_MAX, WORD_MAX), (WORD_MAX, WORD_MAX), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+)
+WAYS = {
+    "eager": lambda function: function,
+    "graph": tf.function,
+    "xla": lambda function: tf.function(function, jit_compile=True),
+}
+NEUTRAL = {
+    "temperature": 1.0,
+    "top_k": 1,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "min_eos_p": 1.0,
+    "min_new_tokens": 0,
+}
+
+
+def settings_of(**settings):
+    """Rules and values with the given filters on."""
+    rules = SamplingRules(
+        **{
+            name: bool(value)
+            for name, value in settings.items()
+            if name != "temperature"
+        }
+    )
+    numbers = {name: settings.get(name, value) for name, value in NEUTRAL.items()}
+    whole = ("top_k", "min_new_tokens")
+    return rules, SamplingValues(
+        **{
+            name: tf.constant(value, tf.int32 if name in whole else tf.float32)
+            for name, value in numbers.items()
+        }
+    )
+
+
+def random_logits(*shape, seed=0, scale=3.0):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+
+def bits(array):
+    array = np.asarray(array)
+    return array.view(np.uint32) if array.dtype == np.float32 else array
+
+
+def chi_square_deviation(counts, expected):
+    """How many standard deviations Pearson's statistic is off (Wilson-Hilferty)."""
+    freedom = len(counts) - 1
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    spread = 2 / (9 * freedom)
+    return ((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
+
+
+# === Random numbers ===
+
+
+@pytest.mark.parametrize(("key", "counter", "expected"), PUBLISHED)
+def test_threefry_published_vectors(key, counter, expected):
+    def column(words, make):
+        return tuple(make(np.array([word], np.uint32)) for word in words)
+
+    assert reference.threefry(key, counter) == expected
+    on_host = sampling.threefry(column(key, np.array), column(counter, np.array), np)
+    assert tuple(int(word[0]) for word in on_host) == expected
+    arguments = column(key, tf.constant), column(counter, tf.constant)
+    for way in WAYS.values():
+        words = way(sampling.threefry)(*arguments)
+        assert tuple(int(word[0]) for word in words) == expected
+
+
+def test_random_bits_follow_the_documented_layout():
+    seed, stage = 2**63 + 12345, "coarse"
+    keys = row_keys(seed, 3, stage)
+    words = sampling.random_bits(keys, 9, 4, first=5).numpy()
+    for row in range(3):
+        key = reference.threefry((seed % 2**32, seed >> 32), (row, 1))
+        assert tuple(keys[row]) == key
+        for i in range(4):
+            assert words[row, i] == reference.threefry(key, (9, 5 + i))[0]
+
+
+@pytest.mark.parametrize("size", [3, 1024, 10001])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_numbers_have_the_same_bits_in_eager_graph_and_xla(batch, size):
+    keys = tf.constant(row_keys(11, batch, "semantic"))
+
+    def numbers(keys, step):
+        return (
+            sampling.random_bits(keys, step, size),
+            sampling.uniform(keys, step, size),
+            sampling.gumbel(keys, step, size),
+        )
+
+    eager, graph, xla = (way(numbers)(keys, tf.constant(5)) for way in WAYS.values())
+    for ours, in_graph, compiled in zip(eager, graph, xla, strict=True):
+        np.testing.assert_array_equal(bits(ours), bits(in_graph))
+        np.testing.assert_array_equal(bits(ours), bits(compiled))
+
+
+def test_noise_of_chosen_words():
+    """The ends, the words around every change of exponent, and random ones."""
+    powers = 2 ** np.arange(33, dtype=np.int64)
+    edges = np.concatenate([powers + d for d in (-2, -1, 0, 1)])
+    words = np.concatenate([edges, 2**32 - edges, [0, WORD_MAX]])
+    words = np.unique(np.clip(words, 0, WORD_MAX)).astype(np.uint32)
+    random = np.random.default_rng(0).integers(0, 2**32, 2**16, dtype=np.uint32)
+    words = np.concatenate([words, random])
+    noise = sampling._gumbel_from_bits(tf.constant(words)).numpy()
+    expected = np.array([reference.gumbel(int(word)) for word in words])
+    assert np.isfinite(noise).all()
+    assert np.abs(noise - expected).max() < 2e-6  # one step of float32 at 22
+    for way in ("graph", "xla"):
+        again = WAYS[way](sampling._gumbel_from_bits)(tf.constant(words))
+        np.testing.assert_array_equal(bits(again), bits(noise))
+
+
+def test_uniform_is_strictly_inside_the_unit_interval(monkeypatch):
+    extremes = tf.constant([[0, WORD_MAX]], tf.uint32)
+    monkeypatch.setattr(sampling, "random_bits", lambda *_: extremes)
+    low, high = sampling.uniform(None, 0, 2).numpy()[0]
+    assert 0 < low == 2.0**-24
+    assert low + high == 1 and high < 1
+
+
+def test_draws_depend_neither_on_other_rows_nor_on_their_number():
+    keys = row_keys(3, 5, "fine")
+    noise = sampling.gumbel(keys, 7, 40).numpy()
+    for row in range(5):
+        alone = sampling.gumbel(keys[row : row + 1], 7, 40)
+        np.testing.assert_array_equal(alone[0], noise[row])
+    np.testing.assert_array_equal(sampling.gumbel(keys, 7, 10), noise[:, :10])
+    np.testing.assert_array_equal(sampling.gumbel(keys, 7, 9, first=31), noise[:, 31:])
+    steps = sampling.gumbel(keys, tf.constant([7, 7, 0, 7, 8]), 40).numpy()
+    np.testing.assert_array_equal(steps[[0, 1, 3]], noise[[0, 1, 3]])
+    assert not np.isin(steps[[2, 4]], noise).any()
+
+
+def test_other_seed_row_stage_step_or_index_is_another_draw():
+    words = [
+        sampling.random_bits(row_keys(seed, 2, stage), step, 50).numpy()
+        for seed in (0, 1, 2**32, 2**64 - 1)
+        for stage in sampling.STAGES
+        for step in (0, 1)
+    ]
+    words = np.concatenate(words, axis=None)
+    # 2400 words of 32 bits: 1 in 1500 that two of them are equal.
+    assert len(np.unique(words)) == len(words) == 4 * 2 * 3 * 2 * 50
+
+
+def test_words_are_uniform_and_independent():
+    """One in a million that a right generator fails, per comparison."""
+    words = sampling.random_bits(row_keys(1, 64, "semantic"), 0, 4096).numpy()
+    pairs = {
+        "neighbours": (words[:, 1:], words[:, :-1]),
+        "rows": (words[1:], words[:-1]),
+        "steps": (
+            words,
+            sampling.random_bits(row_keys(1, 64, "semantic"), 1, 4096).numpy(),
+        ),
+        "stages": (
+            words,
+            sampling.random_bits(row_keys(1, 64, "coarse"), 0, 4096).numpy(),
+        ),
+    }
+    for shift in (0, 12, 24):
+        for one, other in pairs.values():
+            cells = (one >> shift) % 16 * 16 + (other >> shift) % 16
+            counts = np.bincount(cells.ravel(), minlength=256)
+            assert abs(chi_square_deviation(counts, counts.mean())) < 4.9
+    ones = np.unpackbits(words.view(np.uint8)).mean()
+    assert abs(ones - 0.5) < 4.9 * 0.5 / math.sqrt(words.size * 32)
+
+
+def test_noise_has_the_gumbel_distribution_and_its_tail():
+    """One in a million per bin count; the last bins hold about 100 of 4e6 draws."""
+    keys = row_keys(5, 400, "semantic")
+    noise = sampling.gumbel(keys, 0, 10_000).numpy().ravel()
+    edges = np.array([-INF, *np.arange(-2, 11, 0.5), INF])
+    counts = np.histogram(noise, edges)[0]
+    expected = np.diff(np.exp(-np.exp(-edges))) * noise.size
+    assert expected[-1] > 100
+    assert abs(chi_square_deviation(counts, expected)) < 4.9
+
+
+# === Keys ===
+
+
+def test_rows_of_one_seed_are_its_streams_in_any_batch():
+    keys = row_keys(42, 6, "semantic")
+    assert keys.dtype == np.uint32 and keys.shape == (6, 2)
+    np.testing.assert_array_equal(row_keys(42, 2, "semantic"), keys[:2])
+    assert len(np.unique(keys, axis=0)) == 6
+    assert row_keys(42, 0, "semantic").shape == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_listed_seeds_equal_solo_calls(kind):
+    seeds = [7, 0, 7, 2**63 - 1]
+    keys = row_keys(kind(seeds), 4, "fine")
+    for key, seed in zip(keys, seeds, strict=True):
+        np.testing.assert_array_equal(key, row_keys(seed, 1, "fine")[0])
+
+
+def test_numpy_seeds_equal_python_seeds():
+    np.testing.assert_array_equal(
+        row_keys(np.int64(9), 2, "fine"), row_keys(9, 2, "fine")
+    )
+
+
+def test_no_seed_is_fresh_entropy():
+    assert not np.array_equal(row_keys(None, 2, "fine"), row_keys(None, 2, "fine"))
+
+
+@pytest.mark.parametrize(
+    "seed", [-1, 2**64, 1.5, 1.0, "7", True, [1, -1], [1, 2.5], [1, None], [[1], [2]]]
+)
+def test_bad_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match=r"whole numbers in \[0, 2\*\*64\)\. Received"):
+        row_keys(seed, 2, "semantic")
+
+
+def test_wrong_count_of_seeds_and_unknown_stage_are_refused():
+    with pytest.raises(ValueError, match=r"one per row, 2 here\. Received: 3 seeds"):
+        row_keys([1, 2, 3], 2, "semantic")
+    with pytest.raises(ValueError, match="Received: stage='text'"):
+        row_keys(1, 2, "text")
+
+
+# === Rules ===
+
+
+def test_rules_of_a_configuration():
+    assert SamplingRules.of(BarkSemanticGenerationConfig()) == SamplingRules()
+    drawn = BarkSemanticGenerationConfig(
+        do_sample=True,
+        temperature=0.7,
+        top_p=0.9,
+        repetition_penalty=1.2,
+        min_eos_p=0.2,
+        min_new_tokens=4,
+    )
+    assert SamplingRules.of(drawn) == (True,) * 6
+    assert SamplingRules.of(drawn, 51).top_k
+    assert not SamplingRules.of(drawn, 50).top_k
+    values = SamplingValues.of(drawn)
+    np.testing.assert_allclose(
+        [float(v) for v in values], [0.7, 50, 0.9, 1.2, 0.2, 4], rtol=1e-6
+    )
+    coarse = BarkCoarseGenerationConfig(do_sample=True, top_k=0)
+    assert SamplingRules.of(coarse) == SamplingRules(do_sample=True)
+    assert len(SamplingValues.of(coarse)) == 6
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, 1e-40])
+def test_temperature_zero_is_greedy(temperature):
+    config = BarkCoarseGenerationConfig(
+        do_sample=True, temperature=temperature, top_p=0.5
+    )
+    assert SamplingRules.of(config) == SamplingRules()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"do_sample": True}, "keys"),
+        ({"min_eos_p": 0.5}, "eos"),
+        ({"min_new_tokens": 2}, "eos"),
+        ({"repetition_penalty": 2.0}, "seen"),
+    ],
+)
+def test_a_rule_without_its_argument_is_refused(settings, name):
+    rules, values = settings_of(**settings)
+    with pytest.raises(ValueError, match=f"need {name}. Received: {name}=None"):
+        sampling.choose(random_logits(1, 4), rules, values)
+
+
+# === Filters ===
+
+
+def logits_with_traps(size, seed):
+    """Rows with ties, both zeros and forbidden entries."""
+    logits = random_logits(6, size, seed=seed)
+    logits[1] = np.round(logits[1])  # ties
+    logits[2, ::2] = -INF
+    logits[3] = np.where(np.arange(size) % 2, 0.0, -0.0)
+    logits[3, 0] = 1.0
+    logits[4] = -INF
+    logits[4, size // 2] = 5.0
+    logits[5] *= 1e-3  # flat
+    return logits
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 7, 50, 10_000])
+@pytest.mark.parametrize("size", [9, 130])
+def test_top_k_equals_sorting(size, top_k):
+    logits = logits_with_traps(size, seed=top_k)
+    kept = sampling.keep_top_k(tf.constant(logits), tf.constant(top_k)).numpy()
+    expected = [reference.keep_top_k(row, top_k) for row in logits]
+    np.testing.assert_array_equal(kept, np.float32(expected))
+
+
+@pytest.mark.parametrize("top_p", [1e-12, 0.1, 0.5, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("size", [9, 130])
+def test_top_p_equals_adding_up(size, top_p):
+    logits = logits_with_traps(size, seed=int(top_p * 1000))
+    logits[3, 0] = 1e-3  # no sum of the equal ones falls on top_p
+    kept = sampling.keep_top_p(tf.constant(logits), tf.constant(top_p)).numpy()
+    expected = [reference.keep_top_p(row, np.float32(top_p)) for row in logits]
+    np.testing.assert_array_equal(kept, np.float32(expected))
+
+
+def test_filters_take_a_value_per_row():
+    logits = random_logits(3, 40)
+    k, p = tf.constant([[1], [5], [40]]), tf.constant([[0.1], [0.5], [1.0]])
+    top_k = sampling.keep_top_k(tf.constant(logits), k).numpy()
+    top_p = sampling.keep_top_p(tf.constant(logits), p).numpy()
+    for row in range(3):
+        np.testing.assert_array_equal(
+            top_k[row], np.float32(reference.keep_top_k(logits[row], int(k[row, 0])))
+        )
+        np.testing.assert_array_equal(
+            top_p[row], np.float32(reference.keep_top_p(logits[row], float(p[row, 0])))
+        )
+
+
+def test_penalty_divides_positive_and_multiplies_negative_logits():
+    logits = tf.constant([[2.0, -2.0, 3.0, -INF, 0.0]])
+    seen = tf.constant([[True, True, False, True, True]])
+    penalized = sampling.penalize_repetition(logits, seen, tf.constant(2.0))
+    assert penalized.numpy().tolist() == [[1.0, -4.0, 3.0, -INF, 0.0]]
+
+
+def test_mark_seen_adds_one_token_per_row():
+    seen = tf.constant([[True, False, False]] * 3)
+    marked = sampling.mark_seen(seen, tf.constant([2, 0, 3]))
+    assert marked.numpy().tolist() == [
+        [True, False, True],
+        [True, False, False],
+        [True, False, False],
+    ]
+
+
+def test_end_is_forbidden_before_the_minimum():
+    logits = tf.zeros((2, 3))
+    for step, early in ((1, True), (2, False)):
+        kept = sampling.forbid_early_end(logits, tf.constant(step), 2, tf.constant(2))
+        assert (kept.numpy()[:, 2] == -INF).tolist() == [early] * 2
+        assert (kept.numpy()[:, :2] == 0).all()
+    per_row = sampling.forbid_early_end(
+        logits, tf.constant([4, 4]), 2, tf.constant([[5], [4]])
+    )
+    assert (per_row.numpy() == -INF).tolist() == [[False, False, True], [False] * 3]
+
+
+def test_a_likely_end_is_forced():
+    half = tf.constant([[0.0, 0.0], [0.1, 0.0], [0.0, 0.1]])
+    forced = sampling.prioritize_end(half, 1, tf.constant(0.5)).numpy()
+    # Exactly min_eos_p is not above it.
+    assert (forced == -INF).tolist() == [[False, False], [False, False], [True, False]]
+
+
+def test_temperature_keeps_small_differences_of_large_logits():
+    logits = tf.constant([[10.0, np.nextafter(np.float32(10), np.float32(0)), -INF]])
+    scaled = sampling.apply_temperature(logits, tf.constant(1e-6)).numpy()[0]
+    assert scaled[0] == 0 and scaled[2] == -INF
+    np.testing.assert_allclose(scaled[1], -0.95367, rtol=1e-4)  # 2**-20 / 1e-6
+
+
+# === Choices ===
+
+FILTERS = {"repetition_penalty": 1.3, "min_new_tokens": 3, "min_eos_p": 0.3}
+CASES = {
+    "greedy": {},
+    "greedy, filters": FILTERS,
+    "plain": {"do_sample": True, "temperature": 0.7},
+    "top_k": {"do_sample": True, "temperature": 0.7, "top_k": 50},
+    "top_p": {"do_sample": True, "temperature": 0.9, "top_p": 0.9},
+    "all": {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 20,
+        "top_p": 0.8,
+        **FILTERS,
+    },
+}
+
+
+def case(name, batch, size, eos=1):
+    """A function of nothing but tensors, and its arguments, for one of CASES."""
+    rules, values = settings_of(**CASES[name])
+    logits = random_logits(batch, size, seed=size, scale=1.0)
+    logits[:, eos] = np.linspace(0, 12, batch)
+    seen = np.random.default_rng(size).random((batch, size)) < 0.5
+    steps = np.arange(batch, dtype=np.int32)
+
+    def choose(logits, values, keys, steps, seen):
+        return sampling.choose(logits, rules, values, keys, steps, eos=eos, seen=seen)
+
+    keys = row_keys(size, batch, "semantic")
+    return choose, (tf.constant(logits), values, keys, steps, seen)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_choices_equal_the_slow_version(name):
+    choose, (logits, values, keys, steps, seen) = case(name, 12, 70)
+    tokens = choose(logits, values, keys, steps, seen)
+    assert tokens.dtype == tf.int32
+    expected = [
+        reference.choose(row, key, step, CASES[name], eos=1, seen=was_seen)
+        for row, key, step, was_seen in zip(
+            logits.numpy(), keys, steps.tolist(), seen, strict=True
+        )
+    ]
+    assert tokens.numpy().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "size"),
+    [
+        ("greedy", 3, 10001),
+        ("greedy, filters", 64, 1024),
+        ("plain", 1, 10001),
+        ("plain", 200, 1024),
+        ("plain", 200, 5),
+        ("top_k", 3, 10001),
+        ("top_k", 64, 130),
+        ("top_p", 3, 10001),
+        ("top_p", 64, 1024),
+        ("all", 64, 1024),
+    ],
+)
+def test_choices_are_equal_in_eager_graph_and_xla(name, batch, size):
+    choose, arguments = case(name, batch, size)
+    eager, graph, xla = (way(choose)(*arguments).numpy() for way in WAYS.values())
+    np.testing.assert_array_equal(graph, eager)
+    np.testing.assert_array_equal(xla, eager)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_row_alone_equals_the_row_in_a_batch(name):
+    choose, (logits, values, keys, steps, seen) = case(name, 5, 300)
+    tokens = choose(logits, values, keys, steps, seen).numpy()
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone = choose(logits[one], values, keys[one], steps[one], seen[one])
+        assert alone.numpy().tolist() == [tokens[row]]
+
+
+GOLDEN_WORDS = [1190048625, 818919285, 3798460152, 3015477566, 333925327, 3327324088]
+GOLDEN_NOISE_BITS = [
+    1066406859,
+    1069994666,
+    3208961279,
+    3192129222,
+    1075898058,
+    3201059307,
+]
+GOLDEN_TOKENS = {
+    "greedy": [413, 239, 1, 1, 1, 1, 1, 1],
+    "greedy, filters": [413, 443, 349, 1, 1, 1, 1, 1],
+    "plain": [458, 88, 85, 462, 1, 1, 1, 1],
+    "top_k": [443, 328, 353, 462, 1, 1, 1, 1],
+    "top_p": [141, 88, 85, 133, 197, 1, 1, 1],
+    "all": [441, 345, 404, 462, 1, 1, 1, 1],
+}
+
+
+def test_golden_numbers_of_every_supported_tensorflow():
+    """What a seed means must not change with TensorFlow's version, or ours."""
+    keys = row_keys(2026, 2, "coarse")
+    words = sampling.random_bits(keys, 17, 3).numpy()
+    assert words.ravel().tolist() == GOLDEN_WORDS
+    assert bits(sampling.gumbel(keys, 17, 3)).ravel().tolist() == GOLDEN_NOISE_BITS
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_tokens_of_every_supported_tensorflow(name):
+    choose, arguments = case(name, 8, 500)
+    assert choose(*arguments).numpy().tolist() == GOLDEN_TOKENS[name]
+
+
+@pytest.mark.parametrize("name", ["plain", "top_k", "top_p", "all"])
+def test_draws_follow_the_processed_softmax(name):
+    """One in a million that a right sampler fails, per case.
+
+    20 000 draws, each with the key and step of its own, from 30 candidates.
+    """
+    num, size = 20_000, 30
+    settings = {**CASES[name]}
+    if name == "all":
+        settings["top_k"] = 12
+    rules, values = settings_of(**settings)
+    logits = random_logits(size, seed=3, scale=1.5)
+    seen = np.arange(size) % 3 == 0
+    tokens = sampling.choose(
+        tf.tile(logits[None], (num, 1)),
+        rules,
+        values,
+        row_keys(8, num, "semantic"),
+        tf.range(num) % 7 + 3,
+        eos=4,
+        seen=tf.tile(seen[None], (num, 1)),
+    )
+    logits = reference.process(logits, 3, settings, eos=4, seen=seen)
+    possible = np.isfinite(logits)
+    counts = np.bincount(tokens, minlength=size)
+    assert counts[~possible].sum() == 0
+    expected = num * reference.probabilities(logits)[possible]
+    assert abs(chi_square_deviation(counts[possible], expected)) < 4.9
+
+
+def test_successive_steps_of_one_row_follow_the_softmax_independently():
+    """One in a million that a right sampler fails; pairs of successive tokens."""
+    num = 20_000
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
+    rules, values = settings_of(do_sample=True)
+    tokens = sampling.choose(
+        tf.tile(np.log(probabilities)[None], (num, 1)),
+        rules,
+        values,
+        np.tile(row_keys(1, 1, "coarse"), (num, 1)),
+        tf.range(num),
+    ).numpy()
+    counts = np.bincount(tokens[1:] * 4 + tokens[:-1], minlength=16)
+    expected = np.outer(probabilities, probabilities).ravel() * (num - 1)
+    assert abs(chi_square_deviation(counts, expected)) < 4.9
+
+
+def test_many_equal_candidates_are_all_reached():
+    """One in a million: counts per hundred of 10 000 equal candidates."""
+    num, size = 2_000, 10_000
+    rules, values = settings_of(do_sample=True)
+    counts = np.zeros(size // 100)
+    for step in range(4):
+        tokens = sampling.choose(
+            tf.zeros((num // 4, size)),
+            rules,
+            values,
+            row_keys(4, num // 4, "semantic"),
+            step,
+        )
+        counts += np.bincount(tokens.numpy() // 100, minlength=size // 100)
+    assert abs(chi_square_deviation(counts, num / len(counts))) < 4.9
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_extreme_temperatures(way):
+    """At 1e-6 a draw is the maximum; at 1e6 it is anything not forbidden."""
+    num = 400
+    logits = np.tile(np.float32([1.0, 1.01, -INF, 0.5]), (num, 1))
+    choose = WAYS[way](sampling.choose)
+    keys = row_keys(6, num, "coarse")
+    tokens = {}
+    for temperature in (1e-6, 1e6):
+        rules, values = settings_of(
+            do_sample=True, temperature=temperature, top_k=3, top_p=0.999
+        )
+        tokens[temperature] = choose(logits, rules, values, keys, 0).numpy()
+    assert (tokens[1e-6] == 1).all()
+    counts = np.bincount(tokens[1e6], minlength=4)
+    assert counts[2] == 0 and counts.sum() == num
+    assert counts[[0, 1, 3]].min() > num / 3 - 4.9 * math.sqrt(num * 2 / 9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_only_allowed_token_is_chosen(name):
+    choose, (logits, values, keys, steps, seen) = case(name, 4, 200)
+    only = np.array([0, 77, 150, 199])
+    logits = np.where(np.arange(200) == only[:, None], logits, -INF)
+    tokens = choose(logits, values, keys, steps, seen)
+    assert tokens.numpy().tolist() == only.tolist()
+
+
+def test_greedy_takes_the_first_of_equals():
+    rules, values = settings_of()
+    logits = tf.constant([[0.0, 2.0, 2.0], [-0.0, 0.0, -1.0]])
+    assert sampling.choose(logits, rules, values).numpy().tolist() == [1, 0]
+
+
+def test_half_precision_logits_are_taken():
+    rules, values = settings_of(do_sample=True)
+    logits = tf.cast(random_logits(3, 50), tf.bfloat16)
+    keys = row_keys(0, 3, "coarse")
+    np.testing.assert_array_equal(
+        sampling.choose(logits, rules, values, keys),
+        sampling.choose(tf.cast(logits, tf.float32), rules, values, keys),
+    )
+
+
+def test_other_values_need_no_other_trace():
+    traces = []
+
+    @tf.function
+    def choose(logits, rules, values, keys, step, seen):
+        traces.append(rules)
+        return sampling.choose(logits, rules, values, keys, step, eos=0, seen=seen)
+
+    logits, keys = random_logits(2, 20), row_keys(0, 2, "semantic")
+    seen = tf.zeros((2, 20), tf.bool)
+    changes = (
+        CASES["all"],
+        {**CASES["all"], "temperature": 1.5, "top_k": 3, "top_p": 0.1},
+        {**CASES["all"], "repetition_penalty": 2.0, "min_eos_p": 0.9},
+        {**CASES["all"], "min_new_tokens": 9},
+    )
+    for step, settings in enumerate(changes):
+        rules, values = settings_of(**settings)
+        choose(tf.constant(logits), rules, values, keys, tf.constant(step), seen)
+    assert len(traces) == 1
+    rules, values = settings_of(**CASES["plain"])
+    choose(tf.constant(logits), rules, values, keys, tf.constant(0), seen)
+    assert len(traces) == 2
+
+
+# === The fine stage ===
+
+
+def test_codes_are_drawn_from_the_documented_counters():
+    logits = random_logits(2, 3, 8)
+    keys = row_keys(12, 2, "fine")
+    codes = sampling.sample_codes(logits, keys, 21, tf.constant(0.5)).numpy()
+    assert codes.dtype == np.int32 and codes.shape == (2, 3)
+    for row in range(2):
+        key = [int(word) for word in keys[row]]
+        for frame in range(3):
+            noise = [
+                reference.gumbel(reference.threefry(key, (21, frame * 8 + i))[0])
+                for i in range(8)
+            ]
+            scores = logits[row, frame].astype(np.float64) / 0.5 + noise
+            assert codes[row, frame] == np.argmax(scores)
+
+
+def test_codes_are_equal_in_eager_graph_and_xla_and_for_a_row_alone():
+    logits, keys = random_logits(2, 64, 128), row_keys(12, 2, "fine")
+    arguments = tf.constant(logits), keys, tf.constant(3), tf.constant(0.7)
+    eager, graph, xla = (
+        way(sampling.sample_codes)(*arguments).numpy() for way in WAYS.values()
+    )
+    np.testing.assert_array_equal(graph, eager)
+    np.testing.assert_array_equal(xla, eager)
+    alone = sampling.sample_codes(logits[1:, :40], keys[1:], 3, tf.constant(0.7))
+    np.testing.assert_array_equal(alone, eager[1:, :40])
+
+
+def test_frames_follow_the_softmax_independently():
+    """One in a million that a right sampler fails; pairs of neighbouring frames."""
+    num = 20_000
+    probabilities = np.float32([0.4, 0.1, 0.3, 0.2])
+    logits = np.tile(np.log(probabilities), (1, num, 1)) * 0.5
+    codes = sampling.sample_codes(
+        logits, row_keys(2, 1, "fine"), 0, tf.constant(0.5)
+    ).numpy()[0]
+    counts = np.bincount(codes[1:] * 4 + codes[:-1], minlength=16)
+    expected = np.outer(probabilities, probabilities).ravel() * (num - 1)
+    assert abs(chi_square_deviation(counts, expected)) < 4.9
+
+
+# === Hugging Face transformers ===
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("seed", range(5))
+def test_filters_equal_transformers(seed):
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("transformers.generation.logits_process")
+    batch, size, eos = 4, 10001, 10000
+    logits = random_logits(batch, size, seed=seed)
+    logits[:, eos] = np.linspace(5, 16, batch)
+    ids = np.random.default_rng(seed).integers(0, size, (batch, 300))
+    seen = np.zeros((batch, size), bool)
+    np.put_along_axis(seen, ids, True, axis=1)
+    ours = tf.constant(logits)
+    by_theirs = {
+        "repetition_penalty": theirs.RepetitionPenaltyLogitsProcessor(1.3),
+        "early": theirs.MinNewTokensLengthLogitsProcessor(296, 5, eos, device="cpu"),
+        "late": theirs.MinNewTokensLengthLogitsProcessor(295, 5, eos, device="cpu"),
+        "min_eos_p": theirs.BarkEosPrioritizerLogitsProcessor(eos, 0.2, device="cpu"),
+        "temperature": theirs.TemperatureLogitsWarper(0.7),
+        "top_k": theirs.TopKLogitsWarper(50),
+        "top_p": theirs.TopPLogitsWarper(0.9),
+    }
+    by_ours = {
+        "repetition_penalty": sampling.penalize_repetition(ours, seen, 1.3),
+        "early": sampling.forbid_early_end(ours, 4, eos, 5),
+        "late": sampling.forbid_early_end(ours, 5, eos, 5),
+        "min_eos_p": sampling.prioritize_end(ours, eos, 0.2),
+        "temperature": sampling.apply_temperature(ours, 0.7),
+        "top_k": sampling.keep_top_k(ours, 50),
+        "top_p": sampling.keep_top_p(ours, 0.9),
+    }
+    forced = np.isneginf(by_ours["min_eos_p"]).any(axis=1)
+    assert 0 < forced.sum() < batch
+    for name, processor in by_theirs.items():
+        scores = processor(torch.tensor(ids), torch.tensor(logits)).numpy()
+        if name == "temperature":  # ours has the maximum at 0
+            scores = scores - scores.max(axis=1, keepdims=True)
+            np.testing.assert_allclose(by_ours[name], scores, rtol=1e-5, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(by_ours[name], scores, err_msg=name)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", CASES)
+def test_all_filters_in_order_equal_transformers(name, monkeypatch):
+    """The distribution from which a token is drawn, and the greedy token."""
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("transformers.generation.logits_process")
+    settings, batch, size, eos = CASES[name], 6, 1024, 1
+    choose, (logits, values, keys, _, seen) = case(name, batch, size, eos)
+    steps = np.full(batch, 2, np.int32)
+    # The ids seen, padded to one length by repeating the first.
+    ids = [np.flatnonzero(row) for row in seen]
+    length = max(map(len, ids))
+    ids = np.stack([np.pad(row, (0, length - len(row)), "edge") for row in ids])
+    processors = []
+    if "repetition_penalty" in settings:
+        processors += [
+            theirs.RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]),
+            theirs.MinNewTokensLengthLogitsProcessor(
+                length - 2, settings["min_new_tokens"], eos, device="cpu"
+            ),
+            theirs.BarkEosPrioritizerLogitsProcessor(
+                eos, settings["min_eos_p"], device="cpu"
+            ),
+        ]
+    if "do_sample" in settings:
+        processors.append(theirs.TemperatureLogitsWarper(settings["temperature"]))
+        if "top_k" in settings:
+            processors.append(theirs.TopKLogitsWarper(settings["top_k"]))
+        if "top_p" in settings:
+            processors.append(theirs.TopPLogitsWarper(settings["top_p"]))
+    scores = torch.tensor(logits.numpy())
+    for processor in processors:
+        scores = processor(torch.tensor(ids), scores)
+    if "do_sample" not in settings:
+        tokens = choose(logits, values, keys, steps, seen).numpy()
+        np.testing.assert_array_equal(tokens, scores.log_softmax(-1).argmax(-1))
+        return
+    drawn = []
+    monkeypatch.setattr(
+        sampling, "_draw", lambda logits, *_: drawn.append(logits) or tf.zeros(1)
+    )
+    choose(logits, values, keys, steps, seen)
+    np.testing.assert_allclose(
+        tf.nn.softmax(drawn[0]), scores.softmax(-1), rtol=2e-5, atol=1e-9
+    )

@@ -1,0 +1,79 @@
+"""The residual vector quantizer."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bark_tf.config import EncodecConfig
+from bark_tf.models.encodec.quantizer import Codebook, ResidualVectorQuantizer
+
+TOY = EncodecConfig(
+    hidden_size=8, codebook_size=16, target_bandwidths=(0.6, 1.2), num_filters=4
+)
+
+
+@pytest.fixture
+def quantizer():
+    layer = ResidualVectorQuantizer(TOY)
+    layer.build(None)
+    for codebook in layer.codebooks:
+        codebook.embed.assign(np.random.normal(size=(16, 8)))
+    return layer
+
+
+@pytest.fixture
+def latent():
+    return np.random.normal(size=(3, 10, 8)).astype("float32")
+
+
+def test_nearest_entry(quantizer, latent):
+    codebook = quantizer.codebooks[0]
+    differences = latent[:, :, None] - np.array(codebook.embed)
+    expected = np.argmin(np.linalg.norm(differences, axis=-1), axis=-1)
+    codes = codebook.nearest(latent)
+    assert codes.dtype == tf.int32
+    np.testing.assert_array_equal(codes, expected)
+
+
+def test_first_of_equally_near_entries():
+    codebook = Codebook(4, 2)
+    codebook.build(None)
+    codebook.embed.assign([[5, 5], [1, 0], [1, 0], [0, 1]])
+    assert codebook.nearest(np.array([[[1, 0]]], "float32")).numpy().item() == 1
+
+
+def test_every_codebook_describes_the_rest(quantizer, latent):
+    num_codebooks = len(quantizer.codebooks)
+    assert num_codebooks == TOY.num_quantizers == 4
+    quantized, codes = quantizer(latent, num_codebooks=num_codebooks)
+    rest = latent
+    for index, codebook in enumerate(quantizer.codebooks):
+        np.testing.assert_array_equal(codes[:, index], codebook.nearest(rest))
+        rest = rest - np.array(codebook.embed)[codes[:, index]]
+    np.testing.assert_allclose(quantized, latent - rest, atol=1e-5)
+
+
+def test_fewer_codebooks_give_the_first_codes(quantizer, latent):
+    _, codes = quantizer(latent, num_codebooks=4)
+    quantized, fewer = quantizer(latent, num_codebooks=2)
+    np.testing.assert_array_equal(fewer, codes[:, :2])
+    np.testing.assert_array_equal(quantizer.decode(fewer), quantized)
+
+
+def test_no_gradient_and_no_trainable_variable(quantizer, latent):
+    latent = tf.constant(latent)
+    with tf.GradientTape() as tape:
+        tape.watch(latent)
+        quantized, _ = quantizer(latent, num_codebooks=4)
+    assert tape.gradient(quantized, latent) is None
+    assert quantizer.trainable_variables == []
+    assert len(quantizer.weights) == 4 * 4
+
+
+def test_new_codebook_is_consistent():
+    """Its moving averages stand for the entries it has."""
+    codebook = Codebook(16, 8)
+    codebook.build(None)
+    np.testing.assert_array_equal(codebook.embed_avg, codebook.embed)
+    assert np.std(codebook.embed) > 0
+    assert np.array(codebook.inited) == 1

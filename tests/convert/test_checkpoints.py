@@ -1,0 +1,518 @@
+"""Opening checkpoints of any layout, and writing them all or not at all."""
+
+import errno
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from bark_tf.convert import checkpoints
+from bark_tf.convert.checkpoints import (
+    CheckpointError,
+    open_checkpoint,
+    write_checkpoint,
+)
+
+INDEX = "model.safetensors.index.json"
+SHARD = "model-{:05d}-of-{:05d}.safetensors"
+
+
+def items(arrays):
+    """What `write_checkpoint` takes."""
+    return [
+        (name, array.shape, array.dtype, lambda array=array: array)
+        for name, array in arrays.items()
+    ]
+
+
+def numbered(value, count=4):
+    """Tensors of 40 bytes that hold `value`."""
+    return {f"layer_{i}": np.full(10, value, np.float32) for i in range(count)}
+
+
+def read_all(path):
+    with open_checkpoint(path) as checkpoint:
+        return {name: checkpoint.read(name) for name in checkpoint.names()}
+
+
+def values(path):
+    """The one number that fills a checkpoint of `numbered`."""
+    (value,) = {float(v) for array in read_all(path).values() for v in array}
+    return value
+
+
+def files(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+# Opening -----------------------------------------------------------------------------
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_checkpoint(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a safetensors file or one of torch.save"),
+        (b"\x89HDF\r\n\x1a\n", "expected a safetensors file or one of torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+    ],
+)
+def test_other_files(content, message, tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
+def test_safetensors_come_first_in_a_directory(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: "):
+        open_checkpoint(tmp_path)
+    write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=100)
+    assert values(tmp_path) == 1
+    assert values(tmp_path / INDEX) == 1
+    safetensors.numpy.save_file(numbered(2), tmp_path / "model.safetensors")
+    assert values(str(tmp_path)) == 2
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    safetensors.numpy.save_file(numbered(2), tmp_path / "text.pt")
+    assert values(tmp_path / "text.pt") == 2
+
+
+def test_headers_that_look_like_other_formats(tmp_path):
+    """A safetensors file begins with the length of its header, whatever that spells."""
+    for magic in (b"PK", b"\x80\x02"):
+        arrays = {"w": np.ones(3, np.float32)}
+        length = int.from_bytes(magic, "little")
+        text = '{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'
+        header = length.to_bytes(8, "little") + text.ljust(length).encode()
+        (tmp_path / "x.bin").write_bytes(header + arrays["w"].tobytes())
+        np.testing.assert_array_equal(read_all(tmp_path / "x.bin")["w"], arrays["w"])
+
+
+def test_closed_checkpoints(tmp_path):
+    write_checkpoint(tmp_path, items(numbered(1)))
+    with open_checkpoint(tmp_path) as checkpoint:
+        array = checkpoint.read("layer_0")
+        with pytest.raises(KeyError):
+            checkpoint.read("layer_9")
+        with pytest.raises(ValueError):
+            array[0] = 2
+    with pytest.raises(ValueError, match="closed"):
+        checkpoint.read("layer_0")
+    checkpoint.close()
+    assert array.sum() == 10
+
+
+def test_nothing_stays_open_after_an_error(tmp_path):
+    write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=100)
+    (tmp_path / SHARD.format(2, 2)).write_bytes(b"")
+    for _ in range(3):
+        with pytest.raises(CheckpointError):
+            open_checkpoint(tmp_path)
+    if os.path.isdir("/proc/self/fd"):
+        opened = [os.readlink(p) for p in Path("/proc/self/fd").iterdir() if p.exists()]
+        assert not [path for path in opened if str(tmp_path) in path]
+
+
+def shards(tmp_path):
+    """A checkpoint of two shards, and its weight map."""
+    write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=100)
+    return json.loads((tmp_path / INDEX).read_text())["weight_map"]
+
+
+def refuse_index(tmp_path, index):
+    text = index if isinstance(index, str) else json.dumps(index)
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path)
+    assert str(tmp_path / INDEX) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../model-00001-of-00002.safetensors",
+        "/etc/passwd",
+        "sub/x.safetensors",
+        "..",
+        ".",
+        "",
+        "..\\x.safetensors",
+        "c:x.safetensors",
+        "x\0y",
+        5,
+        None,
+        ["x"],
+    ],
+)
+def test_indexes_that_leave_the_directory(name, tmp_path):
+    inside = tmp_path / "inside"
+    weight_map = shards(inside)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    refuse_index(inside, {"weight_map": {**weight_map, "layer_0": name}})
+
+
+def test_missing_shard(tmp_path):
+    weight_map = shards(tmp_path)
+    (tmp_path / SHARD.format(2, 2)).unlink()
+    assert SHARD.format(2, 2) in refuse_index(tmp_path, {"weight_map": weight_map})
+
+
+def test_indexes_that_disagree_with_the_shards(tmp_path):
+    weight_map = shards(tmp_path)
+    wrong_place = {**weight_map, "layer_0": SHARD.format(2, 2)}
+    assert "disagree" in refuse_index(tmp_path, {"weight_map": wrong_place})
+    too_much = {**weight_map, "layer_9": SHARD.format(2, 2)}
+    assert "'layer_9'" in refuse_index(tmp_path, {"weight_map": too_much})
+    del weight_map["layer_0"]
+    assert "'layer_0'" in refuse_index(tmp_path, {"weight_map": weight_map})
+
+
+def test_tensors_in_two_shards(tmp_path):
+    weight_map = shards(tmp_path)
+    both = numbered(2)
+    safetensors.numpy.save_file(both, tmp_path / SHARD.format(2, 2))
+    assert "disagree" in refuse_index(tmp_path, {"weight_map": weight_map})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "[" * 100_000, "\x00"],
+)
+def test_damaged_indexes(text, tmp_path):
+    refuse_index(tmp_path, text)
+
+
+def test_names_twice_in_an_index(tmp_path):
+    shards(tmp_path)
+    first, second = SHARD.format(1, 2), SHARD.format(2, 2)
+    text = f'{{"weight_map": {{"layer_0": "{first}", "layer_0": "{second}"}}}}'
+    assert "twice" in refuse_index(tmp_path, text)
+
+
+def test_large_indexes(tmp_path, monkeypatch):
+    weight_map = shards(tmp_path)
+    monkeypatch.setattr(checkpoints, "_MAX_INDEX_BYTES", 100)
+    assert "too large" in refuse_index(tmp_path, {"weight_map": weight_map})
+
+
+# Writing -----------------------------------------------------------------------------
+
+
+def test_one_file(tmp_path):
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.ones((), np.int64),
+        "c": np.ones(3, ml_dtypes.bfloat16),
+    }
+    written = write_checkpoint(tmp_path / "new" / "place", items(arrays))
+    assert written == [tmp_path / "new" / "place" / "model.safetensors"]
+    assert files(tmp_path / "new" / "place") == ["model.safetensors"]
+    read = read_all(tmp_path / "new" / "place")
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+    with open_checkpoint(written[0]) as checkpoint:
+        assert checkpoint.metadata == {"format": "pt"}
+
+
+def test_dtypes_by_name_and_other_metadata(tmp_path):
+    array = np.ones(3, ml_dtypes.bfloat16)
+    tensors = iter([("w", [3], "bfloat16", lambda: array)])
+    write_checkpoint(tmp_path, tensors, metadata={"made by": "me"})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.dtype("w") == array.dtype
+        assert checkpoint.metadata == {"made by": "me"}
+
+
+@pytest.mark.parametrize("size", [100, "0.1KB"])
+def test_shards(size, tmp_path):
+    arrays = {
+        "small_1": np.zeros(10, np.float32),
+        "small_2": np.zeros(10, np.float32),
+        "large": np.zeros(50, np.float32),
+        "small_3": np.zeros(10, np.float32),
+    }
+    written = write_checkpoint(tmp_path, items(arrays), max_shard_size=size)
+    names = [SHARD.format(i, 3) for i in (1, 2, 3)]
+    assert files(tmp_path) == sorted([*names, INDEX])
+    assert written == [tmp_path / name for name in [*names, INDEX]]
+    text = (tmp_path / INDEX).read_text()
+    index = json.loads(text)
+    assert text == json.dumps(index, indent=2, sort_keys=True) + "\n"
+    assert index["metadata"] == {"total_size": 320}
+    grouped = {}
+    for name, file_name in index["weight_map"].items():
+        grouped.setdefault(file_name, set()).add(name)
+        assert name in safetensors.numpy.load_file(tmp_path / file_name)
+    assert {frozenset(group) for group in grouped.values()} == {
+        frozenset({"small_1", "small_2"}),
+        frozenset({"large"}),
+        frozenset({"small_3"}),
+    }
+    assert read_all(tmp_path).keys() == arrays.keys()
+
+
+def test_one_tensor_in_memory(tmp_path):
+    """Each array is let go before the next one is made."""
+    one = 2**20
+
+    def tensors():
+        for i in range(8):
+            yield f"w{i}", (one,), "uint8", lambda: np.ones(one, np.uint8)
+
+    tracemalloc.start()
+    write_checkpoint(tmp_path, tensors())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * one
+    assert (tmp_path / "model.safetensors").stat().st_size > 8 * one
+
+
+SIZES = {"one file": "5GB", "two shards": 100, "four shards": 50}
+
+
+@pytest.mark.parametrize("after", SIZES)
+@pytest.mark.parametrize("before", SIZES)
+def test_older_files_are_replaced(before, after, tmp_path):
+    """Whatever was there: exactly the new files remain, and strangers' files."""
+    for stranger in ("config.json", "model.fp16.safetensors", "my-model.safetensors"):
+        (tmp_path / stranger).write_text("kept")
+    write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=SIZES[before])
+    written = write_checkpoint(
+        tmp_path, items(numbered(2)), max_shard_size=SIZES[after]
+    )
+    strangers = ["config.json", "model.fp16.safetensors", "my-model.safetensors"]
+    assert files(tmp_path) == sorted([*strangers, *(path.name for path in written)])
+    assert values(tmp_path) == 2
+
+
+class FullDiskError(OSError):
+    """What the tests throw in the middle of writing."""
+
+    def __init__(self):
+        super().__init__(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [FullDiskError, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("after", SIZES)
+@pytest.mark.parametrize("before", [*SIZES, None])
+def test_failing_tensors_leave_the_older_checkpoint(before, after, error, tmp_path):
+    if before:
+        write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=SIZES[before])
+    there = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+    def fail():
+        raise error
+
+    tensors = [*items(numbered(2)), ("last", (2,), "float32", fail)]
+    with pytest.raises(error):
+        write_checkpoint(tmp_path, tensors, max_shard_size=SIZES[after])
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == there
+
+
+@pytest.mark.parametrize("error", [FullDiskError, KeyboardInterrupt])
+@pytest.mark.parametrize("after", SIZES)
+@pytest.mark.parametrize("before", SIZES)
+def test_failing_system_calls_leave_the_older_checkpoint(
+    before, after, error, tmp_path, monkeypatch
+):
+    """Every rename and every sync fails once, before or after it took effect."""
+
+    def failing(function, number, after_it):
+        def call(*arguments):
+            calls.append(arguments)
+            if len(calls) != number:
+                return function(*arguments)
+            if after_it:
+                function(*arguments)
+            raise error
+
+        return call
+
+    def attempt(target, name, number, after_it):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                target, name, failing(getattr(target, name), number, after_it)
+            )
+            write_checkpoint(tmp_path, items(numbered(2)), max_shard_size=SIZES[after])
+
+    for name in ("replace", "fsync"):
+        for after_it in (False, True):
+            number, failed = 0, True
+            while failed:
+                number += 1
+                calls = []
+                write_checkpoint(
+                    tmp_path, items(numbered(1)), max_shard_size=SIZES[before]
+                )
+                older = files(tmp_path)
+                try:
+                    attempt(os, name, number, after_it)
+                    failed = False
+                except error:
+                    # The new one is valid once its last file has its name.
+                    if values(tmp_path) == 1:
+                        assert files(tmp_path) == older
+                    else:
+                        assert not [n for n in files(tmp_path) if n.startswith(".")]
+                        assert len(calls) >= expected_calls(name, after)
+            assert values(tmp_path) == 2
+            assert number > 1
+
+
+def expected_calls(name, after):
+    """Calls up to the one that makes the new checkpoint valid."""
+    new_files = {"one file": 1, "two shards": 3, "four shards": 5}[after]
+    return new_files if name == "replace" else new_files + 1
+
+
+def test_older_file_that_cannot_be_removed(tmp_path, monkeypatch):
+    """Readers would prefer it to the new shards; so it stays the valid one, alone."""
+    write_checkpoint(tmp_path, items(numbered(1)))
+    unlink = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(PermissionError):
+            write_checkpoint(tmp_path, items(numbered(2)), max_shard_size=100)
+    assert files(tmp_path) == ["model.safetensors"]
+    assert values(tmp_path) == 1
+
+
+@pytest.mark.parametrize("after", SIZES)
+@pytest.mark.parametrize("before", SIZES)
+def test_power_failures_never_mix_two_checkpoints(before, after, tmp_path, monkeypatch):
+    """Nothing is cleaned up after a rename; what is left is one of the two, or none."""
+
+    def fail(*arguments):
+        renames.append(arguments)
+        if len(renames) == number:
+            raise KeyboardInterrupt
+        rename(*arguments)
+
+    rename = os.replace
+    for number in range(1, 20):
+        renames = []
+        directory = tmp_path / str(number)
+        write_checkpoint(directory, items(numbered(1)), max_shard_size=SIZES[before])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            patch.setattr(checkpoints, "_take_back", lambda *_: None)
+            patch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)
+            try:
+                write_checkpoint(
+                    directory, items(numbered(2)), max_shard_size=SIZES[after]
+                )
+                break
+            except KeyboardInterrupt:
+                pass
+        try:
+            arrays = read_all(directory)
+        except FileNotFoundError:
+            assert before == after != "one file"
+        else:
+            assert {float(v) for a in arrays.values() for v in a} in ({1}, {2})
+            assert arrays.keys() == numbered(1).keys()
+    assert 1 < number < 19
+
+
+def test_mistakes_of_the_caller(tmp_path):
+    twice = [*items(numbered(1)), *items(numbered(1, count=1))]
+    with pytest.raises(ValueError, match="'layer_0' twice"):
+        write_checkpoint(tmp_path / "x", twice)
+    with pytest.raises(ValueError, match="at least one tensor"):
+        write_checkpoint(tmp_path / "x", [])
+    for size in (0, -1, "many", "5XB"):
+        with pytest.raises(ValueError):
+            write_checkpoint(tmp_path / "x", items(numbered(1)), max_shard_size=size)
+    assert not (tmp_path / "x").exists()
+    wrong = [("w", (3,), "float32", lambda: np.zeros(2, np.float32))]
+    with pytest.raises(ValueError, match="'w' of shape"):
+        write_checkpoint(tmp_path / "x", wrong)
+    assert files(tmp_path / "x") == []
+
+
+def test_overwriting_the_checkpoint_that_is_being_read(tmp_path):
+    """As fine-tuning in place does: every tensor comes from the files it replaces."""
+    write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=100)
+    with open_checkpoint(tmp_path) as checkpoint:
+        tensors = [
+            (
+                name,
+                checkpoint.shape(name),
+                checkpoint.dtype(name),
+                lambda name=name: checkpoint.read(name) + np.float32(1),
+            )
+            for name in checkpoint.names()
+        ]
+        write_checkpoint(tmp_path, tensors, max_shard_size=100)
+        assert checkpoint.read("layer_0").tolist() == [1] * 10
+    assert values(tmp_path) == 2
+
+
+# Against transformers ----------------------------------------------------------------
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("size", ["5GB", "20KB"])
+def test_against_transformers(size, tmp_path):
+    """What it saves is read; written again it has the same layout, and it loads it."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BarkSemanticConfig(
+        input_vocab_size=40,
+        output_vocab_size=30,
+        num_layers=2,
+        num_heads=2,
+        hidden_size=16,
+        block_size=16,
+    )
+    model = transformers.BarkSemanticModel(config)
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    model.save_pretrained(theirs, max_shard_size=size)
+    with open_checkpoint(theirs) as checkpoint:
+        names = checkpoint.names()
+        tensors = [
+            (
+                name,
+                checkpoint.shape(name),
+                checkpoint.dtype(name),
+                lambda name=name: checkpoint.read(name),
+            )
+            for name in model.state_dict()
+            if name in names
+        ]
+        write_checkpoint(ours, tensors, max_shard_size=size)
+    model.config.save_pretrained(ours)
+    assert files(ours) == [n for n in files(theirs) if n != "generation_config.json"]
+    if size != "5GB":
+        indexes = [json.loads((d / INDEX).read_text()) for d in (theirs, ours)]
+        assert indexes[0]["weight_map"] == indexes[1]["weight_map"]
+        total = [index["metadata"]["total_size"] for index in indexes]
+        assert total[0] == total[1]
+    loaded = transformers.BarkSemanticModel.from_pretrained(ours)
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, state[name])
