@@ -57,7 +57,16 @@ def table(config: BarkSubModelConfig, names: str = "hf") -> Table:
 
     Returns:
         `Table`, with names as in a checkpoint of this network alone.
+
+    Raises:
+        ValueError: For other `names`.
+
+    Example:
+        >>> table(BarkCoarseConfig()).rules[0][:2]
+        ('token_embedding/embeddings', 'input_embeds_layer.weight')
     """
+    if names not in NAMES:
+        raise ValueError(f"names must be one of {tuple(NAMES)}. Received: {names!r}")
     spelling = NAMES[names]
     if isinstance(config, BarkFineConfig):
         return _fine_table(config, spelling)

@@ -318,13 +318,8 @@ _STEPS: dict[str, _Step] = {
     **dict.fromkeys(["LONG1", "LONG4"], _Machine.push_integer),
     **dict.fromkeys(["BINPUT", "LONG_BINPUT"], _Machine.put),
     **dict.fromkeys(["BINGET", "LONG_BINGET"], _Machine.get),
-    **dict.fromkeys(
-        [
-            *["BININT", "BININT1", "BININT2", "BINFLOAT"],
-            *["BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"],
-            *["BINSTRING", "SHORT_BINSTRING"],
-            *["BINBYTES", "SHORT_BINBYTES", "BINBYTES8"],
-        ],
-        _Machine.push,
-    ),
+    **dict.fromkeys(["BININT", "BININT1", "BININT2", "BINFLOAT"], _Machine.push),
+    **dict.fromkeys(["BINSTRING", "SHORT_BINSTRING"], _Machine.push),
+    **dict.fromkeys(["SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"], _Machine.push),
+    **dict.fromkeys(["SHORT_BINBYTES", "BINBYTES", "BINBYTES8"], _Machine.push),
 }

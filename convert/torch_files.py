@@ -51,6 +51,14 @@ _UTF8_NAME = 0x800
 _MAX_COMPRESSION = 100
 _ALWAYS_UNPACKED_BYTES = 64 * 2**20
 _RAW_DEFLATE = -zlib.MAX_WBITS
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    ValueError,
+    struct.error,
+)
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -406,10 +414,7 @@ def _members(handle: BinaryIO) -> dict[str, zipfile.ZipInfo]:
         infos = zipfile.ZipFile(BoundedReader(handle, _MAX_DIRECTORY_BYTES)).infolist()
     except CheckpointError:
         raise
-    except (
-        *(zipfile.BadZipFile, NotImplementedError, OSError),
-        *(struct.error, ValueError, OverflowError),
-    ) as error:
+    except _ZIP_DAMAGE as error:
         raise CheckpointError("it is a truncated or damaged zip file") from error
     members = {info.orig_filename: info for info in infos}
     if len(members) != len(infos):

@@ -63,7 +63,6 @@ def save_weights(
     directory: str | os.PathLike,
     *,
     max_shard_size: int | str = "5GB",
-    names: str = "hf",
 ) -> list[Path]:
     """Writes networks as safetensors: one under its own names, several as a Bark.
 
@@ -71,7 +70,6 @@ def save_weights(
         models: The networks; several are told apart by their checkpoint prefixes.
         directory: Exists.
         max_shard_size: Bytes, or a text such as `"200MB"`.
-        names: As in `table_for`.
 
     Returns:
         The files written.
@@ -80,8 +78,7 @@ def save_weights(
     variables: dict[str, Any] = {}
     for model in models:
         prefix = model.checkpoint_prefix if len(models) > 1 else ""
-        table = table_for(model.config, names)
-        tables.append(table.below(prefix, prefix))
+        tables.append(table_for(model.config).below(prefix, prefix))
         own: Mapping[str, Any] = variables_of(model)
         variables |= {prefix + path: variable for path, variable in own.items()}
     return write_checkpoint(

@@ -29,6 +29,7 @@ def _load_helper(name: str) -> None:
 
 
 _load_helper("hub_standin")
+_load_helper("toy")
 
 
 @pytest.fixture(autouse=True)

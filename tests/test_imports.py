@@ -24,14 +24,17 @@ ROWS = (
     ("config",),
     ("models",),
     ("generation",),
-    ("tokenizer", "voices", "audio"),
+    ("tokenizer", "voices", "audio", "progress"),
     ("processor", "bark"),
     ("convert", "training", "export"),
     ("cli",),
+    ("__main__",),
 )
 # (module or folder, what its functions may import although it is not above).
 LATE_IMPORTS = (
     ("models.pretrained", "convert"),  # loading and saving
+    ("bark", "convert"),
+    ("models", "generation.api"),  # the sub-models' own generate
     ("cli", ""),
 )
 

@@ -105,7 +105,7 @@ def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.nda
         raise ValueError(f"stage must be one of {STAGES}. Received: stage={stage!r}")
     if seed is None:
         seed = secrets.randbits(SEED_BITS)
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+    if np.ndim(seed):
         seeds, streams = [_checked_seed(item) for item in seed], np.zeros(batch)
         if len(seeds) != batch:
             raise ValueError(

@@ -21,6 +21,12 @@ INDEX = "model.safetensors.index.json"
 SHARD = "model-{:05d}-of-{:05d}.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_disks(monkeypatch):
+    """Whether files are synced is what one test asks; the others need not wait."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def items(arrays):
     """What `write_checkpoint` takes."""
     return [
@@ -300,6 +306,27 @@ def test_older_files_are_replaced(before, after, tmp_path):
     strangers = ["config.json", "model.fp16.safetensors", "my-model.safetensors"]
     assert files(tmp_path) == sorted([*strangers, *(path.name for path in written)])
     assert values(tmp_path) == 2
+
+
+@pytest.mark.parametrize("size", SIZES.values())
+def test_files_are_on_disk_before_they_get_their_names(size, tmp_path, monkeypatch):
+    calls = []
+    rename = os.replace
+
+    def record_sync(descriptor):
+        calls.append(os.fstat(descriptor).st_ino)
+
+    def record_rename(before, after):
+        calls.append("rename")
+        rename(before, after)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
+    written = write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=size)
+    first = calls.index("rename")
+    assert set(calls[:first]) == {path.stat().st_ino for path in written}
+    assert calls[first:-1] == ["rename"] * len(written)
+    assert calls[-1] == tmp_path.stat().st_ino
 
 
 class FullDiskError(OSError):

@@ -97,9 +97,8 @@ def test_written_tensors_are_aligned(tmp_path):
 )
 def test_arrays_that_are_not_what_was_said(shape, dtype, tmp_path):
     said = check_source(Source("w", (2,), "float32", lambda: np.zeros(shape, dtype)))
-    if (shape, dtype) != ((2,), "float32"):
-        with pytest.raises(ValueError, match="'w' of shape"):
-            write_safetensors(tmp_path / "x.safetensors", [said], {})
+    with pytest.raises(ValueError, match="'w' of shape"):
+        write_safetensors(tmp_path / "x.safetensors", [said], {})
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,7 @@ def test_random_bits_follow_the_documented_layout():
             assert words[row, i] == reference.threefry(key, (9, 5 + i))[0]
 
 
-@pytest.mark.parametrize("size", [3, 1024, 10001])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "size"), [(1, 3), (3, 1024), (1, 10001)])
 def test_numbers_have_the_same_bits_in_eager_graph_and_xla(batch, size):
     keys = tf.constant(row_keys(11, batch, "semantic"))
 
@@ -231,9 +230,8 @@ def test_listed_seeds_equal_solo_calls(kind):
 
 
 def test_numpy_seeds_equal_python_seeds():
-    np.testing.assert_array_equal(
-        row_keys(np.int64(9), 2, "fine"), row_keys(9, 2, "fine")
-    )
+    for seed in (np.int64(9), np.array(9)):
+        np.testing.assert_array_equal(row_keys(seed, 2, "fine"), row_keys(9, 2, "fine"))
 
 
 def test_no_seed_is_fresh_entropy():
@@ -418,7 +416,7 @@ def case(name, batch, size, eos=1):
     """A function of nothing but tensors, and its arguments, for one of CASES."""
     rules, values = settings_of(**CASES[name])
     logits = random_logits(batch, size, seed=size, scale=1.0)
-    logits[:, eos] = np.linspace(0, 12, batch)
+    logits[:, eos] = np.linspace(0, 8, batch)
     seen = np.random.default_rng(size).random((batch, size)) < 0.5
     steps = np.arange(batch, dtype=np.int32)
 
@@ -431,7 +429,7 @@ def case(name, batch, size, eos=1):
 
 @pytest.mark.parametrize("name", CASES)
 def test_choices_equal_the_slow_version(name):
-    choose, (logits, values, keys, steps, seen) = case(name, 12, 70)
+    choose, (logits, values, keys, steps, seen) = case(name, 12, 200)
     tokens = choose(logits, values, keys, steps, seen)
     assert tokens.dtype == tf.int32
     expected = [
@@ -447,15 +445,11 @@ def test_choices_equal_the_slow_version(name):
     ("name", "batch", "size"),
     [
         ("greedy", 3, 10001),
-        ("greedy, filters", 64, 1024),
         ("plain", 1, 10001),
-        ("plain", 200, 1024),
         ("plain", 200, 5),
         ("top_k", 3, 10001),
-        ("top_k", 64, 130),
-        ("top_p", 3, 10001),
         ("top_p", 64, 1024),
-        ("all", 64, 1024),
+        ("all", 64, 130),
     ],
 )
 def test_choices_are_equal_in_eager_graph_and_xla(name, batch, size):
@@ -475,7 +469,14 @@ def test_a_row_alone_equals_the_row_in_a_batch(name):
         assert alone.numpy().tolist() == [tokens[row]]
 
 
-GOLDEN_WORDS = [1190048625, 818919285, 3798460152, 3015477566, 333925327, 3327324088]
+GOLDEN_WORDS = [
+    1190048625,
+    818919285,
+    3798460152,
+    3015477566,
+    333925327,
+    3327324088,
+]
 GOLDEN_NOISE_BITS = [
     1066406859,
     1069994666,
@@ -485,11 +486,11 @@ GOLDEN_NOISE_BITS = [
     3201059307,
 ]
 GOLDEN_TOKENS = {
-    "greedy": [413, 239, 1, 1, 1, 1, 1, 1],
-    "greedy, filters": [413, 443, 349, 1, 1, 1, 1, 1],
-    "plain": [458, 88, 85, 462, 1, 1, 1, 1],
-    "top_k": [443, 328, 353, 462, 1, 1, 1, 1],
-    "top_p": [141, 88, 85, 133, 197, 1, 1, 1],
+    "greedy": [413, 239, 370, 1, 1, 1, 1, 1],
+    "greedy, filters": [413, 443, 349, 315, 1, 1, 1, 1],
+    "plain": [458, 88, 85, 462, 197, 1, 1, 1],
+    "top_k": [443, 328, 353, 462, 197, 1, 1, 1],
+    "top_p": [141, 88, 85, 133, 197, 189, 1, 1],
     "all": [441, 345, 404, 462, 1, 1, 1, 1],
 }
 
@@ -556,20 +557,13 @@ def test_successive_steps_of_one_row_follow_the_softmax_independently():
 
 
 def test_many_equal_candidates_are_all_reached():
-    """One in a million: counts per hundred of 10 000 equal candidates."""
-    num, size = 2_000, 10_000
+    """One in a million; counts per 200 of 10 000 equal candidates."""
+    num, size, group = 1_000, 10_000, 200
     rules, values = settings_of(do_sample=True)
-    counts = np.zeros(size // 100)
-    for step in range(4):
-        tokens = sampling.choose(
-            tf.zeros((num // 4, size)),
-            rules,
-            values,
-            row_keys(4, num // 4, "semantic"),
-            step,
-        )
-        counts += np.bincount(tokens.numpy() // 100, minlength=size // 100)
-    assert abs(chi_square_deviation(counts, num / len(counts))) < 4.9
+    keys = row_keys(4, num, "semantic")
+    tokens = sampling.choose(tf.zeros((num, size)), rules, values, keys).numpy()
+    counts = np.bincount(tokens // group, minlength=size // group)
+    assert abs(chi_square_deviation(counts, num * group / size)) < 4.9
 
 
 @pytest.mark.parametrize("way", WAYS)

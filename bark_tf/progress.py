@@ -1,0 +1,196 @@
+"""Showing and timing the stages of `BarkModel.generate`.
+
+`generate(progress=...)` takes any callable `(stage, done, total)`; the ones here draw
+bars and measure seconds. Bars go to standard error only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+Progress = Callable[[str, int, int], None]
+
+
+class Timings:
+    """Measures the seconds of each stage, as a progress callable.
+
+    The time between two reports belongs to the stage of the later one, so a stage
+    includes what it needs to start, such as compilation.
+
+    Args:
+        report: Another progress callable, which is passed every report.
+        clock: Gives the time in seconds.
+
+    Attributes:
+        seconds: Stage -> seconds, in the order of the first reports.
+        steps: Stage -> steps done; what a stage did is added up if it runs again.
+
+    Example:
+        >>> timings = Timings()
+        >>> timings("semantic", 64, 64)
+        >>> list(timings.seconds), timings.steps
+        (['semantic'], {'semantic': 64})
+    """
+
+    def __init__(
+        self,
+        report: Progress | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.seconds: dict[str, float] = {}
+        self.steps: dict[str, int] = {}
+        self._report, self._clock = report, clock
+        self._last_time = clock()
+        self._last_done = ("", 0)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Notes the time, then passes the report on."""
+        now = self._clock()
+        elapsed, self._last_time = now - self._last_time, now
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
+        last_stage, last_done = self._last_done
+        before = last_done if stage == last_stage and done >= last_done else 0
+        self.steps[stage] = self.steps.get(stage, 0) + done - before
+        self._last_done = (stage, done)
+        if self._report is not None:
+            self._report(stage, done, total)
+
+
+@contextlib.contextmanager
+def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
+    """Shows one bar per stage for as long as the block runs.
+
+    rich draws in a terminal, tqdm (if installed) in a notebook. The terminal is as it
+    was afterwards, whatever is raised in the block.
+
+    Args:
+        enabled: None: only in a notebook, or if standard error is a terminal. False:
+            never. True: also into a file, where the bars appear once, at the end.
+
+    Yields:
+        A callable (stage, done, total) for `BarkModel.generate(progress=...)`.
+
+    Example:
+        >>> with progress_bar() as report:
+        ...     report("semantic", 64, 768)
+    """
+    in_notebook = _is_notebook() and importlib.util.find_spec("tqdm") is not None
+    if enabled is None:
+        enabled = in_notebook or sys.stderr.isatty()
+    if not enabled:
+        yield lambda stage, done, total: None
+        return
+    with _notebook_bars() if in_notebook else _terminal_bars() as bars:
+        yield bars
+        # Not after an error: an interrupted stage must not look complete.
+        bars.complete()
+
+
+def _is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+class _Bar(Protocol):
+    """One line on the screen."""
+
+    def show(self, done: int, total: int) -> None: ...
+
+    def restart(self, total: int) -> None: ...
+
+
+class _Bars:
+    """Finds the bar of each report.
+
+    Args:
+        new_bar: Makes the bar of a stage, from its name and total.
+    """
+
+    def __init__(self, new_bar: Callable[[str, int], _Bar]):
+        self._new_bar = new_bar
+        self._bars: dict[str, _Bar] = {}
+        self._stage, self._done = "", 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._bars:
+            self.complete()
+            self._bars[stage] = self._new_bar(stage, total)
+        elif stage != self._stage:
+            self.complete()
+            self._bars[stage].restart(total)
+        self._stage, self._done = stage, done
+        self._bars[stage].show(done, total)
+
+    def complete(self) -> None:
+        """Fills the last bar: a stage may end before its limit."""
+        if self._stage:
+            self._bars[self._stage].show(self._done, self._done)
+
+
+class _RichBar:
+    def __init__(self, bars: Any, stage: str, total: int):
+        self._bars, self._task = bars, bars.add_task(stage, total=total)
+
+    def show(self, done: int, total: int) -> None:
+        self._bars.update(self._task, completed=done, total=total)
+
+    def restart(self, total: int) -> None:
+        self._bars.reset(self._task, total=total)
+
+
+class _TqdmBar:
+    def __init__(self, bar: Any):
+        self._bar = bar
+
+    def show(self, done: int, total: int) -> None:
+        self._bar.n, self._bar.total = done, total
+        self._bar.refresh()
+
+    def restart(self, total: int) -> None:
+        self._bar.reset(total)
+
+
+@contextlib.contextmanager
+def _terminal_bars() -> Iterator[_Bars]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    # Standard output may be the audio itself.
+    with Progress(
+        *columns, console=Console(stderr=True), redirect_stdout=False
+    ) as bars:
+        yield _Bars(lambda stage, total: _RichBar(bars, stage, total))
+
+
+@contextlib.contextmanager
+def _notebook_bars() -> Iterator[_Bars]:
+    with warnings.catch_warnings():
+        # Without ipywidgets tqdm warns and draws text instead, which will do.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    with contextlib.ExitStack() as stack:
+
+        def new_bar(stage: str, total: int) -> _TqdmBar:
+            return _TqdmBar(stack.enter_context(tqdm(total=total, desc=stage)))
+
+        yield _Bars(new_bar)

@@ -1,0 +1,296 @@
+"""Recognising a checkpoint: which networks it holds, in whose names, of which sizes.
+
+Whatever the source, the result is a `Part` for each network: its configuration, and
+where each of its tensors is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bark_tf import hub
+from bark_tf.config import CONFIG_NAME, BarkConfig, EncodecConfig
+
+from .checkpoints import Checkpoint, open_checkpoint
+from .configs import Shapes, codec_config, from_model_args, suno_part
+from .file_tensors import naming
+from .inventory import PARTS, variable_shapes
+from .rules import Table, canonical_name, fit
+from .safetensors_files import parse_json
+from .weights import spelling, table_for
+
+CODEC = "codec_model"
+# Part -> how the file begins that holds it in the names of its original.
+STEMS = {
+    "semantic": "text",
+    "coarse_acoustics": "coarse",
+    "fine_acoustics": "fine",
+    CODEC: "encodec",
+}
+_ENDINGS = r"(_2)?\.pt|_24khz-\w+\.th|\.safetensors"
+_CONFIG_CLASSES = {cls.model_type: cls for cls in (BarkConfig, *PARTS.values())}
+
+
+class Part(NamedTuple):
+    """One network of a source.
+
+    Attributes:
+        config: Its configuration.
+        spelling: Whose names its tensors have: `"hf"`, `"suno"` or `"meta"`.
+        checkpoint: Open.
+        table: Its table in these names, without what stands before them in the file.
+        stored: Name in the table -> name in the checkpoint.
+    """
+
+    config: Any
+    spelling: str
+    checkpoint: Checkpoint
+    table: Table
+    stored: Mapping[str, str]
+
+
+class Source(NamedTuple):
+    """What was found.
+
+    Attributes:
+        parts: By name, in the order of `PARTS`.
+        config: The configuration of the whole, if there is one.
+        location: Directory or hub id of the files that are no weights, or None.
+    """
+
+    parts: dict[str, Part]
+    config: BarkConfig | None
+    location: str | os.PathLike | None
+
+
+def open_source(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    files: contextlib.ExitStack,
+    *,
+    codec: str | os.PathLike | None = None,
+    config: Any = None,
+) -> Source:
+    """Opens a checkpoint of any kind; only headers are read.
+
+    Args:
+        source: As in `convert_checkpoint`.
+        files: Closes the checkpoints.
+        codec: Where the codec is; wins over one in `source`.
+        config: Of the whole or of one part; wins over the files' own.
+
+    Returns:
+        The source, with every tensor found in its expected shape.
+
+    Raises:
+        FileNotFoundError: If something is not there.
+        ValueError: If a file is damaged, its tensors are not those of its
+            configuration, or two files hold the same part.
+    """
+    paths, location = _weights(source)
+    whole = config if isinstance(config, BarkConfig) else None
+    parts: dict[str, Part] = {}
+    for path in paths:
+        file = _File(path, files)
+        if file.spelling == "hf":
+            location = path.parent if location is None else location
+            own = _hf_config(location, config)
+            whole = own if whole is None and isinstance(own, BarkConfig) else whole
+            found = _hf_parts(file, own, config)
+        else:
+            found = _single_part(file, config)
+        for name in found.keys() & parts.keys():
+            raise ValueError(f"Expected one {name} model. Received: {path} besides")
+        parts |= found
+    if codec is not None:
+        own = _given(config, CODEC)
+        parts[CODEC] = _codec_of(open_source(codec, files, config=own), codec)
+    if config is not None and not any(_given(config, name) for name in parts):
+        raise ValueError(
+            f"Expected a configuration of {' or '.join(parts)}. Received: {config!r}"
+        )
+    ordered = {name: parts[name] for name in PARTS if name in parts}
+    return Source(ordered, whole, location)
+
+
+def _codec_of(source: Source, path: Any) -> Part:
+    if CODEC not in source.parts:
+        raise ValueError(f"Expected a codec. Received: codec={str(path)!r} without one")
+    return source.parts[CODEC]
+
+
+def _given(config: Any, name: str) -> Any:
+    """The configuration of a part in what the caller gave, or None."""
+    cls = PARTS[name]
+    if isinstance(config, BarkConfig):
+        return getattr(config, cls.part)
+    return config if isinstance(config, cls) else None
+
+
+# Finding files ------------------------------------------------------------------------
+
+
+def _weights(source: Any) -> tuple[list[Path], Any]:
+    """The files with weights, and where the other files are."""
+    if not isinstance(source, str | os.PathLike):
+        return [Path(path) for path in source], None
+    path = Path(source)
+    if path.is_file():
+        return [path], None
+    if path.is_dir() and not any((path / n).is_file() for n in hub.WEIGHTS_NAMES):
+        files = _suno_files(path)
+        if files:
+            return files, path
+    return [hub.find_weights(source)], source
+
+
+def _suno_files(directory: Path) -> list[Path]:
+    """Suno's files in a directory, and the codec's."""
+    files = []
+    for name, stem in STEMS.items():
+        pattern = re.compile(f"{stem}({_ENDINGS})")
+        found = sorted(p for p in directory.iterdir() if pattern.fullmatch(p.name))
+        if len(found) > 1:
+            raise ValueError(
+                f"Expected one {name} model in {directory}, or the list of files to "
+                f"use. Received: {', '.join(path.name for path in found)}"
+            )
+        files += found
+    return files
+
+
+# Recognising --------------------------------------------------------------------------
+
+
+class _File:
+    """An open file of weights, or an index of them."""
+
+    def __init__(self, path: Path, files: contextlib.ExitStack):
+        self.path = path
+        self.checkpoint = files.enter_context(open_checkpoint(path))
+        self.spelling = spelling(self.checkpoint)
+
+    def shapes(self) -> Shapes:
+        """Canonical name -> shape."""
+        checkpoint = self.checkpoint
+        return {canonical_name(n): checkpoint.shape(n) for n in checkpoint.names()}
+
+    def read_beside(self) -> dict[str, Any] | None:
+        """The JSON file of the same name, which `convert` writes beside suno's."""
+        path = self.path.with_suffix(".json")
+        if not path.is_file():
+            return None
+        with naming(path):
+            return parse_json(path.read_bytes())
+
+    def part(self, config: Any, prefix: str = "") -> Part:
+        """The network that the file holds below a prefix."""
+        table = table_for(config, self.spelling)
+        stored = fit(
+            table,
+            variable_shapes(config),
+            self.checkpoint,
+            prefix=prefix,
+            source=str(self.path),
+        )
+        untied = self.untied(table, stored)
+        if untied:
+            raise ValueError(
+                f"{self.path}: {prefix}{untied[0]} differs from "
+                f"{prefix}{table.aliases[untied[0]]}, though the configuration says "
+                "tie_word_embeddings; give one that does not"
+            )
+        return Part(config, self.spelling, self.checkpoint, table, stored)
+
+    def untied(self, table: Table, stored: Mapping[str, str]) -> list[str]:
+        """The second names of tensors that are stored twice and differently."""
+        read = self.checkpoint.read
+        return [
+            second
+            for second, first in table.aliases.items()
+            if stored.get(second, stored.get(first)) != stored.get(first)
+            and not np.array_equal(read(stored[second]), read(stored[first]))
+        ]
+
+
+def _hf_config(location: Any, config: Any) -> Any:
+    """What `config.json` says, or what was given where there is none."""
+    path = hub.find_optional(location, CONFIG_NAME)
+    if path is None:
+        if config is None:
+            raise FileNotFoundError(
+                f"{str(location)!r} has no {CONFIG_NAME}, which says what its weights "
+                "are; give the configuration"
+            )
+        return config
+    with naming(path):
+        model_type = parse_json(path.read_bytes()).get("model_type")
+    if model_type not in _CONFIG_CLASSES:
+        raise ValueError(
+            f"{path}: expected model_type to be one of {', '.join(_CONFIG_CLASSES)}. "
+            f"Received: {model_type!r}"
+        )
+    return _CONFIG_CLASSES[model_type].from_json_file(path)
+
+
+def _hf_parts(file: _File, own: Any, config: Any) -> dict[str, Part]:
+    """The parts of a checkpoint in Hugging Face's names; `own` is its configuration."""
+    if not isinstance(own, BarkConfig):
+        name = next(name for name, cls in PARTS.items() if isinstance(own, cls))
+        return {name: file.part(_given(config, name) or own)}
+    beginnings = tuple(f"{name}." for name in PARTS)
+    for name in file.shapes():
+        if not name.startswith(beginnings):
+            raise ValueError(
+                f"{file.path} does not fit a whole Bark: it has no place for {name}"
+            )
+    return {
+        name: file.part(_given(config, name) or _given(own, name), f"{name}.")
+        for name in PARTS
+    }
+
+
+def _single_part(file: _File, config: Any) -> dict[str, Part]:
+    """The network in one of suno's files or in Meta's."""
+    is_codec = file.spelling == "meta"
+    name = CODEC if is_codec else suno_part(file.shapes(), file.path.stem)
+    own = _given(config, name)
+    if own is None:
+        try:
+            own = _meta_config(file) if is_codec else _suno_config(file, PARTS[name])
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from error
+    return {name: file.part(own)}
+
+
+def _meta_config(file: _File) -> EncodecConfig:
+    values = file.read_beside()
+    return (
+        codec_config(file.shapes())
+        if values is None
+        else EncodecConfig.from_dict(values)
+    )
+
+
+def _suno_config(file: _File, cls: type) -> Any:
+    model_args = file.checkpoint.metadata.get("model_args")
+    if not isinstance(model_args, Mapping):
+        model_args = file.read_beside()
+    if model_args is None:
+        raise ValueError(
+            "Expected model_args in the file or in a JSON file of its name beside it. "
+            "Received: neither; give the configuration"
+        )
+    shapes = file.shapes()
+    has_bias = "transformer.h.0.attn.c_attn.bias" in shapes
+    config = from_model_args(cls, {"bias": has_bias, **model_args})
+    stored = {canonical_name(name): name for name in file.checkpoint.names()}
+    if file.untied(table_for(config, "suno"), stored):
+        config = config.replace(tie_word_embeddings=False)
+    return config

@@ -1,0 +1,395 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+
+from bark_tf.models.causal import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.losses import cross_entropy
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy.randomize(BarkSemanticModel(toy.semantic_config()))
+
+
+def test_variable_paths_are_an_interface():
+    model = BarkCoarseModel(toy.coarse_config(num_layers=1, bias=False))
+    assert sorted(v.path for v in model.weights) == [
+        "block_0/attention/out/kernel",
+        "block_0/attention/qkv/kernel",
+        "block_0/mlp/fc/kernel",
+        "block_0/mlp/proj/kernel",
+        "block_0/norm_1/gamma",
+        "block_0/norm_2/gamma",
+        "final_norm/gamma",
+        "lm_head/kernel",
+        "position_embedding/embeddings",
+        "token_embedding/embeddings",
+    ]
+
+
+def test_kernels_are_stored_as_in_the_checkpoint(model):
+    shapes = {v.path: tuple(v.shape) for v in model.weights}
+    assert shapes["block_0/attention/qkv/kernel"] == (48, 16)
+    assert shapes["block_0/mlp/fc/kernel"] == (64, 16)
+    assert shapes["lm_head/kernel"] == (30, 16)
+
+
+def test_output_reads_by_name_attribute_and_position(model):
+    output = model(toy.ids(2, 5), output_hidden_states=True, output_attentions=True)
+    assert list(output) == ["logits", "past_key_values", "hidden_states", "attentions"]
+    assert output[0] is output.logits is output["logits"]
+    assert output.loss is None
+    assert [tuple(a.shape) for a in output.attentions] == [(2, 4, 5, 5)] * 2
+    assert len(output.hidden_states) == 3
+    assert np.allclose(np.sum(output.attentions[0], -1), 1, atol=1e-6)
+    plain = model(toy.ids(2, 5), return_dict=False, use_cache=False)
+    assert isinstance(plain, tuple) and len(plain) == 1
+
+
+@pytest.mark.parametrize("position", range(6))
+def test_a_token_changes_nothing_before_it(model, position):
+    ids = toy.ids(1, 6)
+    other = ids.copy()
+    other[0, position] = (ids[0, position] + 1) % 30
+    a, b = model(ids).logits, model(other).logits
+    assert np.array_equal(a[:, :position], b[:, :position])
+    assert not np.array_equal(a[:, position], b[:, position])
+
+
+@pytest.mark.parametrize("split", [1, 4, 7])
+def test_going_on_from_a_cache_equals_one_pass(model, split):
+    ids, mask = toy.ids(2, 8), np.ones((2, 8), int)
+    mask[1, :2] = 0
+    whole = model(ids, attention_mask=mask)
+    first = model(ids[:, :split], attention_mask=mask[:, :split])
+    second = model(
+        ids[:, split:],
+        past_key_values=first.past_key_values,
+        attention_mask=mask,
+    )
+    for row, start in ((0, 0), (1, 2)):  # what padding computes is never used
+        seen = slice(max(split, start), 8)
+        late = slice(max(0, start - split), 8 - split)
+        a, b = whole.logits[row, seen], second.logits[row, late]
+        assert toy.largest_difference(a, b) < 1e-5
+        for pair, other in zip(
+            whole.past_key_values, second.past_key_values, strict=True
+        ):
+            for a, b in zip(pair, other, strict=True):
+                assert (
+                    toy.largest_difference(a[row, :, start:], b[row, :, start:]) < 1e-5
+                )
+
+
+def test_padding_is_not_seen(model):
+    ids, mask = toy.ids(1, 6), np.array([[1, 1, 0, 1, 1, 1]])
+    other = ids.copy()
+    other[0, 2] = (ids[0, 2] + 1) % 30
+    a, b = model(ids, attention_mask=mask), model(other, attention_mask=mask)
+    assert np.array_equal(a.logits[:, 3:], b.logits[:, 3:])
+    assert np.allclose(
+        model(ids, attention_mask=np.ones((1, 6))).logits, model(ids).logits
+    )
+
+
+def test_position_ids_choose_the_positions(model):
+    ids = toy.ids(1, 4)
+    shifted = model(ids, position_ids=np.array([[5, 6, 7, 8]])).logits
+    assert not np.allclose(shifted, model(ids).logits, atol=1e-2)
+    again = model(ids, position_ids=np.array([[0, 1, 2, 3]])).logits
+    assert np.array_equal(again, model(ids).logits)
+
+
+def test_embeddings_take_the_place_of_ids(model):
+    ids = toy.ids(2, 4)
+    embeds = model.token_embedding(ids)
+    for name in ("input_embeds", "inputs_embeds"):
+        assert np.array_equal(model(**{name: embeds}).logits, model(ids).logits)
+
+
+def test_head_mask_switches_heads_off(model):
+    ids = toy.ids(1, 4)
+    ones = model(ids, head_mask=np.ones((2, 4), "float32")).logits
+    assert np.allclose(ones, model(ids).logits, atol=1e-6)
+    per_layer = np.ones((2, 4), "float32")
+    per_layer[1] = 0
+    off = model(ids, head_mask=per_layer, output_hidden_states=True)
+    assert not np.allclose(off.logits, ones, atol=1e-2)
+    both = model(ids, head_mask=np.zeros(4, "float32")).logits
+    assert not np.allclose(both, off.logits, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "Exactly one of input_ids and input_embeds"),
+        (
+            {"input_ids": toy.ids(1, 2), "input_embeds": np.ones((1, 2, 16))},
+            "Exactly one of",
+        ),
+        ({"input_ids": toy.ids(1, 49)}, "block_size=48"),
+    ],
+)
+def test_wrong_arguments_are_named(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model(**arguments)
+
+
+def test_another_configuration_is_refused():
+    with pytest.raises(ValueError, match="made from a BarkSemanticConfig"):
+        BarkSemanticModel(toy.coarse_config())
+
+
+# === Labels and training ===
+
+
+def test_labels_give_the_cross_entropy_of_the_next_token(model):
+    ids = toy.ids(2, 6)
+    labels = ids.copy()
+    labels[0, :3] = -100
+    output = model(ids, labels=labels)
+    expected = cross_entropy(output.logits[:, :-1], labels[:, 1:])
+    assert float(output.loss) == float(expected)
+    assert output[0] is output.loss
+    weights = np.random.default_rng(0).uniform(size=(2, 6))
+    weighted = model(ids, labels=labels, sample_weight=weights).loss
+    expected = cross_entropy(output.logits[:, :-1], labels[:, 1:], weights[:, 1:])
+    assert float(weighted) == float(expected)
+
+
+def overfit(model, element, steps=150, rate=0.03, jit_compile=False, **options):
+    optimizer = keras.optimizers.AdamW(rate)
+    model.compile(optimizer=optimizer, jit_compile=jit_compile, **options)
+    dataset = tf.data.Dataset.from_tensors(element).repeat(steps)
+    model.fit(dataset, verbose=0, shuffle=False)
+    return model.evaluate(dataset.take(1), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_one_batch_is_learned_by_heart(dtype):
+    keras.utils.set_random_seed(1)
+    model = BarkSemanticModel(toy.semantic_config(), dtype=dtype)
+    ids = toy.ids(2, 8)
+    element, compiled = {"input_ids": ids, "labels": ids}, dtype == "float32"
+    assert overfit(model, element, jit_compile=compiled) < 0.05
+    predicted = np.argmax(model(ids).logits, -1)
+    assert np.array_equal(predicted[:, :-1], ids[:, 1:])
+
+
+def test_labels_may_stand_beside_the_inputs_with_weights():
+    keras.utils.set_random_seed(1)
+    model = BarkCoarseModel(toy.coarse_config())
+    ids = toy.ids(2, 8)
+    weights = np.ones((2, 8), "float32")
+    loss = overfit(
+        model, (ids, ids, weights), weighted_metrics=["sparse_categorical_accuracy"]
+    )
+    assert loss[0] < 0.05
+
+
+def test_training_without_labels_is_one_clear_error():
+    model = BarkSemanticModel(toy.semantic_config())
+    model.compile(optimizer="adam", jit_compile=False)
+    with pytest.raises(ValueError, match="semantic needs labels to train"):
+        model.fit(
+            tf.data.Dataset.from_tensors({"input_ids": toy.ids(1, 4)}),
+            verbose=0,
+            shuffle=False,
+        )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_checkpointing_gives_the_same_gradients(dropout):
+    """Recomputing a block must draw the same dropout again, or gradients are wrong."""
+    ids = toy.ids(2, 6)
+
+    def gradients(checkpointing):
+        keras.utils.set_random_seed(0)
+        config = toy.semantic_config(dropout=dropout)
+        model = BarkSemanticModel(config, gradient_checkpointing=checkpointing)
+        toy.randomize(model)
+        with tf.GradientTape() as tape:
+            loss = model(ids, labels=ids, training=True).loss
+        return tape.gradient(loss, [v.value for v in model.trainable_weights])
+
+    for a, b in zip(gradients(False), gradients(True), strict=True):
+        a, b = tf.convert_to_tensor(a), tf.convert_to_tensor(b)
+        assert toy.largest_difference(a, b) < 1e-6
+
+
+def test_dropout_is_on_only_while_training():
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config(dropout=0.5)))
+    ids = toy.ids(1, 6)
+    assert np.array_equal(model(ids).logits, model(ids).logits)
+    noisy = [model(ids, training=True).logits for _ in range(2)]
+    assert not np.allclose(noisy[0], noisy[1])
+    assert not np.allclose(noisy[0], model(ids).logits)
+
+
+def test_dropout_keeps_the_mean():
+    from bark_tf.models.transformer import Dropout
+
+    drop = Dropout(0.25, tf.constant([1, 2]))
+    dropped = drop(tf.ones((200, 200)), place=0)
+    assert float(tf.reduce_mean(dropped)) == pytest.approx(1, abs=0.02)
+    assert float(tf.reduce_mean(tf.cast(dropped == 0, tf.float32))) == pytest.approx(
+        0.25, abs=0.02
+    )
+    assert not np.array_equal(dropped, drop(tf.ones((200, 200)), place=1))
+
+
+# === What Keras users expect ===
+
+
+def test_adapters_train_alone_and_start_at_the_model(model):
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config()))
+    ids = toy.ids(2, 8)
+    before = model(ids).logits
+    model.enable_lora(4, targets=("qkv", "block_1/mlp/fc"))
+    assert np.allclose(model(ids).logits, before, atol=1e-6)
+    names = {v.path for v in model.trainable_weights}
+    assert names == {
+        f"{layer}/lora_kernel_{half}"
+        for layer in (
+            "block_0/attention/qkv",
+            "block_1/attention/qkv",
+            "block_1/mlp/fc",
+        )
+        for half in "ab"
+    }
+    head = np.asarray(model.lm_head.kernel)
+    first = model(ids, labels=ids).loss
+    assert overfit(model, {"input_ids": ids, "labels": ids}, rate=0.02) < 0.7 * first
+    assert np.array_equal(head, model.lm_head.kernel)
+
+
+@pytest.mark.parametrize(
+    ("rank", "targets", "message"),
+    [(0, ("qkv",), "rank"), (2, ("qvk",), "qvk")],
+)
+def test_wrong_adapters_are_refused(rank, targets, message):
+    model = BarkSemanticModel(toy.semantic_config())
+    with pytest.raises(ValueError, match=message):
+        model.enable_lora(rank, targets=targets)
+    assert len(model.trainable_weights) == len(model.weights)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantized_blocks_stay_near(mode):
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config()), stddev=0.2)
+    ids = toy.ids(2, 8)
+    before = model(ids).logits
+    model.quantize(mode)
+    kernel = model.blocks[0].attention.qkv._kernel
+    assert kernel.dtype in ("int8", "uint8")
+    difference = toy.largest_difference(before, model(ids).logits)
+    assert 0 < difference < {"int8": 0.1, "int4": 1.0}[mode] * float(np.std(before)) * 3
+
+
+@pytest.mark.parametrize("change", ["nothing", "dtype", "int8"])
+def test_keras_files_give_the_same_model(tmp_path, change):
+    model = BarkSemanticModel(
+        toy.semantic_config(dropout=0.1),
+        dtype="bfloat16" if change == "dtype" else "float32",
+        gradient_checkpointing=True,
+        name="mine",
+    )
+    if change == "int8":
+        model.quantize("int8")
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    ids = toy.ids(1, 5)
+    assert np.array_equal(
+        tf.cast(again(ids).logits, "float32"), tf.cast(model(ids).logits, "float32")
+    )
+    assert again.config == model.config and again.name == "mine"
+    assert again.gradient_checkpointing
+
+
+def test_weights_files_and_summary(tmp_path, model):
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = BarkSemanticModel(toy.semantic_config())
+    other.load_weights(tmp_path / "model.weights.h5")
+    ids = toy.ids(1, 5)
+    assert np.array_equal(other(ids).logits, model(ids).logits)
+    lines = []
+    model.summary(print_fn=lines.append)
+    assert "block_0" in "\n".join(lines)
+
+
+# === Dtypes and compilers ===
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 0.3), ("float16", 0.05), ("float64", 1e-5)]
+)
+def test_other_dtypes_stay_near_float32(model, dtype, tolerance):
+    other = BarkSemanticModel(toy.semantic_config(), dtype=dtype)
+    for a, b in zip(other.weights, model.weights, strict=True):
+        a.assign(tf.cast(b.value, a.dtype))
+    ids = toy.ids(2, 6)
+    logits = other(ids).logits
+    assert logits.dtype == dtype
+    scale = float(np.std(model(ids).logits))
+    difference = toy.largest_difference(tf.cast(logits, "float32"), model(ids).logits)
+    assert difference < tolerance * scale
+
+
+def test_compiled_equals_eager_and_any_size_needs_one_trace(model):
+    traces = []
+
+    def run(ids):
+        traces.append(1)
+        return model(ids).logits
+
+    spec = [tf.TensorSpec((None, None), tf.int32)]
+    graph = tf.function(run, input_signature=spec)
+    compiled = tf.function(run, jit_compile=True)
+    for shape in ((1, 3), (2, 7)):
+        ids = toy.ids(*shape)
+        assert toy.largest_difference(graph(ids), model(ids).logits) < 1e-5
+        assert toy.largest_difference(compiled(ids), model(ids).logits) < 1e-5
+    assert len(traces) == 1 + 2
+
+
+def test_some_logits_equal_those_of_all(model):
+    x = model.forward(model.token_embedding(toy.ids(2, 3)))[0]
+    every = model.logits(x)
+    some = model.logits(x, tf.constant(4), 9)
+    assert toy.largest_difference(every[:, :, 4:13], some) < 1e-5
+
+
+def test_static_cache_equals_no_cache_at_any_start(model):
+    """Rows of different lengths are decoded together, padded on the left."""
+    from bark_tf.generation.cache import allocate
+
+    ids, slots, width = toy.ids(2, 5), 12, 8
+    starts = np.array([3, 5])
+    padded = np.zeros((2, width), np.int32)
+    for row, start in enumerate(starts):
+        padded[row, start:] = ids[row, : width - start]
+    cache = allocate(model.config, 2, slots, tf.float32)
+    x, _, _, _ = model.forward(
+        model.token_embedding(padded),
+        cache,
+        0,
+        position_ids=np.maximum(np.arange(width)[None] - starts[:, None], 0),
+        padding=np.arange(slots)[None] >= starts[:, None],
+    )
+    for row, start in enumerate(starts):
+        alone = model.forward(
+            model.token_embedding(ids[row : row + 1, : width - start])
+        )
+        assert toy.largest_difference(x[row : row + 1, start:], alone[0]) < 1e-5
+
+
+def test_the_base_class_serves_any_transformer_config():
+    assert BarkCausalModel(toy.semantic_config(), name="any")(
+        toy.ids(1, 2)
+    ).logits.shape == (
+        1,
+        2,
+        30,
+    )

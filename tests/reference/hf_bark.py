@@ -1,0 +1,67 @@
+"""Barks of Hugging Face transformers with the weights of ours.
+
+Imports torch and transformers: load it from tests marked `reference` only.
+"""
+
+import json
+
+import numpy as np
+import torch
+import transformers
+from bark_tf.convert import bark as names
+from bark_tf.convert import rules
+
+CLASSES = {
+    "semantic": (transformers.BarkSemanticConfig, transformers.BarkSemanticModel),
+    "coarse_acoustics": (transformers.BarkCoarseConfig, transformers.BarkCoarseModel),
+    "fine_acoustics": (transformers.BarkFineConfig, transformers.BarkFineModel),
+}
+
+
+def state_dict(model):
+    """The tensors of one of our transformers under transformers' names."""
+    table = names.table(model.config)
+    arrays = {
+        name: make() for name, _, _, make in rules.tensors(table, variables_of(model))
+    }
+    for second, first in table.aliases.items():
+        arrays[second] = arrays[first]
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def variables_of(model):
+    return rules.variables_of(model)
+
+
+def network(model):
+    """A transformers model that equals one of our three transformers."""
+    config_class, model_class = CLASSES[model.config.model_type]
+    fields = model.config.to_dict()
+    del fields["model_type"]
+    twin = model_class(config_class(**fields)).eval()
+    twin.load_state_dict(state_dict(model), strict=True)
+    return twin
+
+
+def whole(model, directory):
+    """A transformers Bark that equals ours, by way of a saved checkpoint."""
+    model.save_pretrained(directory)
+    return transformers.BarkModel.from_pretrained(directory).eval()
+
+
+def set_generation(twin, config):
+    """Gives a transformers Bark our generation configuration, as JSON would."""
+    fields = json.loads(json.dumps(config.to_dict()))
+    twin.generation_config = transformers.GenerationConfig.from_dict(fields)
+
+
+def tensor(array):
+    """NumPy to torch; whole numbers as int64, masks and all."""
+    array = np.array(array)
+    dtype = np.float32 if array.dtype.kind == "f" else np.int64
+    return torch.from_numpy(array.astype(dtype))
+
+
+def voice(preset):
+    """A voice as the processor of transformers hands it over."""
+    return None if preset is None else {k: tensor(v) for k, v in preset.items()}
