@@ -207,7 +207,7 @@ def write_audio(
         path: Where to; a file of that name is replaced. It appears complete or not at
             all.
         audio: Floating-point (samples,) or (1, samples), [-1, 1]; a tensor too. Louder
-            audio is clipped with a warning; it may be empty.
+            audio is clipped with a warning. It may be empty, but not as FLAC.
         sample_rate: Samples per second.
         subtype: How samples are encoded, by soundfile's names. By default 16 bit for
             `.wav` and `.flac`, Vorbis for `.ogg`. `"FLOAT"` WAV is never clipped.
@@ -268,6 +268,8 @@ def _write_with_soundfile(
             f"subtype of a {name} file must be one of {known}. "
             f"Received: subtype={subtype!r}"
         )
+    if name == "FLAC" and not samples.size:
+        raise ValueError("A .flac file must have samples; use .wav. Received: none")
     try:
         with soundfile.SoundFile(
             path, "w", sample_rate, channels=1, subtype=subtype, format=name

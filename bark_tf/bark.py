@@ -5,8 +5,9 @@ Source: suno-ai/bark, `bark/api.py`; Hugging Face transformers, `BarkModel`.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
+import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +25,14 @@ from bark_tf.config import (
 )
 from bark_tf.generation.api import semantic_rows, stack, voices_per_row
 from bark_tf.generation.coarse import CoarseStage
-from bark_tf.generation.fine import FineStage
+from bark_tf.generation.fine import FineStage, check_window
 from bark_tf.generation.options import StageConfigs, stage_configs
-from bark_tf.generation.semantic import generate_semantic
+from bark_tf.generation.semantic import check_semantic_limit, generate_semantic
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel, allocate_only
+from bark_tf.streaming import LATENCIES, exact_pieces, low_latency_pieces
 from bark_tf.voices import VoicePreset
 
 # The parts by the names that transformers gives them.
@@ -42,6 +44,9 @@ PARTS: Mapping[str, type[PretrainedModel]] = {
 }
 
 Progress = Callable[[str, int, int], None]
+
+# One big dense pass per call: the plain graph is as fast as XLA and needs no compiling.
+FINE_JIT_COMPILE = False
 
 
 class BarkOutput(NamedTuple):
@@ -96,14 +101,71 @@ class BarkModel:
     ):
         self.config = config
         self.generation_config = generation_config or BarkGenerationConfig()
-        for name, cls in PARTS.items():
-            part_config = getattr(config, cls.config_class.part)
-            setattr(self, name, cls(part_config, dtype=dtype))
+        self._parts = {
+            name: cls(getattr(config, cls.config_class.part), dtype=dtype)
+            for name, cls in PARTS.items()
+        }
+        self._bring_back: Callable[[str], None] | None = None
+
+    # === Parts ===
+
+    @property
+    def semantic(self) -> BarkSemanticModel:
+        """Text to semantic tokens."""
+        return self.bring("semantic")
+
+    @property
+    def coarse_acoustics(self) -> BarkCoarseModel:
+        """Semantic tokens to the first codebooks."""
+        return self.bring("coarse_acoustics")
+
+    @property
+    def fine_acoustics(self) -> BarkFineModel:
+        """The first codebooks to all of them."""
+        return self.bring("fine_acoustics")
+
+    @property
+    def codec_model(self) -> EncodecModel:
+        """Codes to audio and back."""
+        return self.bring("codec_model")
 
     @property
     def parts(self) -> dict[str, PretrainedModel]:
-        """The four networks by name, in the order they are used."""
-        return {name: getattr(self, name) for name in PARTS}
+        """The four networks by name; idle ones may be without their weights."""
+        return dict(self._parts)
+
+    def bring(self, name: str) -> PretrainedModel:
+        """Gives a part with its weights in place; with offloading, the others go."""
+        part = self._parts[name]
+        if self._bring_back is not None and part.is_released:
+            for other in self._parts.values():
+                if not other.is_released:
+                    other.release()
+            self._bring_back(name)
+        return part
+
+    def enable_cpu_offload(self, gpu_id: int | None = 0) -> None:
+        """Keeps only the part that is at work on the GPU.
+
+        The others wait in the main memory. Without a GPU there is nothing to gain and
+        nothing is done; `from_pretrained(offload=True)` then saves main memory.
+
+        Args:
+            gpu_id: Accepted for compatibility; TensorFlow placed the model already.
+        """
+        if not tf.config.list_logical_devices("GPU"):
+            logging.getLogger(__name__).info("No GPU: enable_cpu_offload does nothing")
+            return
+        self._offload_to_host()
+
+    def _offload_to_host(self) -> None:
+        kept = {
+            name: [np.array(weight.value) for weight in part.weights]
+            for name, part in self._parts.items()
+        }
+        self._bring_back = lambda name: self._parts[name].put_weights(kept[name])
+        for part in self._parts.values():
+            part.release()
 
     def can_generate(self) -> bool:
         """True, as in transformers."""
@@ -122,6 +184,7 @@ class BarkModel:
         *,
         dtype: Any = None,
         quantize: str | None = None,
+        offload: bool = False,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
@@ -135,6 +198,9 @@ class BarkModel:
                 global policy by default.
             quantize: A Keras quantization mode such as `"int8"` for the kernels of
                 the transformers' blocks; None: off.
+            offload: Whether only the part at work is in memory. Parts are read from
+                the file again whenever their turn comes, so changes to their weights
+                are lost; not together with `quantize`.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for private repositories.
@@ -158,11 +224,21 @@ class BarkModel:
         if generation is not None:
             generation = BarkGenerationConfig.from_json_file(generation)
         path = hub.find_weights(path_or_id, **where)
+        if offload and quantize is not None:
+            raise ValueError(
+                "offload=True reads the weights as they are in the file. "
+                f"Received: quantize={quantize!r} with it"
+            )
         with allocate_only():
             model = cls(config, generation, dtype=dtype)
         from bark_tf.convert.weights import load_weights
 
-        for part in model.parts.values():
+        if offload:
+            for part in model._parts.values():
+                part.release()
+            model._bring_back = lambda name: load_weights(model._parts[name], path)
+            return model
+        for part in model._parts.values():
             load_weights(part, path)
             if quantize is not None and hasattr(part, "quantized"):
                 part.quantize(quantize)
@@ -180,9 +256,12 @@ class BarkModel:
         """
         from bark_tf.convert.weights import save_weights
 
+        if self._bring_back is not None:
+            raise ValueError("A model whose parts are offloaded cannot be saved")
         Path(directory).mkdir(parents=True, exist_ok=True)
-        parts = list(self.parts.values())
-        save_weights(parts, directory, max_shard_size=max_shard_size)
+        save_weights(
+            list(self._parts.values()), directory, max_shard_size=max_shard_size
+        )
         self.config.save_pretrained(directory)
         self.generation_config.save_pretrained(directory)
 
@@ -243,6 +322,7 @@ class BarkModel:
         config = generation_config or self.generation_config
         compat = compat or config.compat
         configs = stage_configs(config, options, compat)
+        self._check(configs)
         input_ids = _checked_ids(input_ids)
         voices = self._voices(history_prompt, len(input_ids), configs)
         takes = configs.semantic.num_return_sequences
@@ -250,23 +330,19 @@ class BarkModel:
         if attention_mask is not None:
             attention_mask = np.repeat(np.asarray(attention_mask), takes, axis=0)
         voices = [voice for voice in voices for _ in range(takes)]
-        report = progress or (lambda *_: None)
-        run = _Run(self, configs, voices, seed, compat, jit_compile, report)
+        run = _Run(
+            self, configs, voices, seed, compat, jit_compile, progress or _silent
+        )
         semantic = run.semantic(input_ids, attention_mask)
-        rows = semantic_rows(semantic, configs.semantic.semantic_pad_token)
-        if not all(map(len, rows)):
-            empty = [i for i, row in enumerate(rows) if not len(row)]
-            warnings.warn(
-                f"The text-to-semantic stage ended rows {empty} at once: their audio "
-                "is empty. Try another seed, or set semantic_min_new_tokens",
-                UserWarning,
-                stacklevel=2,
-            )
+        rows = run.rows(semantic)
         coarse = run.coarse(rows)
-        fine = run.fine(coarse)
+        stage = run.fine_stage(coarse)
+        fine = run.fine(stage)
         frames = [configs.layout.num_frames(len(row)) for row in rows]
-        audio = run.audio(fine, frames if return_output_lengths else None)
         lengths = [count * self.config.codec_config.hop_length for count in frames]
+        if compat == "hf" and not return_output_lengths:
+            frames = stage.frames
+        audio = run.audio(stage, frames)
         if return_dict:
             return BarkOutput(
                 audio=audio,
@@ -277,6 +353,70 @@ class BarkModel:
                 voice=_voices_to_continue(rows, coarse, fine),
             )
         return (audio, lengths) if return_output_lengths else audio
+
+    def stream(
+        self,
+        input_ids: Any = None,
+        history_prompt: Any = None,
+        *,
+        latency: str = "exact",
+        attention_mask: Any = None,
+        seed: int | None = None,
+        generation_config: BarkGenerationConfig | None = None,
+        compat: str | None = None,
+        jit_compile: bool = True,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Iterator[np.ndarray]:
+        """Generates audio piece by piece, while later audio is still being made.
+
+        Args:
+            input_ids: int (1, 256), what `BarkProcessor` returns for one text.
+            history_prompt: The voice to speak in.
+            latency: `"exact"`: the pieces are those of `generate`, bit by bit; one
+                piece per 512 frames (6.8 s) after the first 1024. `"low"`: the first
+                piece comes after about one second's worth of coarse frames; the fine
+                codes differ from the exact ones.
+            attention_mask: As in `generate`, like all other arguments.
+            seed: As in `generate`.
+            generation_config: As in `generate`.
+            compat: As in `generate`.
+            jit_compile: As in `generate`.
+            progress: As in `generate`.
+            **options: As in `generate`.
+
+        Returns:
+            Iterator of float32 (samples,), 24 kHz.
+
+        Raises:
+            ValueError: For arguments that cannot work, before any work is done.
+        """
+        if latency not in LATENCIES:
+            raise ValueError(
+                f"latency must be one of {LATENCIES}. Received: {latency!r}"
+            )
+        config = generation_config or self.generation_config
+        compat = compat or config.compat
+        configs = stage_configs(config, options, compat)
+        self._check(configs)
+        input_ids = _checked_ids(input_ids)
+        if len(input_ids) != 1 or configs.semantic.num_return_sequences != 1:
+            raise ValueError(
+                f"stream speaks one text at a time. Received: {len(input_ids)} texts, "
+                f"num_return_sequences={configs.semantic.num_return_sequences}"
+            )
+        voices = self._voices(history_prompt, 1, configs)
+        seed = secrets.randbits(63) if seed is None else seed
+        run = _Run(
+            self, configs, voices, seed, compat, jit_compile, progress or _silent
+        )
+        pieces = exact_pieces if latency == "exact" else low_latency_pieces
+
+        def speak() -> Iterator[np.ndarray]:
+            semantic = run.semantic(input_ids, attention_mask)
+            yield from pieces(run, run.rows(semantic)[0])
+
+        return speak()
 
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> tf.Tensor:
         """Turns codes into audio.
@@ -300,6 +440,12 @@ class BarkModel:
             return np.zeros(0, np.float32)
         return self.codec_model.decode(codes[None])[0].numpy()
 
+    def _check(self, configs: StageConfigs) -> None:
+        """Refuses limits that no stage could keep, before any of them starts."""
+        check_semantic_limit(self.config.semantic_config, configs.semantic)
+        configs.layout.check(self.config.coarse_acoustics_config)
+        check_window(self.config.fine_acoustics_config, configs.fine)
+
     def _voices(self, history_prompt: Any, batch: int, configs: StageConfigs):
         limits = {
             "semantic_vocab_size": configs.semantic.semantic_vocab_size,
@@ -313,12 +459,9 @@ class BarkModel:
             for voice in voices_per_row(history_prompt, batch)
         ]
 
-    # === Memory ===
 
-    @contextlib.contextmanager
-    def _using(self, name: str) -> Iterator[PretrainedModel]:
-        """Gives a part for as long as its stage runs."""
-        yield getattr(self, name)
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody listens to."""
 
 
 class _Run(NamedTuple):
@@ -334,68 +477,111 @@ class _Run(NamedTuple):
 
     def semantic(self, input_ids, attention_mask) -> np.ndarray:
         histories = [None if v is None else v.semantic_prompt for v in self.voices]
-        with self.bark._using("semantic") as model:
-            return generate_semantic(
-                model,
-                self.jit_compile,
-                input_ids,
-                self.configs.semantic,
-                attention_mask=attention_mask,
-                histories=histories,
-                seeds=self.seed,
-                compat=self.compat,
-                progress=lambda done, total: self.report("semantic", done, total),
+        return generate_semantic(
+            self.bark.semantic,
+            self.jit_compile,
+            input_ids,
+            self.configs.semantic,
+            attention_mask=attention_mask,
+            histories=histories,
+            seeds=self.seed,
+            compat=self.compat,
+            progress=self._semantic_report(),
+        )
+
+    def _semantic_report(self):
+        """None without a listener: then the whole stage is one call."""
+        if self.report is _silent:
+            return None
+        return lambda done, total: self.report("semantic", done, total)
+
+    def rows(self, semantic: np.ndarray) -> list[np.ndarray]:
+        """Semantic tokens per row; warns of rows that ended at once."""
+        rows = semantic_rows(semantic, self.configs.semantic.semantic_pad_token)
+        empty = [i for i, row in enumerate(rows) if not len(row)]
+        if empty:
+            warnings.warn(
+                f"The text-to-semantic stage ended rows {empty} at once: their audio "
+                "is empty. Try another seed, or set semantic_min_new_tokens",
+                UserWarning,
+                stacklevel=3,
             )
+        return rows
+
+    def coarse_stage(self, semantic: list[np.ndarray]) -> CoarseStage:
+        return CoarseStage(
+            self.bark.coarse_acoustics,
+            self.jit_compile,
+            semantic,
+            self.configs.layout,
+            voices=self.voices,
+            seeds=self.seed,
+            compat=self.compat,
+        )
 
     def coarse(self, semantic: list[np.ndarray]) -> list[np.ndarray]:
         """Coarse codes per row: int32 (codebooks, frames)."""
-        with self.bark._using("coarse_acoustics") as model:
-            stage = CoarseStage(
-                model,
-                self.jit_compile,
-                semantic,
-                self.configs.layout,
-                voices=self.voices,
-                seeds=self.seed,
-                compat=self.compat,
-            )
-            for done in stage.windows():
-                self.report("coarse", done, stage.total)
+        stage = self.coarse_stage(semantic)
+        for done in stage.windows():
+            self.report("coarse", done, stage.total)
         return [
-            layout.deinterleave(
-                tokens[:length],
-                self.configs.coarse.n_coarse_codebooks,
-                self.configs.codebook_size,
-                self.configs.semantic.semantic_vocab_size,
-            )
+            self._codes(tokens[:length])
             for tokens, length in zip(stage.coarse, stage.lengths, strict=True)
         ]
 
-    def fine(self, coarse: list[np.ndarray]) -> list[np.ndarray]:
-        """All codes per row: int32 (codebooks, frames)."""
-        with self.bark._using("fine_acoustics") as model:
-            stage = FineStage(
-                model,
-                False,
-                coarse,
-                self.configs.fine,
-                self.configs.codebook_size,
-                voices=self.voices,
-                seeds=self.seed,
-            )
-            for done in stage.passes():
-                self.report("fine", done, stage.num_passes)
-        return [stage.codes(row) for row in range(len(coarse))]
+    def coarse_frames(self, semantic: np.ndarray) -> Iterator[np.ndarray]:
+        """All whole frames of one row so far, window by window."""
+        stage = self.coarse_stage([semantic])
+        codebooks = self.configs.coarse.n_coarse_codebooks
+        for done in stage.windows():
+            self.report("coarse", done, stage.total)
+            yield self._codes(stage.coarse[0, : done - done % codebooks])
+            self.bark.bring("coarse_acoustics")
 
-    def audio(self, fine: list[np.ndarray], frames: list[int] | None) -> tf.Tensor:
-        if frames is None:
-            frames = [codes.shape[1] for codes in fine]
+    def _codes(self, tokens: np.ndarray) -> np.ndarray:
+        return layout.deinterleave(
+            tokens,
+            self.configs.coarse.n_coarse_codebooks,
+            self.configs.codebook_size,
+            self.configs.semantic.semantic_vocab_size,
+        )
+
+    def fine_stage(self, coarse: list[np.ndarray]) -> FineStage:
+        return FineStage(
+            self.bark.fine_acoustics,
+            FINE_JIT_COMPILE,
+            coarse,
+            self.configs.fine,
+            self.configs.codebook_size,
+            voices=self.voices,
+            seeds=self.seed,
+        )
+
+    def fine(self, stage: FineStage) -> list[np.ndarray]:
+        """All codes per row: int32 (codebooks, frames)."""
+        for done in stage.passes():
+            self.report("fine", done, stage.num_passes)
+        return [stage.codes(row) for row in range(len(stage.frames))]
+
+    def audio(self, stage: FineStage, frames: list[int]) -> tf.Tensor:
         rows = []
-        with self.bark._using("codec_model"):
-            for codes, count in zip(fine, frames, strict=True):
-                rows.append(self.bark._decode_row(codes[:, :count]))
-                self.report("codec", len(rows), len(fine))
+        for row, count in enumerate(frames):
+            codes, pieces, sent = stage.codes(row), [], 0
+            for boundary in stage.boundaries(row):
+                pieces.append(self.piece(codes, sent, min(boundary, count)))
+                sent = min(boundary, count)
+            rows.append(np.concatenate([np.zeros(0, np.float32), *pieces]))
+            self.report("codec", row + 1, len(frames))
         return tf.constant(stack(rows))
+
+    def piece(self, codes: np.ndarray, start: int, end: int) -> np.ndarray:
+        """The samples of frames `start` to `end`; the codec hears all before them.
+
+        Audio is decoded in the pieces in which it can be streamed, also when it is
+        not, so that both are the same bit by bit.
+        """
+        hop = self.bark.config.codec_config.hop_length
+        return self.bark._decode_row(codes[:, :end])[start * hop :]
 
 
 def _checked_ids(input_ids: Any) -> np.ndarray:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bark_tf import __version__
+from bark_tf._version import __version__
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
 DEBUG_VARIABLE = "BARK_TF_DEBUG"
@@ -35,9 +35,9 @@ INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13
 _SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 _SEED_LIMIT = 2**31
+_MEGABYTE = 10**6
 _STANDARD_ERROR = 2  # file descriptor
-# About what 14 seconds of speech hold, the most that Bark makes at once.
-_LONG_TEXT_TOKENS = 50
+_NOTHING_SAID = "the model said nothing; try another --seed, or a longer text"
 
 
 class _UsageError(Exception):
@@ -162,7 +162,8 @@ _MODEL_HELP = (
 
 _EXAMPLES = """examples:
   bark-tf speak "Hello, my dog is cute" --model suno/bark-small
-  bark-tf speak --help
+  bark-tf voices
+  bark-tf convert ~/.cache/suno/bark_v0 my-bark --codec encodec_24khz-d7cc33bc.th
 """
 
 _SPEAK_EXAMPLES = f"""examples:
@@ -172,7 +173,7 @@ _SPEAK_EXAMPLES = f"""examples:
   bark-tf speak "In another voice" --voice v2/en_speaker_6
   bark-tf speak --file chapter.txt --long --out chapter.flac
   echo "From a pipe" | bark-tf speak - --out pipe.ogg
-  bark-tf speak "Without waiting" --stream | ffplay -nodisp -autoexit -
+  bark-tf speak "Without waiting" --stream --low-latency | ffplay -nodisp -autoexit -
   bark-tf speak "Keep my voice" --save-voice me.npz
   bark-tf speak "It is me again" --voice me.npz
   bark-tf speak -- "-5 degrees: a text that starts with a dash"
@@ -182,6 +183,16 @@ _VOICES_EXAMPLES = """examples:
   bark-tf voices                             # Suno's: pip install "bark-tf[voices]"
   bark-tf voices --model my-voice/           # and those of a checkpoint
   bark-tf voices | grep v2/de
+"""
+
+
+_CONVERT_EXAMPLES = """examples:
+  # Suno's own files, and Meta's codec, into a directory for --model:
+  bark-tf convert text_2.pt coarse_2.pt fine_2.pt my-bark --codec encodec_24khz-d7cc33bc.th
+  # Half the size:
+  bark-tf convert suno/bark-small bark-small-bf16 --dtype bfloat16
+  # And back to suno's names:
+  bark-tf convert my-bark my-bark-suno --names suno
 """
 
 
@@ -195,6 +206,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_speak(commands)
     _add_voices(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -202,7 +214,10 @@ def _add_command(
     commands: Any, name: str, command: Callable, summary: str, examples: str
 ) -> _Parser:
     parser = commands.add_parser(
-        name, help=summary, description=f"{summary}.", epilog=examples
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples,
     )
     parser.set_defaults(command=command, parser=parser)
     return parser
@@ -236,8 +251,8 @@ def _add_speak(commands: Any) -> None:
     text.add_argument(
         "--long",
         action=argparse.BooleanOptionalAction,
-        help="speak sentence after sentence, for more than 14 seconds of speech; "
-        "default: if the text is that long",
+        help="speak sentence after sentence; default: if the text takes more than "
+        "about 13 seconds, the most that Bark says in one go",
     )
     _add_speak_output(parser)
     _add_speak_model(parser)
@@ -265,6 +280,12 @@ def _add_speak_output(parser: _Parser) -> None:
         choices=("wav", "raw"),
         default="wav",
         help="raw: 16-bit little-endian mono without a header; default: wav",
+    )
+    group.add_argument(
+        "--low-latency",
+        action="store_true",
+        help="stream the first second as soon as it is known, a little less exact; "
+        "long texts are streamed sentence by sentence instead",
     )
     group.add_argument(
         "--save-voice",
@@ -342,6 +363,61 @@ def _add_voices(commands: Any) -> None:
     _add_amount_of_output(parser)
 
 
+def _add_convert(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "convert",
+        _convert,
+        "convert a checkpoint of Suno, Hugging Face or bark-tf into a directory",
+        _CONVERT_EXAMPLES,
+    )
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a directory, a repository such as suno/bark, or one or more files",
+    )
+    parser.add_argument(
+        "destination", metavar="DESTINATION", help="a new directory, complete or absent"
+    )
+    parser.add_argument(
+        "--names",
+        choices=("hf", "suno"),
+        default="hf",
+        help="whose names of files and tensors; default: hf, which --model takes and "
+        "transformers opens",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of all weights; default: as they are",
+    )
+    parser.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        default="5GB",
+        help="larger checkpoints are split; default: 5GB",
+    )
+    parser.add_argument(
+        "--codec",
+        metavar="SOURCE",
+        help="where the codec is, if the source has none: Meta's file, or a directory "
+        "or repository of Hugging Face",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="NAME|DIR",
+        help="for weights without a configuration: bark, bark-small, or a directory "
+        "with config.json",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a checkpoint at the destination, with all its files",
+    )
+    _add_amount_of_output(parser)
+
+
 # === What the commands share ===
 
 
@@ -406,7 +482,7 @@ def _speak(arguments: argparse.Namespace) -> None:
     _note(arguments, summary)
     if arguments.verbose:
         for stage, seconds in timings.seconds.items():
-            _say(f"{stage:<8} {seconds:7.2f} s  {timings.steps[stage]:>6} steps")
+            _say(f"{stage:<8} {seconds:8.2f} s")
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
@@ -481,50 +557,71 @@ def _speak_into_file(processor, model, text, arguments, report) -> str:
     """Writes the audio, and the voice if asked for; returns what to say of it."""
     from bark_tf.audio import write_audio
 
-    out = _generate(processor, model, text, arguments, report)
-    audio = out.audio[0, : out.lengths[0]]
+    audio, voice = _generate(processor, model, text, arguments, report)
+    if not audio.size:
+        raise ValueError(_NOTHING_SAID)
     rate = model.generation_config.sample_rate
     path = write_audio(arguments.out, audio, rate)
     if arguments.save_voice:
-        if out.voice is None:
-            raise ValueError("nothing was said, so there is no voice to save")
-        out.voice.save(arguments.save_voice)
-    return f"{str(path)!r}: {len(audio) / rate:.1f} s, seed {arguments.seed}"
+        voice.save(arguments.save_voice)
+    return f"{str(path)!r}: {audio.size / rate:.1f} s, seed {arguments.seed}"
 
 
-def _generate(processor, model, text, arguments, report) -> Any:
+def _generate(processor, model, text, arguments, report) -> tuple:
+    """float32 (samples,), and the voice that spoke."""
     options = _generation_options(arguments, model)
-    options.update(return_dict=True, progress=report)
     if _is_long(processor, text, arguments):
-        return model.generate_long(
-            processor, text, voice_preset=arguments.voice, **options
+        from bark_tf.long_form import generate_long
+
+        out = generate_long(
+            model, processor, text, voice=arguments.voice, progress=report, **options
         )
-    inputs = processor(text, voice_preset=arguments.voice)
-    return model.generate(**inputs, **options)
+        return out.audio, out.voice
+    inputs = processor(text, voice=arguments.voice)
+    out = model.generate(**inputs, return_dict=True, progress=report, **options)
+    return out.audio[0, : out.lengths[0]].numpy(), out.voice
 
 
 def _is_long(processor, text, arguments) -> bool:
+    from bark_tf.text import MAX_S, estimate_seconds
+    from bark_tf.tokenizer import MAX_TEXT_LENGTH
+
     if arguments.long is not None:
         return arguments.long
-    return len(processor.tokenizer.encode(text)) > _LONG_TEXT_TOKENS
+    num_tokens = len(processor.tokenizer.encode(text))
+    return num_tokens > MAX_TEXT_LENGTH or estimate_seconds(text) > MAX_S
 
 
 def _stream(processor, model, text, arguments, report) -> str:
     """Writes pieces of audio to standard output as they come."""
     from bark_tf.audio import to_pcm16, wav_header
 
-    options = _generation_options(arguments, model)
-    inputs = processor(text, voice_preset=arguments.voice)
-    chunks = model.stream(**inputs, **options, progress=report)
     rate, num_samples = model.generation_config.sample_rate, 0
     output = sys.stdout.buffer
-    if arguments.stream_format == "wav":
-        output.write(wav_header(rate))
-    for chunk in chunks:
-        output.write(to_pcm16(chunk).tobytes())
+    for piece in _pieces(processor, model, text, arguments, report):
+        if not num_samples and arguments.stream_format == "wav":
+            output.write(wav_header(rate))
+        output.write(to_pcm16(piece).tobytes())
         output.flush()
-        num_samples += chunk.size
+        num_samples += piece.size
+    if not num_samples:
+        raise ValueError(_NOTHING_SAID)
     return f"streamed {num_samples / rate:.1f} s, seed {arguments.seed}"
+
+
+def _pieces(processor, model, text, arguments, report) -> Iterator:
+    """float32 (samples,) each."""
+    options = _generation_options(arguments, model)
+    if _is_long(processor, text, arguments):
+        from bark_tf.long_form import stream_long
+
+        long = stream_long(
+            model, processor, text, voice=arguments.voice, progress=report, **options
+        )
+        return (audio for audio, _ in long)
+    inputs = processor(text, voice=arguments.voice)
+    latency = "low" if arguments.low_latency else "exact"
+    return model.stream(**inputs, latency=latency, progress=report, **options)
 
 
 # === voices ===
@@ -550,6 +647,39 @@ def _voices(arguments: argparse.Namespace) -> None:
     width = max((len(voice.name) for voice in voices), default=0)
     for name, source in voices:
         print(_one_line(f"{name:<{width}}  {source}"))
+
+
+# === convert ===
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    """Converts a checkpoint."""
+    from bark_tf.convert.convert import convert_checkpoint
+    from bark_tf.progress import progress_bar
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        path = convert_checkpoint(
+            arguments.source if len(arguments.source) > 1 else arguments.source[0],
+            arguments.destination,
+            names=arguments.names,
+            dtype=arguments.dtype,
+            max_shard_size=arguments.max_shard_size,
+            codec=arguments.codec,
+            config=_named_config(arguments.config),
+            overwrite=arguments.overwrite,
+            progress=lambda tensor, done, total: report(
+                "MB", done // _MEGABYTE, total // _MEGABYTE
+            ),
+        )
+    _note(arguments, repr(str(path)))
+
+
+def _named_config(name: str | None) -> Any:
+    from bark_tf.config import PRESETS, BarkConfig
+
+    if name is None:
+        return None
+    return PRESETS[name] if name in PRESETS else BarkConfig.from_pretrained(name)
 
 
 # === Running ===
@@ -660,6 +790,8 @@ def _warnings_as_lines(quiet: bool) -> Iterator[None]:
         warnings.simplefilter("ignore")
         if not quiet:
             warnings.simplefilter("always", UserWarning)
+            # An error here, which says the same.
+            warnings.filterwarnings("ignore", "The text-to-semantic stage ended rows")
         warnings.showwarning = show
         yield
 

@@ -96,7 +96,8 @@ class _Config:
         unknown = [key for key in overrides if key not in names]
         if unknown:
             raise ValueError(
-                f"{cls.__name__} has no field {unknown[0]!r}. It has: {', '.join(names)}"
+                f"{cls.__name__} has no field {unknown[0]!r}. "
+                f"It has: {', '.join(names)}"
             )
         known, extra = {}, {}
         for key, value in values.items():
@@ -720,7 +721,7 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
         return super().from_dict(values, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, with the derived `semantic_pad_token` that transformers writes."""
+        """The fields, with the derived `semantic_pad_token` as in transformers."""
         return {**super().to_dict(), "semantic_pad_token": self.semantic_pad_token}
 
 

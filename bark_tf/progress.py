@@ -29,13 +29,12 @@ class Timings:
 
     Attributes:
         seconds: Stage -> seconds, in the order of the first reports.
-        steps: Stage -> steps done; what a stage did is added up if it runs again.
 
     Example:
         >>> timings = Timings()
         >>> timings("semantic", 64, 64)
-        >>> list(timings.seconds), timings.steps
-        (['semantic'], {'semantic': 64})
+        >>> list(timings.seconds)
+        ['semantic']
     """
 
     def __init__(
@@ -44,20 +43,14 @@ class Timings:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.seconds: dict[str, float] = {}
-        self.steps: dict[str, int] = {}
         self._report, self._clock = report, clock
         self._last_time = clock()
-        self._last_done = ("", 0)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Notes the time, then passes the report on."""
         now = self._clock()
         elapsed, self._last_time = now - self._last_time, now
         self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
-        last_stage, last_done = self._last_done
-        before = last_done if stage == last_stage and done >= last_done else 0
-        self.steps[stage] = self.steps.get(stage, 0) + done - before
-        self._last_done = (stage, done)
         if self._report is not None:
             self._report(stage, done, total)
 
@@ -88,8 +81,6 @@ def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
         return
     with _notebook_bars() if in_notebook else _terminal_bars() as bars:
         yield bars
-        # Not after an error: an interrupted stage must not look complete.
-        bars.complete()
 
 
 def _is_notebook() -> bool:
@@ -117,22 +108,15 @@ class _Bars:
     def __init__(self, new_bar: Callable[[str, int], _Bar]):
         self._new_bar = new_bar
         self._bars: dict[str, _Bar] = {}
-        self._stage, self._done = "", 0
+        self._done: dict[str, int] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._bars:
-            self.complete()
             self._bars[stage] = self._new_bar(stage, total)
-        elif stage != self._stage:
-            self.complete()
+        elif done < self._done[stage]:
             self._bars[stage].restart(total)
-        self._stage, self._done = stage, done
+        self._done[stage] = done
         self._bars[stage].show(done, total)
-
-    def complete(self) -> None:
-        """Fills the last bar: a stage may end before its limit."""
-        if self._stage:
-            self._bars[self._stage].show(self._done, self._done)
 
 
 class _RichBar:

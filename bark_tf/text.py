@@ -27,9 +27,10 @@ MAX_S = 13.0
 # Shorter pieces invite Bark to go on inventing; they join a neighbour if they can.
 MIN_S = 2.0
 
-# The model reads 256 text tokens; the rest is for tokenizers whose count of a whole
+# The model reads 256 text tokens; the margin is for tokenizers whose count of a whole
 # is not the sum of its words'.
-MAX_TOKENS = 256 - 8
+TOKEN_MARGIN = 8
+MAX_TOKENS = 256 - TOKEN_MARGIN
 
 # Calm reading aloud: about 150 words per minute of 6 characters, space included.
 CHARACTERS_PER_S = 15.0
@@ -378,7 +379,7 @@ def _is_end(text: str, match: re.Match, begin: int, is_small: bool) -> bool:
     if not after:
         return True
     if any(mark in _WIDE_MARKS for mark in marks):
-        return _is_wide_end(after, has_closer)
+        return _is_wide_end(marks, after, has_closer)
     if not after.isspace():
         # Chinese and Japanese with Western marks: 你好!再见!
         before = text[match.start() - 1 : match.start()]
@@ -395,8 +396,9 @@ def _is_end(text: str, match: re.Match, begin: int, is_small: bool) -> bool:
     return has_closer or _is_full_stop(text, match.start(), begin, words, is_small)
 
 
-def _is_wide_end(after: str, has_closer: bool) -> bool:
-    if unicodedata.category(after).startswith("M"):
+def _is_wide_end(marks: str, after: str, has_closer: bool) -> bool:
+    is_decimal = marks == "．" and after.isdigit()
+    if is_decimal or unicodedata.category(after).startswith("M"):
         return False
     # What follows a closed quote at once belongs to it: 「行く？」と言った。
     return not (has_closer and after.isalnum()) and after not in _WIDE_MARKS

@@ -207,9 +207,11 @@ def load(
     """
     shapes = {path: variable.shape for path, variable in variables.items()}
     stored = fit(table, shapes, checkpoint, prefix=prefix, source=source)
+    from bark_tf.models.pretrained import put  # only here is TensorFlow needed
+
     for rule in table.rules:
         array = checkpoint.read(stored[rule.theirs])
-        variables[rule.ours].assign(rule.operation.to_ours(array))
+        put(variables[rule.ours], rule.operation.to_ours(array))
 
 
 def tensors(

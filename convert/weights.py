@@ -56,6 +56,7 @@ def load_weights(model: Any, path: str | os.PathLike) -> None:
         table = table_for(model.config, spelling(checkpoint))
         variables = variables_of(model)
         load(table, variables, checkpoint, prefix=prefix, source=str(path))
+    model.is_released = False
 
 
 def save_weights(

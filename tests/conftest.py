@@ -30,6 +30,7 @@ def _load_helper(name: str) -> None:
 
 _load_helper("hub_standin")
 _load_helper("toy")
+_load_helper("toy_files")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import tokens as layout
-from bark_tf.config import BarkCoarseGenerationConfig, BarkSemanticGenerationConfig
+from bark_tf.config import (
+    BarkCoarseGenerationConfig,
+    BarkSemanticGenerationConfig,
+    BarkSubModelConfig,
+)
 from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import Alphabet, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
@@ -58,6 +62,25 @@ class Layout(NamedTuple):
     def offset(self) -> int:
         """Id of entry 0 of codebook 0."""
         return self.semantic.semantic_vocab_size
+
+    @property
+    def longest_prompt(self) -> int:
+        """Positions before the new tokens of a window, 256 + 1 + 630 by default."""
+        return self.coarse.max_coarse_input_length + 1 + self.coarse.max_coarse_history
+
+    @property
+    def slots(self) -> int:
+        """Positions of a whole window."""
+        return self.longest_prompt + self.coarse.sliding_window_len
+
+    def check(self, model: BarkSubModelConfig) -> None:
+        """Raises ValueError if a window does not fit the position table."""
+        if self.slots > model.block_size:
+            raise ValueError(
+                "A coarse window must fit into the position table: "
+                "max_coarse_input_length + 1 + max_coarse_history + sliding_window_len "
+                f"<= {model.block_size}. Received: {self.slots}"
+            )
 
     def num_frames(self, num_semantic: int) -> int:
         """Frames that belong to a number of semantic tokens."""
@@ -196,20 +219,13 @@ class CoarseStage:
         self.total = int(self.lengths.max(initial=0))
         if compat == "hf":
             self.lengths[:] = self.total
-        self.longest_prompt = (
-            config.max_coarse_input_length + 1 + config.max_coarse_history
-        )
-        slots = self.longest_prompt + config.sliding_window_len
-        if slots > model.config.block_size:
-            raise ValueError(
-                "A coarse window must fit into the position table: "
-                f"max_coarse_input_length + 1 + max_coarse_history + sliding_window_len"
-                f" <= {model.config.block_size}. Received: {slots}"
-            )
+        sizes.check(model.config)
         self.rules = SamplingRules.of(config)
         self.values = SamplingValues.of(config)
         letters = alphabet(sizes, model.config.output_vocab_size, compat)
-        self.compiled = programs_of(model, jit_compile)(letters, self.rules, slots)
+        self.compiled = programs_of(model, jit_compile)(
+            letters, self.rules, sizes.slots
+        )
         self.size = bucket(max(1, batch))
         self.keys = pad_rows(row_keys(seeds, batch, STAGE), self.size)
         self.coarse = np.zeros((batch, 0), np.int32)
@@ -263,7 +279,7 @@ class CoarseStage:
             )
         ]
         bare = self.sizes.coarse.max_coarse_input_length + 1
-        width = bare if max(map(len, prompts)) == bare else self.longest_prompt
+        width = bare if max(map(len, prompts)) == bare else self.sizes.longest_prompt
         pad = self.sizes.coarse.coarse_semantic_pad_token
         ids = np.full((self.size, width), pad, np.int32)
         start = np.zeros(self.size, np.int32)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bark_tf.config import BarkFineGenerationConfig
+from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
 from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import kept
 from bark_tf.generation.sampling import row_keys, sample_codes
@@ -58,6 +58,20 @@ def windows_of(
         )
         for n in range(count)
     ]
+
+
+def check_window(model: BarkFineConfig, config: BarkFineGenerationConfig) -> None:
+    """Raises ValueError if a window does not fit the network."""
+    if config.max_fine_input_length > model.block_size:
+        raise ValueError(
+            f"max_fine_input_length must be at most block_size={model.block_size}. "
+            f"Received: max_fine_input_length={config.max_fine_input_length}"
+        )
+    if config.n_fine_codebooks > model.n_codes_total:
+        raise ValueError(
+            f"n_fine_codebooks must be at most n_codes_total={model.n_codes_total}. "
+            f"Received: n_fine_codebooks={config.n_fine_codebooks}"
+        )
 
 
 class FineProgram:
@@ -126,7 +140,8 @@ class FineStage:
         voices: Sequence[Mapping[str, Any] | None] | None = None,
         seeds: Any = None,
     ):
-        self.model, self.config = model, config
+        check_window(model.config, config)
+        self.model, self.config, self.unknown = model, config, codebook_size
         key = (STAGE, codebook_size, config.samples, jit_compile)
         self.program = kept(model, key, lambda: FineProgram(model, *key[1:]))
         self.keys = row_keys(seeds, len(coarse), STAGE)
@@ -146,9 +161,8 @@ class FineStage:
         Yields:
             The number of windows done.
         """
-        for n in range(max(map(len, self.windows), default=0)):
-            rows = [i for i, windows in enumerate(self.windows) if len(windows) > n]
-            self._pass(n, rows)
+        for n in range(self.num_passes):
+            self.run_pass(n)
             yield n + 1
 
     @property
@@ -156,12 +170,30 @@ class FineStage:
         """Windows of the longest row."""
         return max(map(len, self.windows), default=0)
 
+    def needed_frames(self, row: int, n: int) -> int:
+        """Frames of a row that must exist before its pass `n` can run."""
+        end = self.windows[row][n].start + self.config.max_fine_input_length
+        return min(self.frames[row], end - self.histories[row])
+
+    def boundaries(self, row: int) -> list[int]:
+        """Frames of a row that no later pass changes, after each of its passes."""
+        starts = [window.fill - self.histories[row] for window in self.windows[row]]
+        return [*starts[1:], self.frames[row]] if starts else []
+
+    def put_coarse(self, row: int, codes: np.ndarray) -> None:
+        """Puts in the first coarse codes of a row, (coarse codebooks, frames)."""
+        start = self.histories[row]
+        end = start + codes.shape[1]
+        self.buffers[row][start:end, : codes.shape[0]] = codes.T
+
     def codes(self, row: int) -> np.ndarray:
         """All codebooks of a row so far: int32 (codebooks, frames)."""
         start = self.histories[row]
         return self.buffers[row][start : start + self.frames[row]].T
 
-    def _pass(self, n: int, rows: list[int]) -> None:
+    def run_pass(self, n: int) -> None:
+        """Runs the n-th window of every row that has one."""
+        rows = [i for i, windows in enumerate(self.windows) if len(windows) > n]
         size, length = bucket(len(rows)), self.config.max_fine_input_length
         windows = [self.windows[row][n] for row in rows]
         shown = np.stack(
@@ -172,19 +204,43 @@ class FineStage:
         )
         first = np.array([w.fill - w.start for w in windows], np.int32)
         keys = pad_rows(self.keys[rows], size)
-        temperature = tf.constant(self.config.temperature or 1.0, tf.float32)
-        for codebook in range(self.num_given, self.config.n_fine_codebooks):
-            shown[:, :, codebook] = self.program.run(
-                pad_rows(shown, size),
-                tf.constant(codebook),
-                pad_rows(first, size),
-                keys,
-                tf.constant(n * self.config.n_fine_codebooks + codebook),
-                temperature,
-            )[: len(rows)]
+        fill_window(self.program, shown, first, keys, n, self.num_given, self.config)
         for i, (row, w) in enumerate(zip(rows, windows, strict=True)):
             buffer = self.buffers[row]
             buffer[w.fill : w.start + length] = shown[i, first[i] :]
+
+
+def fill_window(
+    program: FineProgram,
+    shown: np.ndarray,
+    first: np.ndarray,
+    keys: tf.Tensor,
+    n: int,
+    num_given: int,
+    config: BarkFineGenerationConfig,
+) -> None:
+    """Predicts the unknown codebooks of a window, one after the other, in place.
+
+    Args:
+        program: `FineProgram`.
+        shown: int32 (batch, frames, codebooks), changed in place.
+        first: int32 (batch,), first frame to write.
+        keys: uint32 (B, 2) with B rows of the bucket.
+        n: Number of the window, for the random numbers.
+        num_given: Codebooks that are known.
+        config: Generation configuration.
+    """
+    size = keys.shape[0]
+    temperature = tf.constant(config.temperature or 1.0, tf.float32)
+    for codebook in range(num_given, config.n_fine_codebooks):
+        shown[:, :, codebook] = program.run(
+            pad_rows(shown, size),
+            tf.constant(codebook),
+            pad_rows(first, size),
+            keys,
+            tf.constant(n * config.n_fine_codebooks + codebook),
+            temperature,
+        )[: len(shown)]
 
 
 def _history(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):

@@ -1,9 +1,9 @@
 """Choosing the next token: random numbers, filters of the logits, the choice.
 
 Random numbers come from Threefry-2x32 with 20 rounds, a function of a key and a
-counter made of integer operations, and are turned into Gumbel noise by operations that
-round alike everywhere. Eager TensorFlow, graphs and XLA therefore draw the same
-numbers, bit for bit. The layout:
+counter made of integer operations. Noise and probabilities are made from operations
+that round alike everywhere. So from equal logits eager TensorFlow, graphs and XLA
+choose equal tokens. The layout:
 
 =============  =======================  =========================
 what           key                      counter
@@ -45,6 +45,93 @@ _KEY_PARITY = 0x1BD11BDA
 _NUM_ROUND_GROUPS = 5  # of four rounds each
 
 _NEVER = -float("inf")
+
+# === Arithmetic that rounds alike in eager TensorFlow, graphs and XLA ===
+
+# log(1 + x) = x + x**2 * polynomial(x) on [1 / sqrt(2) - 1, sqrt(2) - 1] up to a
+# relative error of 2e-7; minimax coefficients, highest order first.
+_LOG_COEFFICIENTS = (
+    -0.10347718745470047,
+    0.16278930008411407,
+    -0.17201612889766693,
+    0.19894002377986908,
+    -0.2497338205575943,
+    0.33335089683532715,
+    -0.5000028610229492,
+)
+_HALF_SQRT_BITS = int(np.float32(math.sqrt(0.5)).view(np.int32))
+_BELOW_ALL = -1e30
+# 1 / n! for n = 7 ... 0: exp(x) on [-log(2) / 2, log(2) / 2] up to 1e-8.
+_EXP_COEFFICIENTS = tuple(1 / math.factorial(order) for order in range(7, -1, -1))
+_LEAST_EXPONENT = -80.0  # of _exp; the result vanishes beside 1
+_EXPONENT_BIAS = 127  # of float32
+_SUM_UNIT = 2.0**-40
+
+
+def _rounded(x):
+    # XLA would contract a product and the sum after it into one instruction that
+    # rounds once, and multiply two constants of a product first; graphs add three
+    # numbers in another order than is written. A maximum that changes nothing keeps
+    # them from looking further.
+    return tf.maximum(x, _BELOW_ALL)
+
+
+def _polynomial(coefficients, x):
+    """Highest order first."""
+    value = coefficients[0]
+    for coefficient in coefficients[1:]:
+        value = _rounded(value * x) + coefficient
+    return value
+
+
+def _split(x):
+    """Finds rest and exponent with x = (1 + rest) * 2**exponent, rest around 0."""
+    bits = tf.bitcast(x, tf.int32)
+    exponent = tf.bitwise.right_shift(bits - _HALF_SQRT_BITS, MANTISSA_BITS)
+    scaled = bits - tf.bitwise.left_shift(exponent, MANTISSA_BITS)
+    return tf.bitcast(scaled, tf.float32) - 1.0, tf.cast(exponent, tf.float32)
+
+
+def _log(rest, exponent):
+    """log((1 + rest) * 2**exponent)."""
+    square = rest * rest
+    log_rest = rest + _rounded(_polynomial(_LOG_COEFFICIENTS, rest) * square)
+    return _rounded(exponent * math.log(2)) + _rounded(log_rest)
+
+
+def _exp(x):
+    """exp(x) for x up to 0, and a number that vanishes beside 1 for -inf."""
+    power = _rounded(tf.maximum(x, _LEAST_EXPONENT) * (1 / math.log(2)))
+    exponent = tf.round(power)
+    rest = _rounded((power - exponent) * math.log(2))
+    bits = tf.bitwise.left_shift(
+        tf.cast(exponent, tf.int32) + _EXPONENT_BIAS, MANTISSA_BITS
+    )
+    return _polynomial(_EXP_COEFFICIENTS, rest) * tf.bitcast(bits, tf.float32)
+
+
+def _exp_and_sum(shifted):
+    """Powers of the last axis and their sum, with the axis kept."""
+    powers = _exp(shifted)
+    # Whole numbers have the same sum in any order.
+    units = tf.cast(powers / _SUM_UNIT, tf.int64)
+    total = tf.reduce_sum(units, -1, keepdims=True)
+    return powers, tf.cast(total, tf.float32) * _SUM_UNIT
+
+
+def _softmax(logits):
+    powers, total = _exp_and_sum(_below_maximum(logits))
+    return powers / total
+
+
+def _log_softmax(logits):
+    shifted = _below_maximum(logits)
+    return shifted - _log(*_split(_exp_and_sum(shifted)[1]))
+
+
+def _below_maximum(logits):
+    return logits - tf.reduce_max(logits, -1, keepdims=True)
+
 
 # === Random numbers ===
 
@@ -192,21 +279,6 @@ def gumbel(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0) -> tf.Ten
     return _gumbel_from_bits(random_bits(keys, step, num, first))
 
 
-# log(1 + x) = x + x**2 * polynomial(x) on [1 / sqrt(2) - 1, sqrt(2) - 1] up to a
-# relative error of 2e-7; minimax coefficients, lowest order first.
-_LOG_COEFFICIENTS = (
-    -0.5000028610229492,
-    0.33335089683532715,
-    -0.2497338205575943,
-    0.19894002377986908,
-    -0.17201612889766693,
-    0.16278930008411407,
-    -0.10347718745470047,
-)
-_HALF_SQRT_BITS = int(np.float32(math.sqrt(0.5)).view(np.int32))
-_BELOW_ALL = -1e30
-
-
 def _gumbel_from_bits(words):
     """-log(-log(1 - p)) of the probability p = (word + 1/2) / 2**32."""
     above = _fraction(words)
@@ -220,30 +292,6 @@ def _gumbel_from_bits(words):
 
 def _fraction(words):
     return (tf.cast(words, tf.float32) + 0.5) * 2.0**-WORD_BITS
-
-
-def _split(x):
-    """Finds rest and exponent with x = (1 + rest) * 2**exponent, rest around 0."""
-    bits = tf.bitcast(x, tf.int32)
-    exponent = tf.bitwise.right_shift(bits - _HALF_SQRT_BITS, MANTISSA_BITS)
-    scaled = bits - tf.bitwise.left_shift(exponent, MANTISSA_BITS)
-    return tf.bitcast(scaled, tf.float32) - 1.0, tf.cast(exponent, tf.float32)
-
-
-def _log(rest, exponent):
-    """log((1 + rest) * 2**exponent); `tf.math.log` differs between XLA and eager."""
-    polynomial = _LOG_COEFFICIENTS[-1]
-    for coefficient in _LOG_COEFFICIENTS[-2::-1]:
-        polynomial = _rounded(polynomial * rest) + coefficient
-    log_rest = rest + _rounded(polynomial * (rest * rest))
-    return _rounded(exponent * math.log(2)) + _rounded(log_rest)
-
-
-def _rounded(x):
-    # XLA would contract a product and the sum after it into one instruction that
-    # rounds once, and graphs add three numbers in another order than is written. A
-    # maximum that changes nothing keeps both from looking further.
-    return tf.maximum(x, _BELOW_ALL)
 
 
 # === Which filters, and their values ===
@@ -398,7 +446,7 @@ def prioritize_end(logits: tf.Tensor, eos: int, min_eos_p: tf.Tensor) -> tf.Tens
     Returns:
         float32 (B, V).
     """
-    is_likely = tf.nn.softmax(logits)[:, eos : eos + 1] > min_eos_p
+    is_likely = _softmax(logits)[:, eos : eos + 1] > min_eos_p
     return tf.where(is_likely & ~_is_index(eos, logits), _NEVER, logits)
 
 
@@ -419,7 +467,7 @@ def apply_temperature(logits: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
     Returns:
         float32 (..., V), at most 0.
     """
-    return (logits - tf.reduce_max(logits, -1, keepdims=True)) / temperature
+    return _below_maximum(logits) / temperature
 
 
 def keep_top_k(logits: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
@@ -448,15 +496,16 @@ def keep_top_p(logits: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
         logits: float32 (B, V).
         top_p: float32 () or (B, 1) in (0, 1]. A token stays if those that are
             strictly likelier have less than this in sum; so the likeliest one always
-            stays, and ties stay together.
+            stays, ties stay together, and 1 keeps everything.
 
     Returns:
         float32 (B, V).
     """
-    units = tf.round(tf.nn.softmax(logits) / _PROBABILITY_UNIT)
-    target = tf.cast(tf.math.ceil(top_p / _PROBABILITY_UNIT), tf.int32)
-    threshold = _threshold(logits, tf.cast(units, tf.int32), target)
-    return tf.where(logits >= threshold, logits, _NEVER)
+    units = tf.cast(tf.round(_softmax(logits) / _PROBABILITY_UNIT), tf.int32)
+    total = tf.reduce_sum(units, -1, keepdims=True)
+    target = tf.math.ceil(tf.cast(top_p, tf.float64) * tf.cast(total, tf.float64))
+    threshold = _threshold(logits, units, tf.cast(target, tf.int32))
+    return tf.where((logits >= threshold) | (top_p >= 1), logits, _NEVER)
 
 
 _INT32_MAX = 2**31 - 1
@@ -514,9 +563,7 @@ def choose(
 ) -> tf.Tensor:
     """Chooses one token per row.
 
-    From equal logits, eager TensorFlow, graphs and XLA choose equal tokens; only where
-    a softmax decides (`min_eos_p`, `top_p`, and the normalisation before a greedy
-    choice) can a tie up to the last bit fall differently.
+    From equal logits, eager TensorFlow, graphs and XLA choose equal tokens.
 
     Args:
         logits: float (B, V), V known; forbidden tokens are -inf.
@@ -545,7 +592,7 @@ def choose(
         logits = prioritize_end(logits, eos, values.min_eos_p)
     if not rules.do_sample:
         # The normalisation can round two logits to one number, as it does elsewhere.
-        return _highest(tf.nn.log_softmax(logits))[1]
+        return _highest(_log_softmax(logits))[1]
     logits = apply_temperature(logits, values.temperature)
     if rules.top_k:
         logits = keep_top_k(logits, values.top_k)

@@ -83,9 +83,18 @@ def prompt_embeddings(model: Any, text, history, infer_token: int):
     return tf.concat([embed(text) + embed(history), embed(infer)], axis=1)
 
 
-def max_new_tokens(model: BarkSubModelConfig, config: BarkSemanticGenerationConfig):
-    """How many tokens fit behind the prompt: the last one needs no position."""
-    return model.block_size - config.max_input_semantic_length
+def check_semantic_limit(
+    model: BarkSubModelConfig, config: BarkSemanticGenerationConfig
+) -> None:
+    """Raises ValueError if prompt and new tokens do not fit the position table."""
+    # The last token is never fed, so it needs no position.
+    most = model.block_size - config.max_input_semantic_length
+    if config.max_new_tokens > most:
+        raise ValueError(
+            f"max_new_tokens must be at most {most}: the prompt has "
+            f"{config.max_input_semantic_length + 1} of {model.block_size} positions. "
+            f"Received: max_new_tokens={config.max_new_tokens}"
+        )
 
 
 def generate_semantic(
@@ -122,13 +131,7 @@ def generate_semantic(
         ValueError: If `max_new_tokens` does not fit into the position table.
     """
     batch, limit = len(input_ids), config.max_new_tokens
-    most = max_new_tokens(model.config, config)
-    if limit > most:
-        raise ValueError(
-            f"max_new_tokens must be at most {most}: the prompt has "
-            f"{config.max_input_semantic_length + 1} of {model.config.block_size} "
-            f"positions. Received: max_new_tokens={limit}"
-        )
+    check_semantic_limit(model.config, config)
     if limit == 0:
         return np.zeros((batch, 0), np.int32)
     histories = [None] * batch if histories is None else histories

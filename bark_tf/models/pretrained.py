@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,6 +53,14 @@ class Normal(keras.initializers.Initializer):
         return {"stddev": self.stddev}
 
 
+def put(variable: Any, value: Any) -> None:
+    """Sets a Keras variable, whatever it held: nothing, or another shape."""
+    value = tf.cast(tf.convert_to_tensor(value), variable.dtype)
+    tf.raw_ops.AssignVariableOp(
+        resource=variable.value.handle, value=value, validate_shape=False
+    )
+
+
 def check_exclusive(**given: Any) -> None:
     """Raises ValueError unless exactly one of the named values is not None."""
     present = [name for name, value in given.items() if value is not None]
@@ -85,6 +93,25 @@ class PretrainedModel(keras.Model):
                 f"Received: {type(config).__name__}"
             )
         self.config = config
+        # Whether the weights have been let go by `release`.
+        self.is_released = False
+
+    # === Memory ===
+
+    def release(self) -> None:
+        """Frees the memory of the weights; programs that were compiled stay.
+
+        The network cannot be used until `put_weights`, or loading, brings them back.
+        """
+        for weight in self.weights:
+            put(weight, tf.zeros((0,), weight.dtype))
+        self.is_released = True
+
+    def put_weights(self, values: Sequence[Any]) -> None:
+        """Sets all weights, in the order of `weights`; also after `release`."""
+        for weight, value in zip(self.weights, values, strict=True):
+            put(weight, value)
+        self.is_released = False
 
     # === Serialization ===
 

@@ -543,9 +543,7 @@ class TransformerModel(PretrainedModel):
         x += tf.cast(self.position_embedding(position_ids), stream_dtype)
         x = dropout(x, PLACES_PER_BLOCK * len(self.blocks))
         dtype = self.compute_dtype if cache is None else cache[0].keys.dtype
-        visible = attention_mask(
-            time, slots, position, padding, dtype, self.is_causal
-        )
+        visible = attention_mask(time, slots, position, padding, dtype, self.is_causal)
         states, weights, caches = [], [], []
         for i, block in enumerate(self.blocks):
             states.append(x)

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import struct
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_a_batch_of_one_and_any_float_are_taken(tmp_path):
 
 
 def test_integers_are_refused_because_their_scale_is_unknown(tmp_path):
-    with pytest.raises(ValueError, match="floating-point.*int16"):
+    with pytest.raises(ValueError, match=r"floating-point.*int16"):
         write_audio(tmp_path / "out.wav", np.zeros(3, np.int16), RATE)
 
 
@@ -128,8 +129,10 @@ def test_sample_rates_are_positive_whole_numbers(tmp_path, rate):
         write_audio(tmp_path / "out.wav", tone(), rate)
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
-@pytest.mark.parametrize("num_samples", [0, 1, 2400])
+@pytest.mark.parametrize(
+    ("suffix", "num_samples"),
+    [*itertools.product((".wav", ".ogg"), (0, 1, 2400)), (".flac", 1), (".flac", 2400)],
+)
 def test_every_format_reads_back(tmp_path, suffix, num_samples):
     if suffix != ".wav":
         pytest.importorskip("soundfile")
@@ -139,6 +142,14 @@ def test_every_format_reads_back(tmp_path, suffix, num_samples):
     assert samples.shape == (num_samples,)
     tolerance = 0.05 if suffix == ".ogg" else 0.5 / 2**15
     np.testing.assert_allclose(samples, tone(num_samples), atol=tolerance)
+
+
+def test_an_empty_flac_is_refused(tmp_path):
+    """libsndfile would write a file of no bytes, which nothing opens."""
+    pytest.importorskip("soundfile")
+    with pytest.raises(ValueError, match=r"must have samples; use \.wav"):
+        write_audio(tmp_path / "out.flac", [], RATE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_minutes_of_vorbis_do_not_crash(tmp_path):
@@ -153,7 +164,7 @@ def test_the_rarer_encodings_go_through_soundfile(tmp_path):
     path = write_audio(tmp_path / "out.wav", tone(), RATE, subtype="PCM_24")
     assert soundfile.info(path).subtype == "PCM_24"
     np.testing.assert_allclose(read_audio(path)[0], tone(), atol=2**-23)
-    with pytest.raises(ValueError, match="subtype of a FLAC file.*'VORBIS'"):
+    with pytest.raises(ValueError, match=r"subtype of a FLAC file.*'VORBIS'"):
         write_audio(tmp_path / "out.flac", tone(), RATE, subtype="VORBIS")
 
 
@@ -170,7 +181,7 @@ def test_without_soundfile_flac_says_what_to_install(tmp_path, without):
 
 
 def test_a_missing_directory_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no directory '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match=r"no directory '.*nowhere'"):
         check_destination(tmp_path / "nowhere" / "out.wav")
     with pytest.raises(IsADirectoryError, match="is a directory"):
         (tmp_path / "out.wav").mkdir()

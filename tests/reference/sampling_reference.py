@@ -30,7 +30,7 @@ def gumbel(word):
 
 def probabilities(logits):
     """Softmax of one row."""
-    powers = np.exp(logits - np.max(logits))
+    powers = np.exp(np.float64(logits) - np.max(logits))
     return powers / powers.sum()
 
 

@@ -8,9 +8,6 @@ Source: facebookresearch/encodec, `encodec/model.py`; Hugging Face transformers,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -19,12 +16,13 @@ from bark_tf.config import EncodecConfig
 from bark_tf.models.encodec.conv import build_all, wide_dtype
 from bark_tf.models.encodec.quantizer import ResidualVectorQuantizer
 from bark_tf.models.encodec.seanet import Decoder, Encoder
+from bark_tf.models.pretrained import PretrainedModel
 
 _AUDIO_DTYPE = "float32"
 
 
 @keras.saving.register_keras_serializable("bark_tf")
-class EncodecModel(keras.Model):
+class EncodecModel(PretrainedModel):
     """The neural audio codec that turns Bark's codes into sound.
 
     All variables exist after construction. The three parts, `encoder`, `quantizer` and
@@ -34,9 +32,8 @@ class EncodecModel(keras.Model):
     Args:
         config: The codec's configuration. Chunking (`chunk_length_s`) and `normalize`
             of the 48 kHz codec are not available.
-        dtype: Keras dtype policy; the quantizer computes in float32 under every one.
-        name: Name of the model, the first part of its variables' paths.
-        **kwargs: Others of `keras.Model`.
+        name: Name of the model.
+        **kwargs: Of `keras.Model`. With any `dtype` the quantizer computes in float32.
 
     Call arguments:
         audio: Float (batch, samples) or (batch, audio_channels, samples) in [-1, 1].
@@ -60,19 +57,12 @@ class EncodecModel(keras.Model):
     an axis of chunks, and in `decode`, which takes these.
     """
 
-    # Where the codec's tensors stand in a whole Bark's checkpoint.
-    checkpoint_prefix: ClassVar[str] = "codec_model."
+    config_class = EncodecConfig
+    checkpoint_prefix = "codec_model."
 
-    def __init__(
-        self,
-        config: EncodecConfig,
-        dtype: Any = None,
-        name: str = "codec_model",
-        **kwargs,
-    ):
-        super().__init__(dtype=dtype, name=name, **kwargs)
+    def __init__(self, config: EncodecConfig, name: str = "codec_model", **kwargs):
+        super().__init__(config, name=name, **kwargs)
         _check_supported(config)
-        self.config = config
         self.encoder = Encoder(config, name="encoder", dtype=self.dtype_policy)
         self.quantizer = ResidualVectorQuantizer(config, name="quantizer")
         self.decoder = Decoder(config, name="decoder", dtype=self.dtype_policy)
@@ -203,22 +193,6 @@ class EncodecModel(keras.Model):
                 f"Received: values in [{codes.min()}, {codes.max()}]"
             )
         return tf.cast(codes, tf.int32)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, for Keras."""
-        return {
-            "config": self.config.to_dict(),
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> EncodecModel:
-        """Builds the model from `get_config()`."""
-        values = dict(config)
-        values["config"] = EncodecConfig.from_dict(values["config"])
-        return cls(**values)
 
 
 def _check_supported(config: EncodecConfig) -> None:

@@ -142,6 +142,29 @@ def test_noise_of_chosen_words():
         np.testing.assert_array_equal(bits(again), bits(noise))
 
 
+@pytest.mark.parametrize("scale", [0.01, 3.0, 30.0])
+def test_softmax_has_the_same_bits_in_eager_graph_and_xla(scale):
+    logits = random_logits(4, 1003, scale=scale)
+    logits[1, ::3] = -INF
+    logits[2] += 1e4
+    logits[3, 1:] = -INF
+
+    def both(logits):
+        return sampling._softmax(logits), sampling._log_softmax(logits)
+
+    softmax, log_softmax = both(tf.constant(logits))
+    expected = np.array([reference.probabilities(row) for row in logits])
+    np.testing.assert_allclose(softmax, expected, rtol=5e-6, atol=1e-30)
+    possible = expected > 0
+    np.testing.assert_allclose(
+        log_softmax[possible], np.log(expected[possible]), rtol=1e-6, atol=1e-6
+    )
+    for way in ("graph", "xla"):
+        again = WAYS[way](both)(tf.constant(logits))
+        np.testing.assert_array_equal(bits(again[0]), bits(softmax))
+        np.testing.assert_array_equal(bits(again[1]), bits(log_softmax))
+
+
 def test_uniform_is_strictly_inside_the_unit_interval(monkeypatch):
     extremes = tf.constant([[0, WORD_MAX]], tf.uint32)
     monkeypatch.setattr(sampling, "random_bits", lambda *_: extremes)
@@ -334,6 +357,14 @@ def test_top_p_equals_adding_up(size, top_p):
     kept = sampling.keep_top_p(tf.constant(logits), tf.constant(top_p)).numpy()
     expected = [reference.keep_top_p(row, np.float32(top_p)) for row in logits]
     np.testing.assert_array_equal(kept, np.float32(expected))
+
+
+@pytest.mark.parametrize("top_p", [1.0, np.nextafter(np.float32(1), np.float32(0))])
+def test_top_p_of_nearly_everything(top_p):
+    """The least likely tokens go only when the others make up top_p without them."""
+    logits = np.log(np.float32([[0.5, 0.5, 1e-7, 1e-8, 1e-9, 1e-12]]))
+    kept = sampling.keep_top_p(tf.constant(logits), tf.constant(top_p)).numpy()
+    assert np.isfinite(kept).sum() == (6 if top_p == 1 else 3)
 
 
 def test_filters_take_a_value_per_row():
