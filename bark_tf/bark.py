@@ -418,6 +418,18 @@ class BarkModel:
 
         return speak()
 
+    def generate_long(self, processor: Any, text: str, **options: Any):
+        """Speaks a text of any length; see `bark_tf.long_form.generate_long`."""
+        from bark_tf.long_form import generate_long
+
+        return generate_long(self, processor, text, **options)
+
+    def stream_long(self, processor: Any, text: str, **options: Any):
+        """Speaks sentence by sentence; see `bark_tf.long_form.stream_long`."""
+        from bark_tf.long_form import stream_long
+
+        return stream_long(self, processor, text, **options)
+
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> tf.Tensor:
         """Turns codes into audio.
 

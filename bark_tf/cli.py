@@ -28,7 +28,7 @@ MODEL_VARIABLE = "BARK_TF_MODEL"
 DEBUG_VARIABLE = "BARK_TF_DEBUG"
 STANDARD_INPUT = "-"
 
-FAILED, WRONG_USAGE = 1, 2
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 # As a shell reports a program that a signal has ended: 128 + its number.
 INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13
 
@@ -160,10 +160,18 @@ _MODEL_HELP = (
     "checkpoint that comes with bark-tf"
 )
 
-_EXAMPLES = """examples:
+_EXAMPLES = f"""examples:
   bark-tf speak "Hello, my dog is cute" --model suno/bark-small
   bark-tf voices
   bark-tf convert ~/.cache/suno/bark_v0 my-bark --codec encodec_24khz-d7cc33bc.th
+
+environment:
+  {MODEL_VARIABLE}   what --model takes, for commands without it
+  {DEBUG_VARIABLE}   1: errors come with their traceback
+
+exit status:
+  {DONE} done, {FAILED} failed, {WRONG_USAGE} wrong usage, {INTERRUPTED} interrupted,
+  {PIPE_CLOSED} nobody reads the stream any more
 """
 
 _SPEAK_EXAMPLES = f"""examples:
@@ -188,7 +196,7 @@ _VOICES_EXAMPLES = """examples:
 
 _CONVERT_EXAMPLES = """examples:
   # Suno's own files, and Meta's codec, into a directory for --model:
-  bark-tf convert text_2.pt coarse_2.pt fine_2.pt my-bark --codec encodec_24khz-d7cc33bc.th
+  bark-tf convert text_2.pt coarse_2.pt fine_2.pt encodec_24khz-d7cc33bc.th my-bark
   # Half the size:
   bark-tf convert suno/bark-small bark-small-bf16 --dtype bfloat16
   # And back to suno's names:
@@ -494,6 +502,8 @@ def _check_output(arguments: argparse.Namespace) -> None:
             raise _UsageError("--save-voice does not go with --stream")
         if sys.stdout.isatty():
             raise _UsageError("--stream writes audio: send it to a player or a file")
+    elif arguments.low_latency:
+        raise _UsageError("--low-latency goes with --stream")
     else:
         check_destination(arguments.out)
 
@@ -563,12 +573,16 @@ def _speak_into_file(processor, model, text, arguments, report) -> str:
     rate = model.generation_config.sample_rate
     path = write_audio(arguments.out, audio, rate)
     if arguments.save_voice:
+        if voice is None:
+            raise ValueError("no piece of the text is good enough for --save-voice")
         voice.save(arguments.save_voice)
     return f"{str(path)!r}: {audio.size / rate:.1f} s, seed {arguments.seed}"
 
 
 def _generate(processor, model, text, arguments, report) -> tuple:
     """float32 (samples,), and the voice that spoke."""
+    import numpy as np
+
     options = _generation_options(arguments, model)
     if _is_long(processor, text, arguments):
         from bark_tf.long_form import generate_long
@@ -577,9 +591,9 @@ def _generate(processor, model, text, arguments, report) -> tuple:
             model, processor, text, voice=arguments.voice, progress=report, **options
         )
         return out.audio, out.voice
-    inputs = processor(text, voice=arguments.voice)
+    inputs = processor(text, voice=arguments.voice, return_tensors="np")
     out = model.generate(**inputs, return_dict=True, progress=report, **options)
-    return out.audio[0, : out.lengths[0]].numpy(), out.voice
+    return np.asarray(out.audio[0, : out.lengths[0]]), out.voice
 
 
 def _is_long(processor, text, arguments) -> bool:
@@ -619,7 +633,7 @@ def _pieces(processor, model, text, arguments, report) -> Iterator:
             model, processor, text, voice=arguments.voice, progress=report, **options
         )
         return (audio for audio, _ in long)
-    inputs = processor(text, voice=arguments.voice)
+    inputs = processor(text, voice=arguments.voice, return_tensors="np")
     latency = "low" if arguments.low_latency else "exact"
     return model.stream(**inputs, latency=latency, progress=report, **options)
 
@@ -699,7 +713,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _only_our_words(arguments):
             return _run(arguments)
     except SystemExit as stop:  # --help, --version, wrong usage
-        return int(stop.code or 0)
+        return int(stop.code or DONE)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -717,7 +731,7 @@ def _run(arguments: argparse.Namespace) -> int:
             traceback.print_exc()
         status, message = FAILED, _explain(error)
     else:
-        return 0
+        return DONE
     _give_up_output()
     if message:
         _say(message)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any, Protocol
 
 Progress = Callable[[str, int, int], None]
@@ -40,7 +40,7 @@ class Timings:
     def __init__(
         self,
         report: Progress | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = monotonic,
     ):
         self.seconds: dict[str, float] = {}
         self._report, self._clock = report, clock
@@ -93,53 +93,58 @@ def _is_notebook() -> bool:
 class _Bar(Protocol):
     """One line on the screen."""
 
-    def show(self, done: int, total: int) -> None: ...
+    def start(self, total: int, seconds_ago: float) -> None: ...
 
-    def restart(self, total: int) -> None: ...
+    def show(self, done: int, total: int) -> None: ...
 
 
 class _Bars:
     """Finds the bar of each report.
 
     Args:
-        new_bar: Makes the bar of a stage, from its name and total.
+        new_bar: Makes the bar of a stage.
     """
 
-    def __init__(self, new_bar: Callable[[str, int], _Bar]):
+    def __init__(self, new_bar: Callable[[str], _Bar]):
         self._new_bar = new_bar
         self._bars: dict[str, _Bar] = {}
         self._done: dict[str, int] = {}
+        self._last_time = monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        now = monotonic()
         if stage not in self._bars:
-            self._bars[stage] = self._new_bar(stage, total)
-        elif done < self._done[stage]:
-            self._bars[stage].restart(total)
-        self._done[stage] = done
+            self._bars[stage] = self._new_bar(stage)
+        if done < self._done.get(stage, done + 1):
+            # It began with the last report of any stage, as in `Timings`.
+            self._bars[stage].start(total, now - self._last_time)
         self._bars[stage].show(done, total)
+        self._done[stage], self._last_time = done, now
 
 
 class _RichBar:
-    def __init__(self, bars: Any, stage: str, total: int):
-        self._bars, self._task = bars, bars.add_task(stage, total=total)
+    def __init__(self, bars: Any, stage: str):
+        self._bars, self._task = bars, bars.add_task(stage, total=None)
+
+    def start(self, total: int, seconds_ago: float) -> None:
+        self._bars.reset(self._task, total=total)
+        self._bars.tasks[self._task].start_time -= seconds_ago
 
     def show(self, done: int, total: int) -> None:
         self._bars.update(self._task, completed=done, total=total)
-
-    def restart(self, total: int) -> None:
-        self._bars.reset(self._task, total=total)
 
 
 class _TqdmBar:
     def __init__(self, bar: Any):
         self._bar = bar
 
+    def start(self, total: int, seconds_ago: float) -> None:
+        self._bar.reset(total)
+        self._bar.start_t -= seconds_ago
+
     def show(self, done: int, total: int) -> None:
         self._bar.n, self._bar.total = done, total
         self._bar.refresh()
-
-    def restart(self, total: int) -> None:
-        self._bar.reset(total)
 
 
 @contextlib.contextmanager
@@ -161,9 +166,12 @@ def _terminal_bars() -> Iterator[_Bars]:
     )
     # Standard output may be the audio itself.
     with Progress(
-        *columns, console=Console(stderr=True), redirect_stdout=False
+        *columns,
+        console=Console(stderr=True),
+        redirect_stdout=False,
+        get_time=lambda: monotonic(),
     ) as bars:
-        yield _Bars(lambda stage, total: _RichBar(bars, stage, total))
+        yield _Bars(lambda stage: _RichBar(bars, stage))
 
 
 @contextlib.contextmanager
@@ -174,7 +182,7 @@ def _notebook_bars() -> Iterator[_Bars]:
         from tqdm.auto import tqdm
     with contextlib.ExitStack() as stack:
 
-        def new_bar(stage: str, total: int) -> _TqdmBar:
-            return _TqdmBar(stack.enter_context(tqdm(total=total, desc=stage)))
+        def new_bar(stage: str) -> _TqdmBar:
+            return _TqdmBar(stack.enter_context(tqdm(desc=stage)))
 
         yield _Bars(new_bar)

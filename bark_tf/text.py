@@ -89,6 +89,7 @@ _SPACE = re.compile(r"\s*")
 _CUE = re.compile(r"\[[^\[\]\n]{1,60}\]")
 _SONG = re.compile(r"[♪♫♬][^♪♫♬]{1,400}[♪♫♬]")
 _BULLET = re.compile(r"\s*(?:[-*+•‣◦▪●–—]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Z]\)\s|#{1,6}\s)")
+_HEADING = re.compile(r"\s*#{1,6}\s")
 _SPEAKER = re.compile(r"\s*\[?(?![a-z])[^\W\d_][\w .'-]{0,30}\]?[:：]")
 _ENUMERATOR = re.compile(r"\s*\(?(?:\d{1,3}|[IVXLC]{1,5}|[ivx]{1,4}|[A-Za-z])\s*")
 _ROMAN = re.compile(r"[IVXLCDM]{2,}\b")
@@ -309,11 +310,12 @@ def _paragraph_ends(lines: Sequence[_Line]) -> list[int]:
 
 
 def _line_ends(text: str, lines: Sequence[_Line]) -> Iterator[int]:
-    """Ends before list items, speakers and what follows a short line."""
+    """Ends before list items and speakers, and after headings and short lines."""
     for line, following in itertools.pairwise(lines):
         is_short = len(line.text.strip()) < _SHORT_LINE
         if (
-            _BULLET.match(following.text)
+            _HEADING.match(line.text)
+            or _BULLET.match(following.text)
             or _SPEAKER.match(following.text)
             or (is_short and following.text.strip()[:1].isupper())
         ):

@@ -77,20 +77,20 @@ def suno_part(shapes: Shapes, stem: str) -> str:
     if "transformer.wtes.0.weight" in shapes:
         return "fine_acoustics"
     rows = [
-        shapes.get(name, (None,))[0]
+        shapes.get(name, ())[:1]
         for name in ("transformer.wte.weight", "lm_head.weight")
     ]
     published = BarkConfig.preset("bark")
     for config in (published.semantic_config, published.coarse_acoustics_config):
-        if rows == [config.input_vocab_size, config.output_vocab_size]:
+        if rows == [(config.input_vocab_size,), (config.output_vocab_size,)]:
             return config.model_type
     for beginning, part in (("text", "semantic"), ("coarse", "coarse_acoustics")):
         if stem.startswith(beginning):
             return part
     raise ValueError(
         "Expected a file named text* or coarse*, as vocabularies other than the "
-        f"published ones do not tell the stage. Received: {stem!r} with {rows[0]} "
-        f"input and {rows[1]} output ids"
+        f"published ones do not tell the stage. Received: {stem!r} with vocabularies "
+        f"of {rows}"
     )
 
 
@@ -173,9 +173,10 @@ def codec_config(shapes: Shapes) -> EncodecConfig:
     """
     try:
         config = _codec_config(shapes)
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
-            f"Expected the weights of EnCodec for 24 kHz. Received: no {error}"
+            "Expected the weights of EnCodec for 24 kHz: convolutions with weight norm "
+            f"and codebooks. Received: {len(shapes)} other tensors"
         ) from error
     codebooks = len(_numbers(shapes, r"quantizer\.vq\.layers\.(\d+)\._codebook\.embed"))
     if config.num_quantizers != codebooks:
@@ -188,13 +189,12 @@ def codec_config(shapes: Shapes) -> EncodecConfig:
 
 
 def _codec_config(shapes: Shapes) -> EncodecConfig:
-    conv = r"encoder\.model\.(\d+)\.conv\.conv\.weight_v"
-    first, *downsampling, last = (
-        shapes[f"encoder.model.{n}.conv.conv.weight_v"] for n in _numbers(shapes, conv)
-    )
+    convs = _numbers(shapes, r"encoder\.model\.(\d+)\.conv\.conv\.weight_v")
     units = _numbers(shapes, r"encoder\.model\.(\d+)\.block\.1\.conv\.conv\.weight_v")
+    kernels = [shapes[f"encoder.model.{n}.conv.conv.weight_v"] for n in convs]
+    first, downsampling, last = kernels[0], kernels[1:-1], kernels[-1]
     narrow = shapes[f"encoder.model.{units[0]}.block.1.conv.conv.weight_v"]
-    size, width = shapes["quantizer.vq.layers.0._codebook.embed"]
+    entries = shapes["quantizer.vq.layers.0._codebook.embed"]
     shortcut = f"encoder.model.{units[0]}.shortcut.conv.conv.weight_v"
     return EncodecConfig(
         audio_channels=first[1],
@@ -210,8 +210,8 @@ def _codec_config(shapes: Shapes) -> EncodecConfig:
         num_lstm_layers=len(_numbers(shapes, r"encoder.*\.lstm\.weight_ih_l(\d+)")),
         hidden_size=last[0],
         last_kernel_size=last[2],
-        codebook_size=size,
-        codebook_dim=width,
+        codebook_size=entries[0],
+        codebook_dim=entries[1],
     )
 
 

@@ -114,7 +114,7 @@ def convert_checkpoint(
             many or of another shape, or a value does not fit `dtype`.
 
     Example:
-        >>> convert_checkpoint("~/.cache/suno/bark_v0", "bark", codec=CODEC)
+        >>> convert_checkpoint("bark_v0", "bark", codec="encodec_24khz-d7cc33bc.th")
         PosixPath('bark')
     """
     _check_choice("names", names, ("hf", "suno"))
@@ -355,7 +355,8 @@ def _copy_files(location: Any, directory: Path) -> None:
         for path in voices[voice].values():
             if not str(path).endswith(".npy"):
                 raise ValueError(
-                    f"{index}: expected files of arrays, .npy. Received: {path!r}"
+                    f"{index}: expected files of arrays, .npy. "
+                    f"Received: {str(path)[:80]!r}"
                 )
             # An index that was saved on Windows holds backslashes.
             _copy(location, PureWindowsPath(path).as_posix(), directory)

@@ -111,6 +111,8 @@ def open_source(
     if codec is not None:
         own = _given(config, CODEC)
         parts[CODEC] = _codec_of(open_source(codec, files, config=own), codec)
+    if not parts:
+        raise ValueError("Expected at least one file. Received: an empty list")
     if config is not None and not any(_given(config, name) for name in parts):
         raise ValueError(
             f"Expected a configuration of {' or '.join(parts)}. Received: {config!r}"
@@ -230,7 +232,7 @@ def _hf_config(location: Any, config: Any) -> Any:
             )
         return config
     with naming(path):
-        model_type = parse_json(path.read_bytes()).get("model_type")
+        model_type = str(parse_json(path.read_bytes()).get("model_type"))
     if model_type not in _CONFIG_CLASSES:
         raise ValueError(
             f"{path}: expected model_type to be one of {', '.join(_CONFIG_CLASSES)}. "

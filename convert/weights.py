@@ -13,7 +13,7 @@ from . import bark, encodec
 from .checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from .rules import Table, canonical_name, join, load, tensors, variables_of
 
-# A tensor that only this kind of checkpoint holds, by the end of its name.
+# A tensor that only this kind of checkpoint holds.
 _SIGNS = {
     "suno": "transformer.wpe.weight",
     "meta": "quantizer.vq.layers.0._codebook.embed",
@@ -46,8 +46,8 @@ def load_weights(model: Any, path: str | os.PathLike) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another network; the model is
-            unchanged then.
+        ValueError: If the file is damaged or of another network. The model is
+            unchanged then, unless it was a compressed tensor that is damaged.
     """
     with open_checkpoint(path) as checkpoint:
         prefix = model.checkpoint_prefix

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import safetensors.numpy
 import toy
-
-from bark_tf.config import BarkConfig, EncodecConfig
 from bark_tf.convert.inventory import PARTS, variable_shapes
 from bark_tf.convert.weights import table_for
+
+from bark_tf.config import BarkConfig, EncodecConfig
 
 CODEC = EncodecConfig(num_filters=2, hidden_size=4)
 STEMS = {"semantic": "text", "coarse_acoustics": "coarse", "fine_acoustics": "fine"}
@@ -37,7 +37,7 @@ def arrays(config, names="hf", prefix="", with_masks=False, with_heads=False):
     if with_masks:
         made |= {name: make() for name, make in table.constants.items()}
     if with_heads:
-        made |= {second: made[first] for second, first in table.aliases.items()}
+        made |= {second: made[first].copy() for second, first in table.aliases.items()}
     return {prefix + name: array for name, array in made.items()}
 
 

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from bark_tf import progress
 from bark_tf.progress import Timings, progress_bar
 
 
@@ -72,6 +73,20 @@ def test_the_pieces_of_a_long_text_share_their_lines(open_terminal):
     assert "chunks" in last[0] and "1/3" in last[0]
     assert "semantic" in last[1] and "5/768" in last[1]
     assert "coarse" in last[2] and "60/60" in last[2]
+
+
+def test_a_bar_shows_the_seconds_of_its_stage(open_terminal, monkeypatch):
+    """A stage may report only when it is done."""
+    terminal = open_terminal()
+    now = [0]
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+    with progress_bar() as report:
+        for stage in ("semantic", "coarse"):
+            now[0] += 7
+            report(stage, 60, 60)
+        now[0] += 100
+    last = final_lines(terminal.getvalue())[-2:]
+    assert "0:00:07" in last[0] and "0:00:07" in last[1]
 
 
 def test_an_error_gives_the_terminal_back_and_leaves_the_bar_unfinished(open_terminal):

@@ -5,10 +5,10 @@ import math
 import pytest
 import toy
 import toy_files
-
-from bark_tf.config import BarkConfig
 from bark_tf.convert.inventory import fingerprint, inventory, variable_shapes
 from bark_tf.convert.rules import variables_of
+
+from bark_tf.config import BarkConfig
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
@@ -83,6 +83,6 @@ def test_published_checkpoints(preset, num_tensors, num_values, digest):
 
 def test_fingerprint_tells_sizes_apart():
     rows = inventory(toy_files.bark_config())
-    longer = rows[:-1] + [rows[-1]._replace(shape=(*rows[-1].shape, 1))]
+    longer = [*rows[:-1], rows[-1]._replace(shape=(*rows[-1].shape, 1))]
     assert fingerprint(rows) != fingerprint(longer)
     assert fingerprint(rows) != fingerprint(rows[:-1])

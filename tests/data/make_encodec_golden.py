@@ -14,6 +14,9 @@ import transformers
 NUM_FRAMES = (1, 6, 7, 20)
 # Less than a frame of 8 samples, a frame and a sample, many frames.
 NUM_SAMPLES = (1, 9, 75)
+# Standard deviations.
+LATENT_LEVEL = 0.3
+AUDIO_LEVEL = 0.3
 
 SHARED = {
     "num_filters": 4,
@@ -55,20 +58,20 @@ def random_codec(num_samples, **fields):
     """
     config = transformers.EncodecConfig(**fields)
     model = transformers.EncodecModel(config).eval()
-    audio = 0.3 * torch.randn(3, config.audio_channels, num_samples)
+    audio = AUDIO_LEVEL * torch.randn(3, config.audio_channels, num_samples)
     for name, parameter in model.named_parameters():
         if ".norm." in name:
             parameter.add_(0.3 * torch.randn_like(parameter))
     if config.norm_type == "weight_norm":
-        _amplify(model.encoder, model.encoder(audio), 1.0)
+        _amplify(model.encoder, model.encoder(audio), LATENT_LEVEL)
     for index, layer in enumerate(model.quantizer.layers):
-        level = 0.8**index
+        level = LATENT_LEVEL * 0.95**index
         layer.codebook.embed.copy_(level * torch.randn_like(layer.codebook.embed))
         layer.codebook.embed_avg.copy_(torch.randn_like(layer.codebook.embed))
         layer.codebook.cluster_size.copy_(torch.rand(config.codebook_size))
     if config.norm_type == "weight_norm":
-        latents = torch.randn(3, config.hidden_size, 20)
-        _amplify(model.decoder, model.decoder(latents), 0.3)
+        latents = LATENT_LEVEL * torch.randn(3, config.hidden_size, 20)
+        _amplify(model.decoder, model.decoder(latents), AUDIO_LEVEL)
     return model, audio
 
 

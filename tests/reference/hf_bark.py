@@ -3,6 +3,7 @@
 Imports torch and transformers: load it from tests marked `reference` only.
 """
 
+import contextlib
 import json
 
 import numpy as np
@@ -65,3 +66,35 @@ def tensor(array):
 def voice(preset):
     """A voice as the processor of transformers hands it over."""
     return None if preset is None else {k: tensor(v) for k, v in preset.items()}
+
+
+@contextlib.contextmanager
+def recording(twin):
+    """Collects what the stages of a transformers Bark return inside the block.
+
+    Yields:
+        Dictionary that fills up: part -> array, and "lengths" of the coarse tokens.
+    """
+    kept = {}
+
+    def record(part):
+        original = getattr(twin, part).generate
+
+        def generate(*args, **kwargs):
+            output = original(*args, **kwargs)
+            tokens = output
+            if isinstance(output, tuple):
+                tokens, kept["lengths"] = output[0], output[1].tolist()
+            # A copy: the coarse stage writes into the semantic stage's tokens.
+            kept[part] = tokens.numpy().copy()
+            return output
+
+        getattr(twin, part).generate = generate
+
+    for part in CLASSES:
+        record(part)
+    try:
+        yield kept
+    finally:
+        for part in CLASSES:
+            del getattr(twin, part).generate

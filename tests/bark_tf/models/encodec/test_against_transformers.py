@@ -14,16 +14,18 @@ pytestmark = pytest.mark.reference
 
 SCRIPT = Path(__file__).parents[3] / "data" / "make_encodec_golden.py"
 
+TOLERANCE = 1e-4
+
 TOY = {
     "num_filters": 4,
     "hidden_size": 16,
     "upsampling_ratios": [4, 2],
     "codebook_size": 64,
-    "target_bandwidths": [18.0, 36.0, 72.0],
+    "target_bandwidths": [72.0],
 }
 CODECS = {
     "real": {},
-    "toy": TOY,
+    "toy": {**TOY, "target_bandwidths": [18.0, 36.0, 72.0]},
     "deep": {**TOY, "num_residual_layers": 3, "num_lstm_layers": 1},
     "wide kernels": {
         **TOY,
@@ -81,9 +83,10 @@ def maker(torch):
 
 @pytest.fixture(scope="module", params=CODECS)
 def pair(request, torch, maker):
-    """Theirs, ours with the same weights, and audio (3, channels, 24_001)."""
+    """Theirs, ours with the same weights, and audio (3, channels, samples)."""
     torch.manual_seed(0)
-    theirs, audio = maker.random_codec(24_001, **CODECS[request.param])
+    num_samples = 24_001 if request.param == "real" else 1001
+    theirs, audio = maker.random_codec(num_samples, **CODECS[request.param])
     ours = EncodecModel(EncodecConfig(**CODECS[request.param]))
     arrays = {name: value.numpy() for name, value in theirs.state_dict().items()}
     variables = rules.variables_of(ours)
@@ -102,20 +105,50 @@ def test_decoded_audio(pair, torch, num_frames, batch):
         expected = theirs.decode(torch.tensor(codes)[None], [None]).audio_values
         decoded = np.reshape(ours.decode(codes), expected.shape)
         assert expected.std() > 0.05
-        np.testing.assert_allclose(decoded, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(decoded, expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("samples", [1, 319, 320, 321, 4000, 24_001])
+def assert_same_codes(ours, theirs, latents, codebooks):
+    """Codes are equal, but where two entries are equally near.
+
+    Random codebooks make such ties: both entries are then as near as an error of
+    TOLERANCE in every value of the latent can tell. What follows a tie in its frame
+    is not compared.
+
+    Args:
+        ours: (batch, num_codebooks, frames).
+        theirs: The same.
+        latents: (batch, frames, width).
+        codebooks: Arrays (entries, width).
+    """
+    assert ours.shape == theirs.shape
+    rest = latents.astype("float64")
+    compared = np.ones(rest.shape[:2], bool)
+    for index, entries in enumerate(codebooks[: ours.shape[1]]):
+        mine, other = entries[ours[:, index]], entries[theirs[:, index]]
+        farther = np.sum((rest - mine) ** 2 - (rest - other) ** 2, axis=-1)
+        explained = 2 * TOLERANCE * np.sum(np.abs(mine - other), axis=-1)
+        assert np.all(farther[compared] <= explained[compared])
+        compared &= ours[:, index] == theirs[:, index]
+        rest -= other
+    assert np.mean(compared) > 0.99
+
+
+@pytest.mark.parametrize("samples", [1, 319, 320, 321, 1001, 4000, 24_001])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_latents_and_codes(pair, torch, samples, batch):
     theirs, ours, audio = pair
+    if samples > audio.shape[-1]:
+        pytest.skip("only the real codec hears this much")
     heard = audio[:batch, :, :samples]
-    expected = theirs.encoder(torch.tensor(heard)).transpose(1, 2)
-    latent = ours.encoder(np.swapaxes(heard, 1, 2))
-    np.testing.assert_allclose(latent, expected, rtol=0, atol=1e-4)
+    expected = theirs.encoder(torch.tensor(heard)).transpose(1, 2).numpy()
+    latents = ours.encoder(np.swapaxes(heard, 1, 2))
+    np.testing.assert_allclose(latents, expected, rtol=0, atol=TOLERANCE)
+    codebooks = [np.array(codebook.embed) for codebook in ours.quantizer.codebooks]
     for bandwidth in (None, *ours.config.target_bandwidths):
         codes = theirs.encode(torch.tensor(heard), bandwidth=bandwidth).audio_codes[0]
-        np.testing.assert_array_equal(ours.encode(heard, bandwidth), codes)
+        encoded = ours.encode(heard, bandwidth).numpy()
+        assert_same_codes(encoded, codes.numpy(), expected, codebooks)
 
 
 def test_reconstruction(pair, torch):
@@ -123,7 +156,9 @@ def test_reconstruction(pair, torch):
     bandwidth = ours.config.target_bandwidths[-1]
     expected = theirs(torch.tensor(audio[..., :4001]), bandwidth=bandwidth)
     reconstructed = ours(audio[..., :4001], bandwidth=bandwidth)
-    np.testing.assert_allclose(reconstructed, expected.audio_values, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        reconstructed, expected.audio_values, rtol=0, atol=TOLERANCE
+    )
 
 
 def test_round_trip_is_bit_equal(pair):

@@ -1,0 +1,199 @@
+"""Weights into built networks and out of them, torch-free; and through transformers."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+import toy_files
+from bark_tf.convert import weights
+from bark_tf.convert.checkpoints import open_checkpoint
+from bark_tf.convert.inventory import PARTS
+
+from bark_tf.bark import BarkModel
+from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.models.fine import BarkFineModel
+
+SEMANTIC = toy.semantic_config(bias=False)
+FINE = toy.fine_config()
+HELPER = Path(__file__).parents[1] / "reference" / "hf_bark.py"
+
+
+def values(model):
+    return {weight.path: np.array(weight) for weight in model.weights}
+
+
+def saved(directory, *models):
+    weights.save_weights(models, directory)
+    return toy_files.load(directory / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (BarkSemanticModel, SEMANTIC),
+        (BarkCoarseModel, toy.coarse_config(bias=True)),
+        (BarkFineModel, FINE),
+        (BarkFineModel, toy.fine_config(tie_word_embeddings=False, bias=False)),
+        (EncodecModel, toy_files.CODEC),
+    ],
+)
+def test_round_trip_of_one_network(model_class, config, tmp_path):
+    arrays = toy_files.arrays(config, with_masks=True)
+    path = toy_files.save(tmp_path / "in" / "model.safetensors", arrays)
+    model = model_class(config)
+    weights.load_weights(model, path)
+    toy_files.assert_same(saved(tmp_path / "out", model), arrays)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+@pytest.mark.parametrize(
+    ("model_class", "config"), [(BarkSemanticModel, SEMANTIC), (BarkFineModel, FINE)]
+)
+def test_suno_names(model_class, config, prefix, tmp_path):
+    arrays = toy_files.arrays(
+        config, "suno", prefix, with_masks=True, with_heads=bool(prefix)
+    )
+    model = model_class(config)
+    weights.load_weights(model, toy_files.save(tmp_path / "text.pt", arrays))
+    attention = model.blocks[1].attention.qkv.kernel
+    np.testing.assert_array_equal(
+        attention, arrays[f"{prefix}transformer.h.1.attn.c_attn.weight"]
+    )
+
+
+def test_meta_names(tmp_path):
+    arrays = toy_files.arrays(toy_files.CODEC, "meta")
+    model = EncodecModel(toy_files.CODEC)
+    weights.load_weights(model, toy_files.save(tmp_path / "codec.th", arrays))
+    np.testing.assert_array_equal(
+        model.quantizer.codebooks[31].embed,
+        arrays["quantizer.vq.layers.31._codebook.embed"],
+    )
+
+
+def test_a_part_out_of_a_whole(tmp_path):
+    config = toy_files.bark_config()
+    arrays = toy_files.save_hf(tmp_path, config)
+    model = BarkCoarseModel(config.coarse_acoustics_config)
+    weights.load_weights(model, tmp_path)
+    np.testing.assert_array_equal(
+        model.lm_head.kernel, arrays["coarse_acoustics.lm_head.weight"]
+    )
+
+
+def test_several_networks_make_a_whole(tmp_path):
+    model = BarkModel(toy_files.bark_config())
+    arrays = saved(tmp_path, *model.parts.values())
+    prefixes = {name.split(".")[0] for name in arrays}
+    assert prefixes == set(PARTS)
+    np.testing.assert_array_equal(
+        arrays["fine_acoustics.input_embeds_layers.2.weight"],
+        model.fine_acoustics.token_embeddings[2].embeddings,
+    )
+
+
+def test_half_precision_files_and_models(tmp_path):
+    arrays = toy_files.arrays(SEMANTIC)
+    halves = {name: array.astype("float16") for name, array in arrays.items()}
+    path = toy_files.save(tmp_path / "model.safetensors", halves)
+    model = BarkSemanticModel(SEMANTIC)
+    weights.load_weights(model, path)
+    loaded = model.lm_head.kernel
+    assert loaded.dtype == "float32"
+    np.testing.assert_array_equal(loaded, halves["lm_head.weight"].astype("float32"))
+
+    model = BarkSemanticModel(SEMANTIC, dtype="bfloat16")
+    weights.load_weights(model, path)
+    weights.save_weights([model], tmp_path / "out")
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        assert checkpoint.dtype("lm_head.weight").name == "bfloat16"
+        kept = checkpoint.read("lm_head.weight").astype("float32")
+    np.testing.assert_allclose(kept, arrays["lm_head.weight"], rtol=1e-2)
+
+
+def test_a_file_of_another_network_changes_nothing(tmp_path):
+    model = BarkSemanticModel(SEMANTIC)
+    before = values(model)
+    other = toy_files.arrays(SEMANTIC.replace(num_layers=3, hidden_size=32))
+    path = toy_files.save(tmp_path / "model.safetensors", other)
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors does not fit.* layers\.2"
+    ):
+        weights.load_weights(model, path)
+    other = toy_files.arrays(SEMANTIC.replace(hidden_size=32))
+    toy_files.save(path, other)
+    with pytest.raises(ValueError, match=r"has shape \(40, 32\), expected \(40, 16\)"):
+        weights.load_weights(model, path)
+    toy_files.assert_same(values(model), before)
+
+
+def test_a_whole_without_the_part(tmp_path):
+    arrays = toy_files.arrays(SEMANTIC, prefix="semantic.")
+    path = toy_files.save(tmp_path / "model.safetensors", arrays)
+    with pytest.raises(
+        ValueError, match=r"lacks input_.*; it has no place for semantic"
+    ):
+        weights.load_weights(BarkCoarseModel(toy.coarse_config(bias=False)), path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("hf", "a"), ("suno", "transformer.wpe.weight")],
+)
+def test_spelling(kind, name, tmp_path):
+    path = toy_files.save(tmp_path / "x.bin", {f"_orig_mod.{name}": np.zeros(1)})
+    with open_checkpoint(path) as checkpoint:
+        assert weights.spelling(checkpoint) == kind
+
+
+# Through transformers -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch():
+    pytest.importorskip("transformers")
+    return pytest.importorskip("torch")
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_to_ours_and_back(torch, file, tied, tmp_path):
+    """Every tensor of theirs is the same after a detour, and so is what they say."""
+    helper = runpy.run_path(str(HELPER))
+    ours = BarkModel(toy_files.bark_config(tie_word_embeddings=tied))
+    for part in ours.parts.values():
+        toy.randomize(part)
+    theirs = helper["whole"](ours, tmp_path / "first")
+    state = theirs.state_dict()
+    theirs.save_pretrained(tmp_path / "second")
+    if file == "pytorch_model.bin":  # every tied tensor under both its names
+        torch.save(state, tmp_path / "second" / file)
+        (tmp_path / "second" / "model.safetensors").unlink()
+
+    detour = BarkModel.from_pretrained(tmp_path / "second")
+    back = helper["whole"](detour, tmp_path / "third")
+    assert back.state_dict().keys() == state.keys()
+    for name, tensor in back.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+    ids, codes = toy.ids(2, 9), toy.ids(2, 9, 4)
+    with torch.no_grad():
+        for part, arguments in (
+            ("semantic", (ids,)),
+            ("coarse_acoustics", (ids,)),
+            ("fine_acoustics", (2, codes)),
+        ):
+            expected, again = (
+                getattr(model, part)(
+                    *(helper["tensor"](a) if np.ndim(a) else a for a in arguments)
+                ).logits
+                for model in (theirs, back)
+            )
+            assert torch.equal(expected, again)
+            logits = getattr(detour, part)(*arguments).logits
+            assert np.std(logits) > 1
+            assert toy.largest_difference(logits, expected) < 1e-4
