@@ -387,7 +387,7 @@ def _from_integers(data: bytes, kind: str) -> np.ndarray:
 
 # (code, bytes per sample) -> what makes float32 of them.
 _DECODERS = {
-    (_PCM, 1): lambda data: (np.frombuffer(data, np.uint8) / np.float32(128)) - 0.99,
+    (_PCM, 1): lambda data: (np.frombuffer(data, np.uint8) / np.float32(128)) - 1,
     (_PCM, 2): lambda data: _from_integers(data, "<i2"),
     (_PCM, 3): _from_int24,
     (_PCM, 4): lambda data: _from_integers(data, "<i4"),

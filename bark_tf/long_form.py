@@ -253,7 +253,7 @@ class _History:
     def add(self, take: _Take) -> None:
         """Goes on from a take, unless that would spread what is wrong with it."""
         is_only = self.prompt is None and take.problem in _LENGTH_PROBLEMS
-        if take.voice is None or not (take.problem is None or is_only):
+        if take.problem is not None and not is_only:
             return
         if self._anchor is None:
             self.prompt = self._anchor = take.voice

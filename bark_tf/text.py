@@ -77,7 +77,7 @@ _LOUD_MARKS = "!?‼⁇⁈⁉‽⸮\u037e"
 _MARKS = _WIDE_MARKS + _LOUD_MARKS + ".…"
 _INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
 _CLOSERS = "\"'”’»«›‹)]}」』】》〉）］｝〕〗〙｣＂＇*_\u200d\ufe0f" + _INVISIBLE
-_OPENERS = "\"'“‘”’«»‹›„‚([{（［｛「『【《〈〔｢¿¡♪♫♬*_#—–-…" + _INVISIBLE
+_OPENERS = "\"'“‘”’«»‹›„‚([{（［｛「『【《〈〔｢¿¡*_#—–-…" + _INVISIBLE
 _MARK = re.compile(
     rf"(?P<marks>\.(?:[ \u00a0]\.)+|[{re.escape(_MARKS)}]+)"
     # “ closes in German and » after a space in French, both before a space or a mark;
@@ -269,10 +269,8 @@ def split_sentences(text: str) -> list[str]:
     """
     lines = _lines(text)
     inside = _inside(text, _CUE, _SONG)
-    ends = {end for end in _line_ends(text, lines) if not inside[end]}
-    ends.update(_paragraph_ends(lines))
-    ends.update(_song_ends(text))
-    ends.update(_space_ends(text))
+    ends = {*_line_ends(lines), *_song_ends(text), *_space_ends(text)}
+    ends = {end for end in ends if not inside[end]}.union(_paragraph_ends(lines))
     return _pieces(text, _mark_ends(text, sorted(ends), inside))
 
 
@@ -309,7 +307,7 @@ def _paragraph_ends(lines: Sequence[_Line]) -> list[int]:
     return [line.end for line in lines if not line.text.strip()]
 
 
-def _line_ends(text: str, lines: Sequence[_Line]) -> Iterator[int]:
+def _line_ends(lines: Sequence[_Line]) -> Iterator[int]:
     """Ends before list items and speakers, and after headings and short lines."""
     for line, following in itertools.pairwise(lines):
         is_short = len(line.text.strip()) < _SHORT_LINE
@@ -333,7 +331,8 @@ def _space_ends(text: str) -> Iterator[int]:
     """Ends of Thai and Lao, where a space is between sentences and phrases."""
     begin = 0
     for space in _SPACES.finditer(text):
-        before, after = text[space.start() - 1 : space.start()], text[space.end() :][:1]
+        before = text[space.start() - 1 : space.start()]
+        after = text[space.end() : space.end() + 1]
         if not before or not after:
             continue
         is_long = space.start() - begin >= _MIN_SPACE_ENDED

@@ -1,6 +1,6 @@
 """Text to audio: bark_tf against transformers, per stage, in one run.
 
-    python benchmarks/generate.py                       # float32, bark-small, 128 tokens
+    python benchmarks/generate.py                    # float32, bark-small, 128 tokens
     python benchmarks/generate.py --dtype bfloat16 --repeats 5
     python benchmarks/generate.py --model DIR --only bark_tf
 
@@ -30,7 +30,9 @@ def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="checkpoint directory; random weights if absent")
+    parser.add_argument(
+        "--model", help="checkpoint directory; random weights if absent"
+    )
     parser.add_argument("--preset", default="bark-small")
     parser.add_argument("--tokens", type=int, default=128, help="semantic tokens")
     parser.add_argument("--batch", type=int, default=1)
@@ -116,9 +118,13 @@ class Transformers:
         transformers.logging.set_verbosity_error()
         torch.set_grad_enabled(False)
         self.torch = torch
-        self.version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+        self.version = (
+            f"transformers {transformers.__version__}, torch {torch.__version__}"
+        )
         dtype = getattr(torch, args.dtype)
-        self.model = transformers.BarkModel.from_pretrained(args.model, dtype=dtype).eval()
+        self.model = transformers.BarkModel.from_pretrained(
+            args.model, dtype=dtype
+        ).eval()
         self.semantic_config = configs.BarkSemanticGenerationConfig()
         self.coarse_config = configs.BarkCoarseGenerationConfig()
         self.fine_config = configs.BarkFineGenerationConfig()
@@ -215,7 +221,9 @@ def show(args, results):
     for stage, count in (("semantic", args.tokens), ("coarse", coarse)):
         speeds = (args.batch * count / r["steady"][stage] for r in results.values())
         rows.append((f"{stage}, tokens/s", *(f"{speed:.1f}" for speed in speeds)))
-    rows.append(("first call, s", *(f"{r['first']['total']:.1f}" for r in results.values())))
+    rows.append(
+        ("first call, s", *(f"{r['first']['total']:.1f}" for r in results.values()))
+    )
     rows.append(("load, s", *(f"{r['load']:.1f}" for r in results.values())))
     factors = (r["steady"]["total"] / r["audio_seconds"] for r in results.values())
     rows.append(("real-time factor", *(f"{factor:.2f}" for factor in factors)))

@@ -88,7 +88,7 @@ def convert_checkpoint(
         source: A directory of Hugging Face's (a whole Bark, one of its parts, or
             EnCodec) or its repository id; a directory with suno's `text.pt`,
             `coarse.pt`, `fine.pt` (or `text_2.pt`, ...) and perhaps Meta's
-            `encodec_24khz-*.th`; one such file; or a list of them.
+            `encodec_24khz-*.th`; one such file; or a list of all these.
         destination: A directory that does not exist or is empty.
         names: `"hf"` or `"suno"`.
         dtype: `"float32"`, `"float16"` or `"bfloat16"` for all floating-point tensors;

@@ -93,18 +93,23 @@ def open_source(
         ValueError: If a file is damaged, its tensors are not those of its
             configuration, or two files hold the same part.
     """
-    paths, location = _weights(source)
+    if config is not None and type(config) not in _CONFIG_CLASSES.values():
+        raise ValueError(
+            f"config must be a BarkConfig or a part's. Received: {config!r}"
+        )
     whole = config if isinstance(config, BarkConfig) else None
     parts: dict[str, Part] = {}
-    for path in paths:
+    location = None
+    for path, beside in _weights(source):
         file = _File(path, files)
         if file.spelling == "hf":
-            location = path.parent if location is None else location
-            own = _hf_config(location, config)
+            beside = path.parent if beside is None else beside
+            own = _hf_config(beside, config)
             whole = own if whole is None and isinstance(own, BarkConfig) else whole
             found = _hf_parts(file, own, config)
         else:
             found = _single_part(file, config)
+        location = beside if location is None else location
         for name in found.keys() & parts.keys():
             raise ValueError(f"Expected one {name} model. Received: {path} besides")
         parts |= found
@@ -138,18 +143,18 @@ def _given(config: Any, name: str) -> Any:
 # Finding files ------------------------------------------------------------------------
 
 
-def _weights(source: Any) -> tuple[list[Path], Any]:
-    """The files with weights, and where the other files are."""
+def _weights(source: Any) -> list[tuple[Path, Any]]:
+    """The files with weights, each with the directory or repository that was named."""
     if not isinstance(source, str | os.PathLike):
-        return [Path(path) for path in source], None
+        return [pair for one in source for pair in _weights(one)]
     path = Path(source)
     if path.is_file():
-        return [path], None
+        return [(path, None)]
     if path.is_dir() and not any((path / n).is_file() for n in hub.WEIGHTS_NAMES):
         files = _suno_files(path)
         if files:
-            return files, path
-    return [hub.find_weights(source)], source
+            return [(file, path) for file in files]
+    return [(hub.find_weights(source), source)]
 
 
 def _suno_files(directory: Path) -> list[Path]:

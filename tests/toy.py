@@ -1,12 +1,18 @@
 """Toy models, weights and comparisons that many tests share."""
 
+import functools
+
 import numpy as np
 
 from bark_tf.config import (
     BarkCoarseConfig,
+    BarkConfig,
     BarkFineConfig,
+    BarkGenerationConfig,
     BarkSemanticConfig,
+    EncodecConfig,
 )
+from bark_tf.voices import VoicePreset
 
 SIZES = {
     "block_size": 48,
@@ -49,3 +55,103 @@ def largest_difference(a, b):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape, (a.shape, b.shape)
     return float(np.abs(a - b).max()) if a.size else 0.0
+
+
+# === A whole Bark of toy size ===
+
+# Semantic tokens 0-19, end 22, text ids 26-35, pad 36, infer 38. Coarse: semantic
+# tokens, codebooks of 8 codes from 20 and from 28 on, pad 36, infer 38.
+TEXT_VOCABULARY = 10
+EOS = 22
+PROMPT = 8
+SAMPLES_PER_FRAME = 4
+
+
+def bark_config():
+    sizes = {**SIZES, "num_heads": 2, "block_size": 64, "input_vocab_size": 40}
+    return BarkConfig(
+        semantic_config=BarkSemanticConfig(**{**sizes, "output_vocab_size": 26}),
+        coarse_acoustics_config=BarkCoarseConfig(**{**sizes, "output_vocab_size": 40}),
+        fine_acoustics_config=BarkFineConfig(
+            **{**sizes, "input_vocab_size": 10, "output_vocab_size": 10},
+            n_codes_total=4,
+        ),
+        codec_config=EncodecConfig(
+            num_filters=2,
+            hidden_size=4,
+            upsampling_ratios=(SAMPLES_PER_FRAME,),
+            num_lstm_layers=1,
+            codebook_size=8,
+            target_bandwidths=(72.0,),
+        ),
+    )
+
+
+def generation_config(semantic=None, coarse=None, fine=None):
+    """The generation configuration of the toy Bark, with changes per stage."""
+    return BarkGenerationConfig(
+        semantic_config={
+            "eos_token_id": EOS,
+            "max_new_tokens": 12,
+            "text_encoding_offset": 26,
+            "text_pad_token": 36,
+            "semantic_infer_token": 38,
+            "semantic_vocab_size": 20,
+            "max_input_semantic_length": PROMPT,
+            "top_k": 0,
+            **(semantic or {}),
+        },
+        coarse_acoustics_config={
+            "coarse_semantic_pad_token": 36,
+            "coarse_infer_token": 38,
+            "max_coarse_input_length": PROMPT,
+            "max_coarse_history": 12,
+            "sliding_window_len": 6,
+            "top_k": 0,
+            **(coarse or {}),
+        },
+        fine_acoustics_config={
+            "max_fine_history_length": 8,
+            "max_fine_input_length": 16,
+            "n_fine_codebooks": 4,
+            **(fine or {}),
+        },
+        codebook_size=8,
+    )
+
+
+def bark(seed=0, dtype=None):
+    """A new toy Bark with random weights."""
+    from bark_tf.bark import BarkModel  # tests without a model need no TensorFlow
+
+    model = BarkModel(bark_config(), generation_config(), dtype=dtype)
+    for i, part in enumerate(model.parts.values()):
+        randomize(part, seed=10 * seed + i)
+    kernel = np.array(model.semantic.lm_head.kernel)
+    kernel[EOS] *= 0.5  # so that rows end after 2 to 30 tokens, and some do not
+    model.semantic.lm_head.kernel.assign(kernel)
+    return model
+
+
+@functools.cache
+def shared_bark():
+    """One toy Bark for all tests that do not change it, so that programs are kept."""
+    return bark()
+
+
+def texts(*seeds):
+    """Arguments of `generate`: one text per seed, of various lengths."""
+    text = np.zeros((len(seeds), PROMPT), np.int32)
+    mask = np.zeros((len(seeds), PROMPT), np.int32)
+    for row, seed in enumerate(seeds):
+        rng = np.random.default_rng(seed)
+        length = rng.integers(1, PROMPT + 1)
+        text[row, :length] = rng.integers(0, TEXT_VOCABULARY, length)
+        mask[row, :length] = 1
+    return {"input_ids": text, "attention_mask": mask}
+
+
+def voice(num_semantic=9, seed=0):
+    rng = np.random.default_rng(seed)
+    fine = rng.integers(0, 8, (4, int(1.5 * num_semantic)))
+    return VoicePreset(rng.integers(0, 20, num_semantic), fine[:2], fine)

@@ -66,6 +66,19 @@ def prompt_ids(
     return text, history
 
 
+def _check_vocabulary(
+    text: np.ndarray, size: int, config: BarkSemanticGenerationConfig
+) -> None:
+    """Refuses text ids that have no embedding; a GPU would read zeros for them."""
+    read = text[text != config.text_pad_token] - config.text_encoding_offset
+    most = size - config.text_encoding_offset
+    if read.size and not 0 <= read.min() <= read.max() < most:
+        raise ValueError(
+            f"input_ids must lie in [0, {most}), the text vocabulary of this model. "
+            f"Received: values in [{read.min()}, {read.max()}]"
+        )
+
+
 def prompt_embeddings(model: Any, text, history, infer_token: int):
     """The prompt as the network sees it: summed embeddings and the infer token.
 
@@ -136,6 +149,7 @@ def generate_semantic(
         return np.zeros((batch, 0), np.int32)
     histories = [None] * batch if histories is None else histories
     text, history = prompt_ids(input_ids, attention_mask, histories, config)
+    _check_vocabulary(text, model.config.input_vocab_size, config)
     size = bucket(batch)
     rules, values = SamplingRules.of(config), SamplingValues.of(config)
     compiled = programs_of(model, jit_compile)(

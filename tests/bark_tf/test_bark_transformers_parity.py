@@ -1,7 +1,9 @@
 """Whole generation against Hugging Face transformers: equal tokens, equal audio.
 
 Tiny networks with the real vocabularies and equal random weights, decoded greedily.
-The end of the semantic stage is made so likely that rows end at various places.
+The end of the semantic stage is made so likely that rows end at various places. Among
+random logits are near ties: should one code of a run differ on another machine, look
+at the gap between its two highest logits first (both sides agree to about 1e-5).
 """
 
 import runpy
@@ -314,7 +316,7 @@ def test_acoustics_with_a_voice(hf, bark, twin, length):
         ({"sliding_window_len": 100, "max_coarse_history": 300}, {}, 150),
         ({"max_coarse_input_length": 64, "max_coarse_history": 90}, {}, 100),
         ({}, {"max_fine_history_length": 256}, 60),
-        ({}, {"max_fine_history_length": 40, "max_fine_input_length": 100}, 120),
+        ({}, {"max_fine_history_length": 40, "max_fine_input_length": 100}, 110),
     ],
 )
 @pytest.mark.parametrize("with_voice", [False, True])
@@ -325,7 +327,7 @@ def test_other_window_sizes(hf, bark, twin, coarse, fine, length, with_voice):
     )
     before = twin.generation_config
     hf.set_generation(twin, config)
-    semantic = toy.ids(1, length, high=10_000)
+    semantic = toy.ids(1, length, high=10_000, seed=1)
     voice = synthetic_voice(150) if with_voice else None
     try:
         compare_acoustics(hf, bark, twin, semantic, voice, config)

@@ -30,7 +30,7 @@ ENGLISH = [
     "The U.S. Army won. | They live in the U.S. | The end.",
     "Acme Inc. Chairman Bo resigned. | Smith & Co. & Sons paid John Smith Jr. | "
     "The rest is lost etc. | And so on.",
-    "It was Plan B. | It worked. | So did I. | Then we left with J. Doe.",
+    "It was Plan B. | It worked. | So did I. | Everybody left with J. Doe.",
     "In 1999. | The next line.",
     'He said: "Go away." | She went. | "Why?" he asked. | "Stop!" | Then silence.',
     "(He left.) | [Really?!] | ‘Yes.’ | “No.” | Good.",
@@ -51,8 +51,10 @@ CUES = [
     "Uh — I mean... well — no. | OK.",
 ]
 LINES = [
-    "A line without end\n\n | Another",
+    "A line without end\n\n | another",
+    "♪ La la\nLa la ♪ | Then. | ♪ la\n\n | la ♪",
     "wrapped at the\nmargin, as editors do. | Then\nmore.",
+    "a line that is wrapped at the margin by an editor, before\nBerlin or so. | No.",
     "ANNA: Hello there, how is it going. | Fine?\n"
     " | BOB: Very well, thank you so much\n | 小明：你好。",
     "List:\n | - one\n | * two\n | • three\n | 1. four. | Yes.\n | 2) five\n | a) six",

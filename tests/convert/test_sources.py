@@ -79,6 +79,17 @@ def test_a_list_of_files(tmp_path, open_source):
         open_source([*paths, paths[0]])
 
 
+def test_a_list_with_directories(tmp_path, open_source):
+    toy_files.save_suno(tmp_path / "suno", CONFIG, codec=None)
+    toy_files.save(
+        tmp_path / "codec" / "model.safetensors", toy_files.arrays(toy_files.CODEC)
+    )
+    toy_files.CODEC.save_pretrained(tmp_path / "codec")
+    source = open_source([tmp_path / "suno", tmp_path / "codec"])
+    assert list(source.parts) == list(PARTS)
+    assert source.location == tmp_path / "suno"
+
+
 def test_small_and_large_in_one_directory(tmp_path, open_source):
     toy_files.save_suno(tmp_path, CONFIG)
     (tmp_path / "fine_2.pt").write_bytes((tmp_path / "fine.pt").read_bytes())
@@ -213,9 +224,10 @@ def test_a_given_configuration_wins(tmp_path, open_source):
 
 def test_a_configuration_of_another_part(tmp_path, open_source):
     toy_files.save_suno(tmp_path, CONFIG)
-    for config in (toy_files.CODEC, {"n_layer": 2}):
-        with pytest.raises(ValueError, match="Expected a configuration of semantic"):
-            open_source(tmp_path / "text.pt", config=config)
+    with pytest.raises(ValueError, match="Expected a configuration of semantic"):
+        open_source(tmp_path / "text.pt", config=toy_files.CODEC)
+    with pytest.raises(ValueError, match="config must be a BarkConfig or a part's"):
+        open_source(tmp_path / "text.pt", config={"n_layer": 2})
 
 
 @pytest.mark.parametrize("model_type", ["vits", None, ["bark"], {"a": 1}])

@@ -68,8 +68,12 @@ class DictCheckpoint:
 def torch():
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    # On a busy machine, torch's threads wait for each other in every small step.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.no_grad():
         yield torch
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
