@@ -41,7 +41,7 @@ _SOUNDFILE_BLOCK = 2**16  # samples
 
 
 def _checked(audio: Any) -> np.ndarray:
-    """One row of audio as float32 (samples,)."""
+    """A copy of one row of audio as float32 (samples,)."""
     array = np.asarray(audio)
     if array.ndim == 2 and array.shape[0] == 1:
         array = array[0]
@@ -482,11 +482,11 @@ def join(
 def _faded(
     piece: np.ndarray, length: int, *, at_start: bool, at_end: bool
 ) -> np.ndarray:
+    """Fades a piece in place."""
     length = min(length, piece.size // 2)
     if not length:
         return piece
     ramp = (np.arange(length, dtype=np.float32) + 0.5) / length
-    piece = piece.copy()
     if at_start:
         piece[:length] *= ramp
     if at_end:

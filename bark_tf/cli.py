@@ -584,7 +584,7 @@ def _generate(processor, model, text, arguments, report) -> tuple:
     import numpy as np
 
     options = _generation_options(arguments, model)
-    if _is_long(processor, text, arguments):
+    if _is_long(text, arguments):
         from bark_tf.long_form import generate_long
 
         out = generate_long(
@@ -596,14 +596,12 @@ def _generate(processor, model, text, arguments, report) -> tuple:
     return np.asarray(out.audio[0, : out.lengths[0]]), out.voice
 
 
-def _is_long(processor, text, arguments) -> bool:
+def _is_long(text: str, arguments: argparse.Namespace) -> bool:
     from bark_tf.text import MAX_S, estimate_seconds
-    from bark_tf.tokenizer import MAX_TEXT_LENGTH
 
     if arguments.long is not None:
         return arguments.long
-    num_tokens = len(processor.tokenizer.encode(text))
-    return num_tokens > MAX_TEXT_LENGTH or estimate_seconds(text) > MAX_S
+    return estimate_seconds(text) > MAX_S
 
 
 def _stream(processor, model, text, arguments, report) -> str:
@@ -626,7 +624,7 @@ def _stream(processor, model, text, arguments, report) -> str:
 def _pieces(processor, model, text, arguments, report) -> Iterator:
     """float32 (samples,) each."""
     options = _generation_options(arguments, model)
-    if _is_long(processor, text, arguments):
+    if _is_long(text, arguments):
         from bark_tf.long_form import stream_long
 
         long = stream_long(
@@ -764,7 +762,7 @@ def _give_up_output() -> None:
     """Lets Python end quietly when standard output takes no more."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except KeyError:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

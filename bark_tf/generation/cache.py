@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from bark_tf.config import BarkSubModelConfig
 from bark_tf.models.transformer import LayerCache
 
 
-def allocate(config: BarkSubModelConfig, batch, slots: int, dtype):
-    """Empty caches for all layers of a causal model.
+def extend(cache, slots: int, dtype):
+    """Gives the caches of a prompt room for the tokens that follow.
 
     Args:
-        config: Of the model.
-        batch: Rows; int or scalar tensor.
+        cache: Tuple of a `LayerCache` per layer, as `forward` returns it.
         slots: Positions that fit.
-        dtype: Of keys and values.
+        dtype: Of the new keys and values.
 
     Returns:
         Tuple of a `LayerCache` per layer: keys (batch * heads, slots, head_size),
         values (batch * heads, head_size, slots).
     """
-    rows, size = batch * config.num_heads, config.head_size
 
-    def layer() -> LayerCache:
+    def layer(keys, values) -> LayerCache:
+        room = [[0, slots - tf.shape(keys)[1]]]
+        keep = [[0, 0]]
         return LayerCache(
-            tf.zeros((rows, slots, size), dtype), tf.zeros((rows, size, slots), dtype)
+            tf.pad(tf.cast(keys, dtype), keep + room + keep),
+            tf.pad(tf.cast(values, dtype), keep + keep + room),
         )
 
-    return tuple(layer() for _ in range(config.num_layers))
+    return tuple(layer(*pair) for pair in cache)
 
 
 def bucket(batch: int) -> int:

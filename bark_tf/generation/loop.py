@@ -18,8 +18,13 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from bark_tf.generation.cache import allocate
+from bark_tf.generation.cache import extend
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose
+
+
+# A prompt is a few big products. On a CPU XLA copies every kernel for them into another
+# order, in memory as large as the weights; the plain graph does not.
+PREFILL_JIT_COMPILE = False
 
 
 class Alphabet(NamedTuple):
@@ -93,7 +98,7 @@ class Programs:
         alphabet: Which ids may be chosen.
         rules: Which filters are in use.
         slots: S, positions in the cache.
-        jit_compile: Whether the programs are compiled with XLA.
+        jit_compile: Whether decoding is compiled with XLA.
     """
 
     def __init__(
@@ -108,7 +113,7 @@ class Programs:
         self.slots, self.jit_compile = slots, jit_compile
         self.stream_dtype = stream_dtype(model)
         self.prefill = tf.function(
-            self._prefill, jit_compile=jit_compile, autograph=False
+            self._prefill, jit_compile=PREFILL_JIT_COMPILE, autograph=False
         )
         self.decode = tf.function(
             self._decode, jit_compile=jit_compile, autograph=False
@@ -128,13 +133,11 @@ class Programs:
             `DecodeState`.
         """
         batch, length = tf.shape(embeds)[0], embeds.shape[1]
-        slots = tf.range(self.slots)[None]
+        places = tf.range(length)[None] - rows.start[:, None]  # (B, P)
         x, cache, _, _ = self.model.forward(
             embeds,
-            allocate(self.model.config, batch, self.slots, self.stream_dtype),
-            0,
-            position_ids=tf.maximum(slots[:, :length] - rows.start[:, None], 0),
-            padding=slots >= rows.start[:, None],
+            position_ids=tf.maximum(places, 0),
+            padding=places >= 0,
             stream_dtype=self.stream_dtype,
         )
         state = DecodeState(
@@ -145,7 +148,7 @@ class Programs:
             tokens=tf.fill((batch, self.slots), self.alphabet.pad),
             count=tf.constant(0),
             seen=seen,
-            cache=cache,
+            cache=extend(cache, self.slots, self.stream_dtype),
         )
         return self._append(state, x[:, -1:], rows, values)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
@@ -53,12 +55,46 @@ class Normal(keras.initializers.Initializer):
         return {"stddev": self.stddev}
 
 
+# Arrays of at least this size go into memory of their own, block by block.
+_BLOCK_BYTES = 16 * 2**20
+
+
 def put(variable: Any, value: Any) -> None:
-    """Sets a Keras variable, whatever it held: nothing, or another shape."""
-    value = tf.cast(tf.convert_to_tensor(value), variable.dtype)
+    """Sets a Keras variable, whatever it held: nothing, or another shape.
+
+    Args:
+        variable: Keras variable.
+        value: Tensor or array of its shape (or of none, to free its memory); cast to
+            its dtype.
+    """
+    dtype = tf.as_dtype(variable.dtype)
+    if isinstance(value, np.ndarray) and value.nbytes >= _BLOCK_BYTES:
+        value = _own_memory(value, dtype)
     tf.raw_ops.AssignVariableOp(
-        resource=variable.value.handle, value=value, validate_shape=False
+        resource=variable.value.handle,
+        value=tf.cast(value, dtype),
+        validate_shape=False,
     )
+
+
+def _own_memory(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
+    """A copy that never exists twice and goes back to the system when it is dropped.
+
+    TensorFlow's allocator keeps what it has; memory that is handed over stays ours.
+    Pages of an array that lies in a file are let go as they are copied.
+    """
+    numpy_dtype = np.dtype(dtype.as_numpy_dtype)
+    pages = mmap.mmap(-1, value.size * numpy_dtype.itemsize)
+    copy = np.frombuffer(pages, numpy_dtype).reshape(value.shape)
+    rows = max(1, _BLOCK_BYTES // value[0].nbytes)
+    for start in range(0, len(value), rows):
+        copy[start : start + rows] = value[start : start + rows]
+        if isinstance(value.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            value.base.madvise(mmap.MADV_DONTNEED)
+    from_dlpack = tf.experimental.dlpack.from_dlpack
+    if dtype == tf.bfloat16:  # unknown to numpy's side of the exchange
+        return tf.bitcast(from_dlpack(copy.view(np.uint16).__dlpack__()), dtype)
+    return from_dlpack(copy.__dlpack__())
 
 
 def check_exclusive(**given: Any) -> None:

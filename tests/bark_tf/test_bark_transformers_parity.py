@@ -142,8 +142,8 @@ def num_tokens(semantic):
 
 
 def test_a_full_length_text(hf, bark, twin):
-    """No limit is given: 768 tokens, 39 coarse windows, two fine ones."""
-    ours = compare(hf, bark, twin, texts(0))
+    """As long as can be: 768 tokens, 39 coarse windows, two fine ones."""
+    ours = compare(hf, bark, twin, texts(0), semantic_min_new_tokens=768)
     assert ours.semantic.shape == (1, 768) and ours.fine.shape == (1, 8, 1154)
 
 
@@ -296,7 +296,7 @@ def compare_acoustics(hf, bark, twin, semantic, voice=None, config=None):
     return coarse
 
 
-@pytest.mark.parametrize("length", [1, 2, 10, 209, 210, 256, 499, 500, 768])
+@pytest.mark.parametrize("length", [1, 2, 10, 209, 210, 256, 499, 500])
 def test_acoustics_of_many_lengths(hf, bark, twin, length):
     semantic = toy.ids(1, length, high=10_000, seed=length)
     coarse = compare_acoustics(hf, bark, twin, semantic)
@@ -451,7 +451,8 @@ def small():
         model = model_class(config)
         rng = np.random.default_rng(seed)
         for variable in model.weights:
-            values = 0.05 * rng.standard_normal(variable.shape, np.float32)
+            spread = 0.5 if "embedding" in variable.path else 0.05
+            values = spread * rng.standard_normal(variable.shape, np.float32)
             variable.assign(values + variable.path.endswith("gamma"))
         return model
 

@@ -381,6 +381,9 @@ def test_an_empty_text_is_an_error(fake, text, capsys):
 
 
 def test_files_that_are_no_text_are_errors(fake, capsys):
+    Path("empty.txt").write_bytes("\ufeff\n".encode())
+    assert main(["speak", "--file", "empty.txt"]) == 1
+    assert only_line(capsys) == "bark-tf: the text is empty"
     Path("text.txt").write_bytes(b"caf\xe9 au lait")
     assert main(["speak", "--file", "text.txt"]) == 1
     assert "'text.txt' is not UTF-8 text: byte 3 is 0xe9" in only_line(capsys)
@@ -483,6 +486,12 @@ def test_a_raw_stream_has_no_header(fake, capsysbinary):
     out, err = capsysbinary.readouterr()
     assert len(out) == 2 * 1.2 * RATE and err == b""
     assert fake.calls[0]["latency"] == "exact"
+
+
+def test_a_stream_of_pieces_has_one_header(fake, capsysbinary):
+    assert main(["speak", TEXT, "--stream"]) == 0
+    out = capsysbinary.readouterr().out
+    assert len(out) == 44 + 2 * 1.2 * RATE and out.count(b"RIFF") == 1
 
 
 def test_low_latency_is_passed_on(fake, capsysbinary):
@@ -628,6 +637,20 @@ def test_a_closed_pipe_ends_a_stream_quietly(checkpoint, tmp_path):
         process.stdout.close()
         assert process.wait(timeout=20) == 141
         assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+def test_full_standard_output_is_one_line(checkpoint):
+    code = "import sys; from bark_tf.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "voices", "--model", checkpoint]
+    # Python's buffer is what fails, again when it exits.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=environment
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"bark-tf: No space left on device\n"
 
 
 def test_help_and_voices_do_not_import_tensorflow(checkpoint):

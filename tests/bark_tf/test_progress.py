@@ -85,8 +85,11 @@ def test_a_bar_shows_the_seconds_of_its_stage(open_terminal, monkeypatch):
             now[0] += 7
             report(stage, 60, 60)
         now[0] += 100
+        # The next piece of a long text.
+        report("semantic", 30, 60)
     last = final_lines(terminal.getvalue())[-2:]
-    assert "0:00:07" in last[0] and "0:00:07" in last[1]
+    assert "30/60" in last[0] and "0:00:07" in last[1]
+    assert "0:01:40" in last[0]
 
 
 def test_an_error_gives_the_terminal_back_and_leaves_the_bar_unfinished(open_terminal):

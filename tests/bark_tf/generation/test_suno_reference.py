@@ -31,6 +31,7 @@ NUMBERS = suno.Numbers(
     fine_window=16,
     fine_hop=8,
 )
+FIRST_IDS = np.array([[20], [28]])  # of the two codebooks
 VOICES = {"no voice": None, "short voice": toy.voice(3), "long voice": toy.voice(25)}
 
 
@@ -124,7 +125,7 @@ def test_coarse_codes(bark, networks, voice, sizes):
     )
     for row, length in enumerate(lengths):
         codes = suno.coarse(semantic[row, :length], networks.coarse, numbers, voice)
-        expected = (codes + [[20], [28]]).T.ravel()
+        expected = (codes + FIRST_IDS).T.ravel()
         assert codes.shape[1] == int(length * 75 / 49.9)
         assert tokens[row, : len(expected)].tolist() == expected.tolist()
         assert np.all(tokens[row, len(expected) :] == 36)
@@ -139,7 +140,7 @@ def test_fine_codes(bark, networks, voice, hop):
 
     lengths = (1, 7, 8, 16, 17, 41)
     coarse = toy.ids(6, 2, 41, high=8)
-    ids = (coarse + [[20], [28]]).transpose(0, 2, 1).reshape(6, -1)
+    ids = (coarse + FIRST_IDS).transpose(0, 2, 1).reshape(6, -1)
     codes = bark.fine_acoustics.generate(
         ids,
         config.semantic_config,

@@ -6,6 +6,7 @@ import toy
 
 from bark_tf.models.causal import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.losses import cross_entropy
+from bark_tf.models.transformer import LayerCache
 
 
 @pytest.fixture(scope="module")
@@ -363,14 +364,14 @@ def test_some_logits_equal_those_of_all(model):
 
 def test_static_cache_equals_no_cache_at_any_start(model):
     """Rows of different lengths are decoded together, padded on the left."""
-    from bark_tf.generation.cache import allocate
-
     ids, slots, width = toy.ids(2, 5), 12, 8
     starts = np.array([3, 5])
     padded = np.zeros((2, width), np.int32)
     for row, start in enumerate(starts):
         padded[row, start:] = ids[row, : width - start]
-    cache = allocate(model.config, 2, slots, tf.float32)
+    shape = (2 * 4, slots, 4)
+    empty = LayerCache(tf.zeros(shape), tf.zeros((shape[0], shape[2], shape[1])))
+    cache = (empty,) * model.config.num_layers
     x, _, _, _ = model.forward(
         model.token_embedding(padded),
         cache,

@@ -87,9 +87,12 @@ def maker(torch):
 
 @pytest.fixture(scope="module", params=CODECS)
 def pair(request, torch, maker):
-    """Theirs, ours with the same weights, and audio (3, channels, samples)."""
+    """Theirs, ours with the same weights, and audio (3, channels, samples).
+
+    The toys' audio is shorter: they have 8 or 10 samples per frame, not 320.
+    """
     torch.manual_seed(0)
-    num_samples = 24_001 if request.param == "real" else 1001
+    num_samples = 24_001 if request.param == "real" else 2001
     theirs, audio = maker.random_codec(num_samples, **CODECS[request.param])
     ours = EncodecModel(EncodecConfig(**CODECS[request.param]))
     arrays = {name: value.numpy() for name, value in theirs.state_dict().items()}
@@ -138,12 +141,10 @@ def assert_same_codes(ours, theirs, latents, codebooks):
     assert np.mean(compared) > 0.99
 
 
-@pytest.mark.parametrize("samples", [1, 319, 320, 321, 1001, 4000, 24_001])
+@pytest.mark.parametrize("samples", [1, 319, 320, 321, 4000, 24_001])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_latents_and_codes(pair, torch, samples, batch):
     theirs, ours, audio = pair
-    if samples > audio.shape[-1]:
-        pytest.skip("only the real codec hears this much")
     heard = audio[:batch, :, :samples]
     expected = theirs.encoder(torch.tensor(heard)).transpose(1, 2).numpy()
     latents = ours.encoder(np.swapaxes(heard, 1, 2))

@@ -1,0 +1,250 @@
+"""The semantic-to-coarse stage. Its tokens stand against Suno's loop elsewhere."""
+
+import numpy as np
+import pytest
+import toy
+
+from bark_tf.config import (
+    BarkCoarseConfig,
+    BarkCoarseGenerationConfig,
+    BarkSemanticGenerationConfig,
+)
+from bark_tf.generation.coarse import (
+    CoarseStage,
+    History,
+    Layout,
+    alphabet,
+    history_of,
+    window_prompt,
+    window_start,
+)
+
+REAL = Layout(BarkSemanticGenerationConfig(), BarkCoarseGenerationConfig(), 1024)
+FIRST_IDS = np.array([[10_000], [11_024]])  # of the two codebooks
+CONFIG = toy.generation_config()
+TOY = Layout(CONFIG.semantic_config, CONFIG.coarse_acoustics_config, 8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy.shared_bark().coarse_acoustics
+
+
+class SilentModel:
+    """A network that must not be called."""
+
+    config = toy.bark_config().coarse_acoustics_config
+    compute_dtype = "float32"
+
+
+def run(model, semantic, sizes=TOY, **options):
+    """All tokens of a stage, (batch, tokens), and its row lengths."""
+    rows = [np.array(row, np.int32) for row in semantic]
+    stage = CoarseStage(model, False, rows, sizes, **options)
+    for _ in stage.windows():
+        pass
+    return stage.coarse, stage.lengths
+
+
+def semantic_of(*lengths):
+    return [toy.ids(length, high=20, seed=length) for length in lengths]
+
+
+def sampled(**changes):
+    options = {"do_sample": True, "temperature": 1.3, **changes}
+    return TOY._replace(coarse=TOY.coarse.replace(**options))
+
+
+# === Numbers ===
+
+
+def test_the_numbers_of_bark():
+    assert REAL.ratio == 75 / 49.9 * 2
+    assert REAL.max_semantic_history == 209
+    assert REAL.offset == 10_000
+    assert REAL.slots == 256 + 1 + 630 + 60
+
+
+@pytest.mark.parametrize(
+    ("num_semantic", "num_frames"),
+    [(0, 0), (1, 1), (2, 3), (10, 15), (50, 75), (100, 150), (256, 384), (499, 750)]
+    + [(500, 751), (768, 1154)],
+)
+def test_frames_per_semantic_tokens(num_semantic, num_frames):
+    assert REAL.num_frames(num_semantic) == num_frames
+
+
+def test_the_codebooks_take_turns():
+    letters = alphabet(REAL, 12_096, None)
+    assert (letters.first, letters.stride, letters.groups) == (10_000, 1024, 2)
+    assert (letters.size, letters.open_end, letters.pad) == (1024, False, 12_048)
+    assert letters.end is None
+
+
+def test_in_transformers_the_last_codebook_reaches_to_the_end_of_the_vocabulary():
+    letters = alphabet(REAL, 12_096, "hf")
+    assert letters.first + letters.stride + letters.size == 12_096
+    assert letters.open_end
+
+
+def test_windows_must_fit():
+    REAL.check(BarkCoarseConfig(block_size=947))
+    with pytest.raises(ValueError, match="<= 946.*Received: 947"):
+        REAL.check(BarkCoarseConfig(block_size=946))
+    with pytest.raises(ValueError, match="<= 64.*Received: 71"):
+        run(SilentModel(), [[1]], sampled(sliding_window_len=50))
+
+
+# === Histories ===
+
+
+def real_voice(num_semantic, num_frames):
+    rng = np.random.default_rng(0)
+    return {
+        "semantic_prompt": rng.integers(0, 10_000, num_semantic),
+        "coarse_prompt": rng.integers(0, 1024, (2, num_frames)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("num_semantic", "num_frames", "kept"),
+    [
+        (309, 464, (209, 626)),  # v2/en_speaker_6
+        (499, 750, (209, 626)),  # announcer
+        (84, 126, (83, 247)),  # 252 coarse tokens are too few for 84 semantic ones
+        (84, 200, (84, 251)),  # an odd number of coarse tokens
+        (85, 200, (84, 251)),  # an even number of semantic ones
+        (300, 10, (6, 16)),
+        (1, 1, (0, 0)),
+    ],
+)
+def test_what_of_a_voice_is_kept(num_semantic, num_frames, kept):
+    """The ends of both sequences, without the last frame of the coarse one."""
+    voice = real_voice(num_semantic, num_frames)
+    history = history_of(voice, REAL)
+    assert (len(history.semantic), len(history.coarse)) == kept
+    tokens = (voice["coarse_prompt"] + FIRST_IDS).T.ravel()[:-2]
+    if kept != (0, 0):
+        assert history.coarse.tolist() == tokens[-kept[1] :].tolist()
+        expected = voice["semantic_prompt"][-kept[0] :]
+        assert history.semantic.tolist() == expected.tolist()
+
+
+def test_no_voice_is_an_empty_history():
+    history = history_of(None, REAL)
+    assert len(history.semantic) == len(history.coarse) == 0
+
+
+# === Windows ===
+
+
+def test_windows_start_209_semantic_tokens_before_the_current_one():
+    empty = history_of(None, REAL)
+    full = History(np.zeros(209, np.int32), np.zeros(626, np.int32))
+    assert [window_start(step, empty, REAL) for step in (0, 600, 660)] == [0, 0, 11]
+    assert [window_start(step, full, REAL) for step in (0, 60, 120)] == [0, 20, 40]
+
+
+def test_a_window_is_semantic_tokens_infer_token_and_past():
+    history = History(np.array([1, 2]), np.array([20, 28, 21, 29]))
+    prompt = window_prompt(0, history, np.array([3, 4, 5]), np.zeros(0, int), TOY)
+    assert prompt.tolist() == [1, 2, 3, 4, 5, 36, 36, 36, 38, 20, 28, 21, 29]
+    new = np.arange(20, 29)
+    prompt = window_prompt(9, history, np.array([3, 4, 5]), new, TOY)
+    assert prompt.tolist() == [3, 4, 5] + [36] * 5 + [38, 28, 21, 29, *new]
+
+
+def test_keeping_caches_between_windows_changes_nothing(model, monkeypatch):
+    """Reading every window anew chooses the same tokens."""
+    sizes = sampled(max_coarse_history=30)
+    voices = [None, toy.voice(9), None]
+    arguments = (model, semantic_of(12, 9, 3), sizes)
+    reads = []
+    original = CoarseStage._prefill
+    monkeypatch.setattr(
+        CoarseStage, "_prefill", lambda *a: reads.append(a[1]) or original(*a)
+    )
+    kept, _ = run(*arguments, voices=voices, seeds=3)
+    num_kept = len(reads)
+    monkeypatch.setattr(CoarseStage, "_goes_on", lambda *_: False)
+    anew, _ = run(*arguments, voices=voices, seeds=3)
+    assert np.array_equal(kept, anew)
+    assert num_kept < len(reads) - num_kept == 6
+
+
+def test_windows_report_how_many_tokens_exist(model):
+    stage = CoarseStage(model, False, semantic_of(9, 2), TOY)
+    sizes = [(done, stage.coarse.shape) for done in stage.windows()]
+    assert stage.total == 26
+    assert sizes == [(n, (2, n)) for n in (6, 12, 18, 24, 26)]
+
+
+# === Rows ===
+
+
+@pytest.mark.parametrize("sizes", [TOY, sampled()], ids=["greedy", "sampled"])
+def test_a_row_is_the_same_alone_and_in_a_batch(model, sizes):
+    semantic = semantic_of(1, 14, 0, 6, 9)
+    voices = [None, toy.voice(4), toy.voice(9), toy.voice(25, 1), None]
+    seeds = [3, 1, 4, 1, 5]
+    batch, lengths = run(model, semantic, sizes, voices=voices, seeds=seeds)
+    assert lengths.tolist() == [2, 42, 0, 18, 26]
+    for row in range(5):
+        alone, _ = run(
+            model, [semantic[row]], sizes, voices=[voices[row]], seeds=[seeds[row]]
+        )
+        assert np.array_equal(alone[0], batch[row, : lengths[row]])
+        assert np.all(batch[row, lengths[row] :] == 36)
+
+
+@pytest.mark.parametrize("window", [6, 5])
+def test_ids_are_those_of_the_codebook_whose_turn_it_is(model, window):
+    sizes = sampled(sliding_window_len=window)
+    tokens, _ = run(model, semantic_of(14, 14), sizes, seeds=0)
+    assert np.all((tokens[:, ::2] >= 20) & (tokens[:, ::2] < 28))
+    assert np.all((tokens[:, 1::2] >= 28) & (tokens[:, 1::2] < 36))
+
+
+def test_in_transformers_rows_go_on_to_the_length_of_the_longest(model):
+    ours, lengths = run(model, semantic_of(9, 4))
+    theirs, their_lengths = run(model, semantic_of(9, 4), compat="hf")
+    assert lengths.tolist() == [26, 12] and their_lengths.tolist() == [26, 26]
+    assert np.all(ours[1, 12:] == 36) and not np.all(theirs[1, 12:] == 36)
+
+
+def test_no_semantic_tokens_at_all_need_no_network():
+    tokens, lengths = run(SilentModel(), [[], []])
+    assert tokens.shape == (2, 0) and lengths.tolist() == [0, 0]
+
+
+def test_seeds_decide_the_draws(model):
+    semantic = semantic_of(9, 9)
+    first, _ = run(model, semantic, sampled(), seeds=5)
+    assert np.array_equal(first, run(model, semantic, sampled(), seeds=5)[0])
+    assert not np.array_equal(first, run(model, semantic, sampled(), seeds=6)[0])
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_repetition_penalty_equals_a_slow_loop(model):
+    """What the window shows counts as seen, semantic tokens aside, and new tokens."""
+    penalty, sizes = (
+        1.6,
+        TOY._replace(coarse=TOY.coarse.replace(repetition_penalty=1.6)),
+    )
+    (semantic,) = semantic_of(8)
+    voice = toy.voice(5)
+    tokens, _ = run(model, [semantic], sizes, voices=[voice])
+    history, new = history_of(voice, sizes), []
+    while len(new) < 24:
+        if len(new) % 6 == 0:
+            shown = window_prompt(
+                len(new), history, semantic, np.array(new, int), sizes
+            )
+        logits = np.array(model(shown[None].astype(np.int32)).logits)[0, -1]
+        for token in set(shown.tolist()):
+            logits[token] *= penalty if logits[token] < 0 else 1 / penalty
+        first = 20 + 8 * (len(new) % 2)
+        new.append(first + int(np.argmax(logits[first : first + 8])))
+        shown = np.append(shown, new[-1])
+    assert tokens[0].tolist() == new
+    assert new != run(model, [semantic], voices=[voice])[0][0].tolist()

@@ -1,0 +1,165 @@
+"""The coarse-to-fine stage. Its codes stand against Suno's loop elsewhere."""
+
+import numpy as np
+import pytest
+import toy
+
+from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
+from bark_tf.generation.fine import FineStage, check_window, windows_of
+
+REAL = BarkFineGenerationConfig()
+TOY = toy.generation_config().fine_acoustics_config
+UNKNOWN = 8
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy.shared_bark().fine_acoustics
+
+
+def run(model, coarse, config=TOY, **options):
+    stage = FineStage(model, False, coarse, config, UNKNOWN, **options)
+    for _ in stage.passes():
+        pass
+    return [stage.codes(row) for row in range(len(coarse))]
+
+
+def coarse_of(*lengths):
+    return [toy.ids(2, length, high=8, seed=length) for length in lengths]
+
+
+# === Windows ===
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "num_history", "windows"),
+    [
+        (1, 0, [(0, 0)]),
+        (1024, 0, [(0, 0)]),
+        (1154, 0, [(0, 0), (130, 512)]),
+        (1154, 512, [(0, 512), (512, 1024), (642, 1154)]),
+        (600, 464, [(0, 464), (40, 552)]),
+        (560, 464, [(0, 464)]),
+        (2000, 0, [(0, 0), (512, 512), (976, 1024)]),
+    ],
+)
+def test_windows_of_bark(num_frames, num_history, windows):
+    assert windows_of(num_frames, num_history, REAL) == windows
+
+
+@pytest.mark.parametrize("num_history", [0, 3, 8])
+@pytest.mark.parametrize("num_frames", [1, 8, 13, 16, 17, 24, 25, 40])
+def test_windows_fill_every_frame(num_frames, num_history):
+    filled = np.zeros(max(16, num_frames + num_history), bool)
+    for window in windows_of(num_frames, num_history, TOY):
+        assert 0 <= window.start <= window.fill < window.start + 16 <= len(filled)
+        assert np.all(filled[num_history : window.fill])  # no gap before
+        filled[window.fill : window.start + 16] = True
+    assert np.all(filled[num_history:]) and not np.any(filled[:num_history])
+
+
+def test_windows_must_fit_the_network():
+    check_window(BarkFineConfig(), REAL)
+    with pytest.raises(ValueError, match="block_size=1000.*max_fine_input_length=1024"):
+        check_window(BarkFineConfig(block_size=1000), REAL)
+    with pytest.raises(ValueError, match="n_codes_total=4.*n_fine_codebooks=8"):
+        check_window(BarkFineConfig(n_codes_total=4), REAL)
+
+
+# === Codes ===
+
+
+@pytest.mark.parametrize("samples", [False, True])
+def test_given_codes_stay_and_others_are_codes(model, samples):
+    coarse = coarse_of(1, 16, 41)
+    for given, codes in zip(
+        coarse, run(model, coarse, TOY.replace(do_sample=samples), seeds=0), strict=True
+    ):
+        assert codes.shape == (4, given.shape[1])
+        assert np.array_equal(codes[:2], given)
+        assert codes.min() >= 0 and codes.max() < 8
+    assert len(np.unique(codes[2:])) > 3
+
+
+def test_a_voice_changes_codes_but_is_not_part_of_them(model):
+    coarse = coarse_of(12)
+    (plain,), (spoken,) = run(model, coarse), run(model, coarse, voices=[toy.voice()])
+    assert plain.shape == spoken.shape and not np.array_equal(plain, spoken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_greedy"),
+    [
+        ({"temperature": None}, True),
+        ({"temperature": 0}, True),
+        ({"temperature": 1.0}, True),
+        ({"temperature": 1.0, "do_sample": True}, False),
+        ({"temperature": None, "do_sample": True}, False),
+        ({"temperature": 0.9}, False),
+        ({"temperature": 0.9, "do_sample": False}, True),
+        ({"temperature": 0, "do_sample": True}, True),
+    ],
+    ids=str,
+)
+def test_when_the_stage_draws(model, changes, is_greedy):
+    coarse, config = coarse_of(16), TOY.replace(**changes)
+    takes = [run(model, coarse, config, seeds=seed)[0] for seed in (1, 2)]
+    greedy = run(model, coarse)[0]
+    assert np.array_equal(*takes) == is_greedy
+    assert np.array_equal(takes[0], greedy) == is_greedy
+
+
+def test_a_low_temperature_is_nearly_greedy(model):
+    coarse = coarse_of(16)
+    cold = run(model, coarse, TOY.replace(temperature=1e-4), seeds=0)[0]
+    assert np.array_equal(cold, run(model, coarse)[0])
+
+
+# === Rows ===
+
+
+@pytest.mark.parametrize("samples", [False, True])
+def test_a_row_is_the_same_alone_and_in_a_batch(model, samples):
+    """Rows of one, two and five windows, of which some are empty."""
+    config = TOY.replace(do_sample=samples)
+    coarse = coarse_of(3, 41, 0, 17, 16)
+    voices = [None, toy.voice(9), toy.voice(4), toy.voice(2, 1), None]
+    seeds = [3, 1, 4, 1, 5]
+    batch = run(model, coarse, config, voices=voices, seeds=seeds)
+    for row in range(5):
+        alone = run(
+            model, [coarse[row]], config, voices=[voices[row]], seeds=[seeds[row]]
+        )
+        assert np.array_equal(alone[0], batch[row])
+
+
+def test_seeds_decide_the_draws(model):
+    config, coarse = TOY.replace(do_sample=True), coarse_of(20)
+    first = run(model, coarse, config, seeds=5)[0]
+    assert np.array_equal(first, run(model, coarse, config, seeds=5)[0])
+    assert not np.array_equal(first, run(model, coarse, config, seeds=6)[0])
+    twice = run(model, coarse * 2, config, seeds=5)
+    assert np.array_equal(twice[0], first) and not np.array_equal(twice[1], first)
+
+
+def test_no_row_no_pass(model):
+    stage = FineStage(model, False, coarse_of(0, 0), TOY, UNKNOWN)
+    assert stage.num_passes == 0 and list(stage.passes()) == []
+    assert stage.codes(1).shape == (4, 0)
+
+
+# === What streaming needs ===
+
+
+def test_frames_before_a_boundary_are_final(model):
+    """And a pass needs no coarse codes beyond what it says."""
+    coarse, voices = coarse_of(41), [toy.voice(4)]
+    (expected,) = run(model, coarse, voices=voices)
+    unknown = [np.full((2, 41), UNKNOWN, np.int32)]
+    stage = FineStage(model, False, unknown, TOY, UNKNOWN, voices=voices)
+    assert len(stage.boundaries(0)) == stage.num_passes == 5
+    for n, boundary in enumerate(stage.boundaries(0)):
+        stage.put_coarse(0, coarse[0][:, : stage.needed_frames(0, n)])
+        stage.run_pass(n)
+        assert np.array_equal(stage.codes(0)[:, :boundary], expected[:, :boundary])
+    assert boundary == 41
