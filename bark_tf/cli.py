@@ -762,7 +762,7 @@ def _give_up_output() -> None:
     """Lets Python end quietly when standard output takes no more."""
     try:
         sys.stdout.flush()
-    except KeyError:
+    except OSError:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

@@ -87,7 +87,8 @@ class BarkTf:
         )
 
     def coarse(self, semantic):
-        return self.model.coarse_acoustics.generate(semantic)
+        # The same choice of ids as the peer, so that both do the same work.
+        return self.model.coarse_acoustics.generate(semantic, compat="hf")
 
     def fine(self, coarse):
         return self.model.fine_acoustics.generate(coarse)

@@ -155,3 +155,14 @@ def voice(num_semantic=9, seed=0):
     rng = np.random.default_rng(seed)
     fine = rng.integers(0, 8, (4, int(1.5 * num_semantic)))
     return VoicePreset(rng.integers(0, 20, num_semantic), fine[:2], fine)
+
+
+def count_traces(model):
+    """How often the generation programs of a network have been traced, in all."""
+    functions = [
+        getattr(program, name)
+        for program in vars(model).get("_generation_programs", {}).values()
+        for name in ("prefill", "decode", "run")
+        if hasattr(program, name)
+    ]
+    return sum(function.experimental_get_tracing_count() for function in functions)

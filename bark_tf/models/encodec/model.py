@@ -81,7 +81,7 @@ class EncodecModel(PretrainedModel):
 
         Args:
             audio: Float (batch, samples) in [-1, 1], or (batch, audio_channels,
-                samples); the latter only for a codec of two channels.
+                samples); a codec of two channels takes only the latter.
             bandwidth: One of `config.target_bandwidths` in kbit/s, which decides the
                 number of codebooks. None means the first of them, as in transformers;
                 Bark's codes have 6.0.

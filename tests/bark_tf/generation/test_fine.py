@@ -60,9 +60,9 @@ def test_windows_fill_every_frame(num_frames, num_history):
 
 def test_windows_must_fit_the_network():
     check_window(BarkFineConfig(), REAL)
-    with pytest.raises(ValueError, match="block_size=1000.*max_fine_input_length=1024"):
+    with pytest.raises(ValueError, match=r"block_size=1000\. .*=1024"):
         check_window(BarkFineConfig(block_size=1000), REAL)
-    with pytest.raises(ValueError, match="n_codes_total=4.*n_fine_codebooks=8"):
+    with pytest.raises(ValueError, match=r"n_codes_total=4\. .*=8"):
         check_window(BarkFineConfig(n_codes_total=4), REAL)
 
 
