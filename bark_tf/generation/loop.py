@@ -21,7 +21,6 @@ import tensorflow as tf
 from bark_tf.generation.cache import extend
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose
 
-
 # A prompt is a few big products. On a CPU XLA copies every kernel for them into another
 # order, in memory as large as the weights; the plain graph does not.
 PREFILL_JIT_COMPILE = False

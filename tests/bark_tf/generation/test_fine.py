@@ -120,13 +120,13 @@ def test_a_low_temperature_is_nearly_greedy(model):
 
 @pytest.mark.parametrize("samples", [False, True])
 def test_a_row_is_the_same_alone_and_in_a_batch(model, samples):
-    """Rows of one, two and five windows, of which some are empty."""
+    """Rows of no, one, two and five windows."""
     config = TOY.replace(do_sample=samples)
-    coarse = coarse_of(3, 41, 0, 17, 16)
-    voices = [None, toy.voice(9), toy.voice(4), toy.voice(2, 1), None]
-    seeds = [3, 1, 4, 1, 5]
+    coarse = coarse_of(3, 41, 0, 17)
+    voices = [None, toy.voice(9), toy.voice(4), toy.voice(2, 1)]
+    seeds = [3, 1, 4, 1]
     batch = run(model, coarse, config, voices=voices, seeds=seeds)
-    for row in range(5):
+    for row in range(4):
         alone = run(
             model, [coarse[row]], config, voices=[voices[row]], seeds=[seeds[row]]
         )
