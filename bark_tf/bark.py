@@ -10,6 +10,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,9 @@ PARTS: Mapping[str, type[PretrainedModel]] = {
 
 Progress = Callable[[str, int, int], None]
 
+# Threads that read weights while the next part is built.
+READERS = 2
+
 # One big dense pass per call: the plain graph is as fast as XLA and needs no compiling.
 FINE_JIT_COMPILE = False
 
@@ -78,6 +82,7 @@ class BarkModel:
         config: `BarkConfig`.
         generation_config: `BarkGenerationConfig`; its defaults (greedy) when None.
         dtype: Keras dtype policy of all parts.
+        on_built: Called with every part as soon as it exists.
 
     Attributes:
         semantic: `BarkSemanticModel`.
@@ -98,13 +103,16 @@ class BarkModel:
         generation_config: BarkGenerationConfig | None = None,
         *,
         dtype: Any = None,
+        on_built: Callable[[PretrainedModel], None] | None = None,
     ):
         self.config = config
         self.generation_config = generation_config or BarkGenerationConfig()
-        self._parts = {
-            name: cls(getattr(config, cls.config_class.part), dtype=dtype)
-            for name, cls in PARTS.items()
-        }
+        self._parts: dict[str, PretrainedModel] = {}
+        for name, cls in PARTS.items():
+            part = cls(getattr(config, cls.config_class.part), dtype=dtype)
+            self._parts[name] = part
+            if on_built is not None:
+                on_built(part)
         self._bring_back: Callable[[str], None] | None = None
 
     # === Parts ===
@@ -229,17 +237,24 @@ class BarkModel:
                 "offload=True reads the weights as they are in the file. "
                 f"Received: quantize={quantize!r} with it"
             )
-        with allocate_only():
-            model = cls(config, generation, dtype=dtype)
         from bark_tf.convert.weights import load_weights
 
+        # One part is read while the next is built.
+        with allocate_only(), ThreadPoolExecutor(READERS) as readers:
+            loading: list[Future] = []
+
+            def read(part: PretrainedModel) -> None:
+                if offload:
+                    part.release()
+                else:
+                    loading.append(readers.submit(load_weights, part, path))
+
+            model = cls(config, generation, dtype=dtype, on_built=read)
+            for reading in loading:
+                reading.result()
         if offload:
-            for part in model._parts.values():
-                part.release()
             model._bring_back = lambda name: load_weights(model._parts[name], path)
-            return model
         for part in model._parts.values():
-            load_weights(part, path)
             if quantize is not None and hasattr(part, "quantized"):
                 part.quantize(quantize)
         return model

@@ -92,7 +92,7 @@ def generation_config(semantic=None, coarse=None, fine=None):
     return BarkGenerationConfig(
         semantic_config={
             "eos_token_id": EOS,
-            "max_new_tokens": 12,
+            "max_new_tokens": 7,
             "text_encoding_offset": 26,
             "text_pad_token": 36,
             "semantic_infer_token": 38,

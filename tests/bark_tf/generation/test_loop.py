@@ -73,13 +73,16 @@ def decode(
     pieces=(),
     start=None,
     seed=0,
-    jit_compile=False,
+    jit_compile=None,
     **options,
 ):
-    """Runs both programs; returns the tokens (B, count) and the last state."""
+    """Runs both programs; returns the tokens (B, count) and the last state.
+
+    Eagerly, which is quickest for a few steps, unless `jit_compile` says otherwise.
+    """
     config = BarkSemanticGenerationConfig(**{"top_k": 0, **options})
     rules, values = SamplingRules.of(config), SamplingValues.of(config)
-    programs = Programs(network, alphabet, rules, SLOTS, jit_compile)
+    programs = Programs(network, alphabet, rules, SLOTS, bool(jit_compile))
     rows = Rows(
         start=tf.constant(start or [0] * batch),
         keys=tf.constant(row_keys(seed, batch, "semantic")),
@@ -88,13 +91,17 @@ def decode(
     seen = (alphabet.groups - 1) * alphabet.stride + alphabet.size
     seen = np.zeros((batch, seen if rules.repetition_penalty else 0), bool)
     prompt = tf.zeros((batch, PROMPT, 1))
-    state = programs.prefill(prompt, tf.constant(step), rows, values, seen)
-    for until in (*pieces, SLOTS):
-        state = programs.decode(state, tf.constant(until), rows, values)
+    tf.config.run_functions_eagerly(jit_compile is None)
+    try:
+        state = programs.prefill(prompt, tf.constant(step), rows, values, seen)
+        for until in (*pieces, SLOTS):
+            state = programs.decode(state, tf.constant(until), rows, values)
+    finally:
+        tf.config.run_functions_eagerly(False)
     return state.tokens.numpy()[:, : int(state.count)], state
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [None, False, True])
 def test_greedy_tokens_are_the_likeliest(jit_compile):
     tokens, _ = decode(
         table(favouring([3, 1, 4, 1, 5])), limit=5, jit_compile=jit_compile
