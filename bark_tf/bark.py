@@ -594,12 +594,24 @@ class _Run(NamedTuple):
         rows = []
         for row, count in enumerate(frames):
             codes, pieces, sent = stage.codes(row), [], 0
-            for boundary in stage.boundaries(row):
+            for boundary in self.boundaries(stage, row):
                 pieces.append(self.piece(codes, sent, min(boundary, count)))
                 sent = min(boundary, count)
             rows.append(np.concatenate([np.zeros(0, np.float32), *pieces]))
             self.report("codec", row + 1, len(frames))
         return tf.constant(stack(rows))
+
+    def boundaries(self, stage: FineStage, row: int) -> list[int]:
+        """Frames of a row that can be decoded after each of its passes.
+
+        The codec pads its input by reflection, which takes more frames than the first
+        few of a row; these wait for the next pass.
+        """
+        fewest, frames = self.bark.config.codec_config.kernel_size, stage.frames[row]
+        return [
+            boundary if boundary >= fewest or boundary == frames else 0
+            for boundary in stage.boundaries(row)
+        ]
 
     def piece(self, codes: np.ndarray, start: int, end: int) -> np.ndarray:
         """The samples of frames `start` to `end`; the codec hears all before them.

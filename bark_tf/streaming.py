@@ -48,7 +48,7 @@ def exact_pieces(run: Any, semantic: np.ndarray) -> Iterator[np.ndarray]:
     stage = run.fine_stage([_unknown(run, frames)])
     known = run.coarse_frames(semantic)
     available = sent = 0
-    for n, boundary in enumerate(stage.boundaries(0)):
+    for n, boundary in enumerate(run.boundaries(stage, 0)):
         while available < stage.needed_frames(0, n):
             codes = next(known)
             available = codes.shape[1]
@@ -56,9 +56,10 @@ def exact_pieces(run: Any, semantic: np.ndarray) -> Iterator[np.ndarray]:
         run.bark.bring("fine_acoustics")
         stage.run_pass(n)
         run.report("fine", n + 1, stage.num_passes)
-        audio = run.piece(stage.codes(0), sent, boundary)
-        sent = boundary
-        yield audio
+        if boundary > sent:
+            audio = run.piece(stage.codes(0), sent, boundary)
+            sent = boundary
+            yield audio
 
 
 def low_latency_pieces(run: Any, semantic: np.ndarray) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from bark_tf import tokens
 from bark_tf.config import (
     BarkCoarseConfig,
     BarkConfig,
@@ -49,6 +50,53 @@ def randomize(model, stddev=0.5, seed=0):
         spread = 0.1 if "norm" in variable.path else stddev
         variable.assign(rng.normal(mean, spread, variable.shape))
     return model
+
+
+def drawn_tensors(table, shape_of, seed):
+    """Random tensors of a checkpoint in the order of its conversion table.
+
+    Args:
+        table: `rules.Table`.
+        shape_of: Name of a tensor in the checkpoint -> its shape.
+        seed: Decides the numbers, which are the same on every machine.
+
+    Yields:
+        (rule, float32 array as the checkpoint holds it).
+    """
+    rng = np.random.default_rng(seed)
+    for rule in table.rules:
+        is_norm = "norm" in rule.ours
+        values = rng.standard_normal(shape_of(rule.theirs), np.float32)
+        values *= np.float32(0.1 if is_norm else 0.5)
+        yield rule, values + np.float32(rule.ours.endswith("gamma"))
+
+
+# === What `data/generation_golden.npz` was made of ===
+
+GOLDEN_MAX_NEW_TOKENS = 14
+# Text seed and semantic tokens of the voice; the first two rows end early.
+GOLDEN_ROWS = ((0, 0), (1, 300), (2, 0), (3, 90))
+
+
+def golden_text(seed):
+    """BERT ids (256,) and mask of a text of random length."""
+    rng = np.random.default_rng(seed)
+    ids, mask = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    length = rng.integers(1, 257)
+    ids[:length] = rng.integers(1, tokens.BERT_VOCAB_SIZE, length)
+    mask[:length] = 1
+    return ids, mask
+
+
+def golden_voice(num_semantic):
+    """A voice of Bark's size, or None for 0 semantic tokens."""
+    if not num_semantic:
+        return None
+    rng = np.random.default_rng(num_semantic)
+    num_frames = int(num_semantic * tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ)
+    fine = rng.integers(0, tokens.CODEBOOK_SIZE, (8, num_frames))
+    semantic = rng.integers(0, tokens.SEMANTIC_VOCAB_SIZE, num_semantic)
+    return VoicePreset(semantic, fine[:2], fine)
 
 
 def largest_difference(a, b):

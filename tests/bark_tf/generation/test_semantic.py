@@ -91,7 +91,7 @@ def test_rows_end_where_the_network_says(model):
 @pytest.mark.parametrize("limit", [0, 1, 2, 7])
 def test_max_new_tokens_is_the_limit(model, limit):
     tokens = generate(model, toy.texts(2, 17, 3), max_new_tokens=limit)
-    whole = generate(model, toy.texts(2, 17, 3), max_new_tokens=12)
+    whole = generate(model, toy.texts(2, 17, 3))
     assert tokens.shape == (3, limit)
     assert np.array_equal(tokens, whole[:, :limit])
 
@@ -113,8 +113,8 @@ def test_the_real_limit_is_768():
 
 def test_min_new_tokens_puts_the_end_off(model):
     plain = generate(model, toy.texts(17))
-    late = generate(model, toy.texts(17), min_new_tokens=9)
-    assert ends(plain) == [2] and ends(late)[0] >= 9
+    late = generate(model, toy.texts(17), min_new_tokens=5)
+    assert ends(plain) == [2] and ends(late)[0] >= 5
     assert np.array_equal(late[0, :2], plain[0, :2])
 
 
@@ -148,7 +148,7 @@ def test_min_eos_p_from_the_configuration_is_the_keyword(model):
 
 def test_repetition_penalty_changes_tokens(model):
     plain = generate(model, toy.texts(2))
-    penalized = generate(model, toy.texts(2), repetition_penalty=1.5)
+    penalized = generate(model, toy.texts(2), repetition_penalty=3.0)
     assert not np.array_equal(plain, penalized)
 
 
