@@ -52,30 +52,34 @@ def randomize(model, stddev=0.5, seed=0):
     return model
 
 
-def drawn_tensors(table, shape_of, seed):
-    """Random tensors of a checkpoint in the order of its conversion table.
-
-    Args:
-        table: `rules.Table`.
-        shape_of: Name of a tensor in the checkpoint -> its shape.
-        seed: Decides the numbers, which are the same on every machine.
-
-    Yields:
-        (rule, float32 array as the checkpoint holds it).
-    """
-    rng = np.random.default_rng(seed)
-    for rule in table.rules:
-        is_norm = "norm" in rule.ours
-        values = rng.standard_normal(shape_of(rule.theirs), np.float32)
-        values *= np.float32(0.1 if is_norm else 0.5)
-        yield rule, values + np.float32(rule.ours.endswith("gamma"))
-
-
 # === What `data/generation_golden.npz` was made of ===
 
 GOLDEN_MAX_NEW_TOKENS = 14
 # Text seed and semantic tokens of the voice; the first two rows end early.
 GOLDEN_ROWS = ((0, 0), (1, 300), (2, 0), (3, 90))
+
+
+GOLDEN_STAGES = ("semantic", "coarse", "fine")
+
+
+def golden_tensors(stage, table, shape_of):
+    """The random tensors of a network, in the order of its conversion table.
+
+    Args:
+        stage: Of `GOLDEN_STAGES`.
+        table: `rules.Table` of the network.
+        shape_of: Name of a tensor in the checkpoint -> its shape.
+
+    Yields:
+        (rule, float32 array as the checkpoint holds it).
+    """
+    rng = np.random.default_rng(GOLDEN_STAGES.index(stage))
+    for rule in table.rules:
+        values = rng.standard_normal(shape_of(rule.theirs), np.float32)
+        values *= np.float32(0.1 if "norm" in rule.ours else 0.5)
+        if stage == "semantic" and rule.ours == "lm_head/kernel":
+            values[tokens.SEMANTIC_PAD_TOKEN] *= 1.5  # so that rows end
+        yield rule, values + np.float32(rule.ours.endswith("gamma"))
 
 
 def golden_text(seed):

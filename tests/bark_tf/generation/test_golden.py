@@ -27,10 +27,11 @@ def golden():
 def output():
     """All rows in one batch, each with its own voice or none."""
     bark = BarkModel(BarkConfig.preset("tiny"))
-    for seed, part in enumerate(list(bark.parts.values())[:3]):
+    parts = list(bark.parts.values())[:3]
+    for stage, part in zip(toy.GOLDEN_STAGES, parts, strict=True):
         table, variables = names.table(part.config), rules.variables_of(part)
         shapes = {r.theirs: r.shape(variables[r.ours].shape) for r in table.rules}
-        for rule, values in toy.drawn_tensors(table, shapes.get, seed):
+        for rule, values in toy.golden_tensors(stage, table, shapes.get):
             variables[rule.ours].assign(rule.operation.to_ours(values))
     texts, counts = zip(*toy.GOLDEN_ROWS, strict=True)
     ids, masks = zip(*map(toy.golden_text, texts), strict=True)
