@@ -52,37 +52,16 @@ def randomize(model, stddev=0.5, seed=0):
     return model
 
 
-# === What `data/generation_golden.npz` was made of ===
-
-GOLDEN_MAX_NEW_TOKENS = 14
-# Text seed and semantic tokens of the voice; the first two rows end early.
-GOLDEN_ROWS = ((0, 0), (1, 300), (2, 0), (3, 90))
-
-
-GOLDEN_STAGES = ("semantic", "coarse", "fine")
+def largest_difference(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert a.shape == b.shape, (a.shape, b.shape)
+    return float(np.abs(a - b).max()) if a.size else 0.0
 
 
-def golden_tensors(stage, table, shape_of):
-    """The random tensors of a network, in the order of its conversion table.
-
-    Args:
-        stage: Of `GOLDEN_STAGES`.
-        table: `rules.Table` of the network.
-        shape_of: Name of a tensor in the checkpoint -> its shape.
-
-    Yields:
-        (rule, float32 array as the checkpoint holds it).
-    """
-    rng = np.random.default_rng(GOLDEN_STAGES.index(stage))
-    for rule in table.rules:
-        values = rng.standard_normal(shape_of(rule.theirs), np.float32)
-        values *= np.float32(0.1 if "norm" in rule.ours else 0.5)
-        if stage == "semantic" and rule.ours == "lm_head/kernel":
-            values[tokens.SEMANTIC_PAD_TOKEN] *= 1.5  # so that rows end
-        yield rule, values + np.float32(rule.ours.endswith("gamma"))
+# === Texts and voices of Bark's real size ===
 
 
-def golden_text(seed):
+def bark_text(seed):
     """BERT ids (256,) and mask of a text of random length."""
     rng = np.random.default_rng(seed)
     ids, mask = np.zeros(256, np.int64), np.zeros(256, np.int64)
@@ -92,21 +71,15 @@ def golden_text(seed):
     return ids, mask
 
 
-def golden_voice(num_semantic):
-    """A voice of Bark's size, or None for 0 semantic tokens."""
+def bark_voice(num_semantic):
+    """A voice of that many semantic tokens, or None for 0."""
     if not num_semantic:
         return None
-    rng = np.random.default_rng(num_semantic)
+    rng = np.random.default_rng(0)
     num_frames = int(num_semantic * tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ)
     fine = rng.integers(0, tokens.CODEBOOK_SIZE, (8, num_frames))
     semantic = rng.integers(0, tokens.SEMANTIC_VOCAB_SIZE, num_semantic)
     return VoicePreset(semantic, fine[:2], fine)
-
-
-def largest_difference(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    assert a.shape == b.shape, (a.shape, b.shape)
-    return float(np.abs(a - b).max()) if a.size else 0.0
 
 
 # === A whole Bark of toy size ===
@@ -218,3 +191,31 @@ def count_traces(model):
         if hasattr(program, name)
     ]
     return sum(function.experimental_get_tracing_count() for function in functions)
+
+
+# === What `data/generation_golden.npz` was made of ===
+
+GOLDEN_MAX_NEW_TOKENS = 14
+# Text seed and semantic tokens of the voice; the first row ends early.
+GOLDEN_ROWS = ((0, 0), (1, 300), (2, 0), (3, 90))
+GOLDEN_STAGES = ("semantic", "coarse", "fine")
+
+
+def golden_tensors(stage, table, shape_of):
+    """The random tensors of a network, in the order of its conversion table.
+
+    Args:
+        stage: Of `GOLDEN_STAGES`.
+        table: `rules.Table` of the network.
+        shape_of: Name of a tensor in the checkpoint -> its shape.
+
+    Yields:
+        (rule, float32 array as the checkpoint holds it).
+    """
+    rng = np.random.default_rng(GOLDEN_STAGES.index(stage))
+    for rule in table.rules:
+        values = rng.standard_normal(shape_of(rule.theirs), np.float32)
+        values *= np.float32(0.1 if "norm" in rule.ours else 0.5)
+        if stage == "semantic" and rule.ours == "lm_head/kernel":
+            values[tokens.SEMANTIC_PAD_TOKEN] *= 1.5  # so that rows end
+        yield rule, values + np.float32(rule.ours.endswith("gamma"))

@@ -65,6 +65,7 @@ def stage_configs(
         ValueError: For a keyword that no stage knows or that is not supported, or a
             value out of range; the message names it.
     """
+    config = config.replace(compat=compat)  # which refuses an unknown one
     stages = (
         config.semantic_config,
         config.coarse_acoustics_config,
@@ -73,11 +74,12 @@ def stage_configs(
     shared: list[dict[str, Any]] = [{}, {}, {}]
     own: list[dict[str, Any]] = [{}, {}, {}]
     for name, value in options.items():
-        if name in _NEUTRAL and value in _NEUTRAL[name]:
+        plain = _without_prefix(name)
+        if plain in _NEUTRAL and value in _NEUTRAL[plain]:
             continue
-        if name in _NOT_SUPPORTED:
+        if plain in _NOT_SUPPORTED:
             raise ValueError(
-                f"generate does not support {name} ({_NOT_SUPPORTED[name]})"
+                f"generate does not support {name} ({_NOT_SUPPORTED[plain]})"
             )
         targets = [i for i, stage in enumerate(stages) if name in stage.field_names()]
         prefixed = _prefixed(name, stages)
@@ -96,6 +98,10 @@ def stage_configs(
         for stage, general, special in zip(stages, shared, own, strict=True)
     )
     return StageConfigs(*changed, config.codebook_size)
+
+
+def _without_prefix(name: str) -> str:
+    return next((name.removeprefix(p) for p in PREFIXES if name.startswith(p)), name)
 
 
 def _prefixed(name: str, stages) -> tuple[int, str] | None:

@@ -76,26 +76,12 @@ def twin(hf, bark, tmp_path_factory):
 
 def texts(*seeds):
     """Text ids with masks of different lengths; the seed decides where a row ends."""
-    ids = np.zeros((len(seeds), 256), np.int64)
-    mask = np.zeros((len(seeds), 256), np.int64)
-    for row, seed in enumerate(seeds):
-        rng = np.random.default_rng(seed)
-        length = rng.integers(1, 257)
-        ids[row, :length] = rng.integers(1, layout.BERT_VOCAB_SIZE, length)
-        mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    ids, mask = zip(*map(toy.bark_text, seeds), strict=True)
+    return {"input_ids": np.stack(ids), "attention_mask": np.stack(mask)}
 
 
 def mask_of(inputs):
     return {"attention_mask": inputs["attention_mask"]}
-
-
-def synthetic_voice(num_semantic, seed=0):
-    rng = np.random.default_rng(seed)
-    num_frames = int(num_semantic * layout.COARSE_RATE_HZ / layout.SEMANTIC_RATE_HZ)
-    fine = rng.integers(0, layout.CODEBOOK_SIZE, (8, num_frames))
-    semantic = rng.integers(0, layout.SEMANTIC_VOCAB_SIZE, num_semantic)
-    return VoicePreset(semantic, fine[:2], fine)
 
 
 def run_theirs(hf, twin, inputs, voice=None, **options):
@@ -157,7 +143,7 @@ def test_without_a_voice(hf, bark, twin, seeds, ends):
 
 @pytest.mark.parametrize(("seeds", "ends"), [((3,), [15]), ((1, 0, 8), [4, 22, LIMIT])])
 def test_with_a_voice(hf, bark, twin, seeds, ends):
-    voice = synthetic_voice(300)
+    voice = toy.bark_voice(300)
     ours = compare(hf, bark, twin, texts(*seeds), voice, semantic_max_new_tokens=LIMIT)
     assert num_tokens(ours.semantic) == ends
 
@@ -166,7 +152,7 @@ def test_with_a_voice(hf, bark, twin, seeds, ends):
 def test_short_and_long_voices(hf, bark, twin, num_semantic):
     """84 tokens go with an odd number of coarse tokens, 253."""
     compare(
-        hf, bark, twin, texts(0), synthetic_voice(num_semantic),
+        hf, bark, twin, texts(0), toy.bark_voice(num_semantic),
         semantic_max_new_tokens=24,
     )  # fmt: skip
 
@@ -306,7 +292,7 @@ def test_acoustics_of_many_lengths(hf, bark, twin, length):
 @pytest.mark.parametrize("length", [1, 10, 210])
 def test_acoustics_with_a_voice(hf, bark, twin, length):
     semantic = toy.ids(2, length, high=10_000, seed=length)
-    compare_acoustics(hf, bark, twin, semantic, synthetic_voice(400))
+    compare_acoustics(hf, bark, twin, semantic, toy.bark_voice(400))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +314,7 @@ def test_other_window_sizes(hf, bark, twin, coarse, fine, length, with_voice):
     before = twin.generation_config
     hf.set_generation(twin, config)
     semantic = toy.ids(1, length, high=10_000, seed=1)
-    voice = synthetic_voice(150) if with_voice else None
+    voice = toy.bark_voice(150) if with_voice else None
     try:
         compare_acoustics(hf, bark, twin, semantic, voice, config)
     finally:

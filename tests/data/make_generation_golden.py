@@ -51,8 +51,8 @@ def main():
     coarse_config = configs.BarkCoarseGenerationConfig()
     arrays = {}
     for row, (text_seed, num_semantic) in enumerate(toy.GOLDEN_ROWS):
-        ids, mask = (hf.tensor(array[None]) for array in toy.golden_text(text_seed))
-        voice = hf.voice(toy.golden_voice(num_semantic))
+        ids, mask = (hf.tensor(array[None]) for array in toy.bark_text(text_seed))
+        voice = hf.voice(toy.bark_voice(num_semantic))
         tokens = semantic.generate(
             ids, semantic_config, history_prompt=voice, attention_mask=mask
         )

@@ -22,16 +22,11 @@ CLASSES = {
 def state_dict(model):
     """The tensors of one of our transformers under transformers' names."""
     table = names.table(model.config)
-    arrays = {
-        name: make() for name, _, _, make in rules.tensors(table, variables_of(model))
-    }
+    variables = rules.variables_of(model)
+    arrays = {name: make() for name, _, _, make in rules.tensors(table, variables)}
     for second, first in table.aliases.items():
         arrays[second] = arrays[first]
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-
-
-def variables_of(model):
-    return rules.variables_of(model)
 
 
 def network(model):

@@ -142,6 +142,16 @@ def test_seeds_decide_the_draws(model):
     assert np.array_equal(twice[0], first) and not np.array_equal(twice[1], first)
 
 
+def test_no_two_draws_are_the_same(model):
+    """At so high a temperature codes are the draws: of two windows and codebooks.
+
+    Frames 0 to 7 have in the first window the places that 8 to 15 have in the second.
+    """
+    (codes,) = run(model, coarse_of(24), TOY.replace(temperature=1e9), seeds=0)
+    blocks = [codes[k, start : start + 8] for k in (2, 3) for start in (0, 8)]
+    assert len({block.tobytes() for block in blocks}) == 4
+
+
 def test_no_row_no_pass(model):
     stage = FineStage(model, False, coarse_of(0, 0), TOY, UNKNOWN)
     assert stage.num_passes == 0 and list(stage.passes()) == []

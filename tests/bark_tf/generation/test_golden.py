@@ -34,10 +34,10 @@ def output():
         for rule, values in toy.golden_tensors(stage, table, shapes.get):
             variables[rule.ours].assign(rule.operation.to_ours(values))
     texts, counts = zip(*toy.GOLDEN_ROWS, strict=True)
-    ids, masks = zip(*map(toy.golden_text, texts), strict=True)
+    ids, masks = zip(*map(toy.bark_text, texts), strict=True)
     return bark.generate(
         np.stack(ids),
-        list(map(toy.golden_voice, counts)),
+        list(map(toy.bark_voice, counts)),
         attention_mask=np.stack(masks),
         semantic_max_new_tokens=toy.GOLDEN_MAX_NEW_TOKENS,
         return_dict=True,

@@ -93,13 +93,14 @@ def test_min_eos_p_is_for_the_semantic_stage():
 )
 @pytest.mark.parametrize("prefix", ["", "semantic_", "coarse_"])
 def test_what_is_not_supported_is_refused_by_name(name, value, prefix):
-    with pytest.raises(ValueError, match=name):
+    message = f"does not support {prefix}{name} "
+    with pytest.raises(ValueError, match=message):
         configs_of(**{prefix + name: value})
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_beams": 1}, {"use_cache": True}, {"num_beams": None, "use_cache": None}],
+    [{"num_beams": 1}, {"semantic_use_cache": True}, {"num_beams": None}],
     ids=str,
 )
 def test_options_that_change_nothing_are_taken(options):
@@ -169,3 +170,8 @@ def test_in_transformers_the_fine_stage_follows_its_temperature_alone():
         True,
     ]
     assert samples(compat="hf", temperature=0.5, fine_do_sample=False)[2] is False
+
+
+def test_another_compat_is_refused():
+    with pytest.raises(ValueError, match='compat must be None or "hf"'):
+        configs_of(compat="suno")
