@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf.generation.cache import extend
-from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose
+from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose, mark_seen
 
 # A prompt is a few big products. On a CPU XLA copies every kernel for them into another
 # order, in memory as large as the weights; the plain graph does not.
@@ -203,8 +203,7 @@ class Programs:
             done |= choice == alphabet.end
         new_seen = state.seen
         if self.rules.repetition_penalty:
-            columns = tf.range(tf.shape(state.seen)[1])[None]
-            new_seen |= columns == (token - alphabet.first)[:, None]
+            new_seen = mark_seen(new_seen, token - alphabet.first)
         return state._replace(
             step=state.step + 1,
             position=state.position + 1,

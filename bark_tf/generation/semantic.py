@@ -55,6 +55,11 @@ def prompt_ids(
     text = np.full((len(input_ids), length), config.text_pad_token, np.int32)
     shifted = np.asarray(input_ids, np.int64) + config.text_encoding_offset
     if attention_mask is not None:
+        if np.shape(attention_mask) != shifted.shape:
+            raise ValueError(
+                f"attention_mask must have the shape of input_ids, {shifted.shape}. "
+                f"Received: {np.shape(attention_mask)}"
+            )
         padding = np.asarray(attention_mask) == 0
         shifted = np.where(padding, config.text_pad_token, shifted)
     text[:, : shifted.shape[1]] = shifted[:, :length]

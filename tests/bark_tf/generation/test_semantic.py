@@ -240,3 +240,10 @@ def test_batch_sizes_share_programs():
         generate(model, toy.texts(*[4] * batch), min_new_tokens=2)
         traces.append(toy.count_traces(model))
     assert traces == [2, 4, 4, 6]
+
+
+@pytest.mark.parametrize("shape", [(17,), (1, 17), (2, 16)])
+def test_a_mask_of_another_shape_is_refused(model, shape):
+    inputs = {**toy.texts(2, 17), "attention_mask": np.ones(shape, int)}
+    with pytest.raises(ValueError, match="attention_mask must have the shape"):
+        generate(model, inputs)
