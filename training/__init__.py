@@ -1,0 +1,1 @@
+"""Training and its data; installed as `bark_tf.training`."""

@@ -1,0 +1,1 @@
+"""Audio to semantic tokens: one small interface, several ways."""
