@@ -63,22 +63,24 @@ def _as_bark_tokenizer(tokenizer: Any) -> BarkTokenizer:
     )
 
 
-def _voice_limits(
+def _limits(
     path_or_id: str | os.PathLike, hub_options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a checkpoint's generation configuration asks of its voices."""
+    """What a checkpoint's generation configuration asks of texts and voices."""
     path = hub.find_optional(path_or_id, GENERATION_CONFIG_NAME, **hub_options)
     if path is None:
         return {}
     config = BarkGenerationConfig.from_json_file(path)
     semantic, coarse = config.semantic_config, config.coarse_acoustics_config
-    return {
+    voice_limits = {
         "semantic_vocab_size": semantic.semantic_vocab_size,
         "codebook_size": config.codebook_size,
         "num_coarse": coarse.n_coarse_codebooks,
         "num_fine": config.fine_acoustics_config.n_fine_codebooks,
         "frames_per_token": coarse.coarse_rate_hz / semantic.semantic_rate_hz,
     }
+    length = semantic.max_input_semantic_length
+    return {"voice_limits": voice_limits, "max_length": length}
 
 
 class BarkProcessor:
@@ -95,6 +97,7 @@ class BarkProcessor:
             files of voices.
         voice_limits: Arguments of `VoicePreset.validate`, where a model's numbers are
             not those of Bark.
+        max_length: Tokens that the model reads, its `max_input_semantic_length`.
 
     Raises:
         ValueError: If an argument is of another type, or the path or name of a voice
@@ -115,6 +118,7 @@ class BarkProcessor:
         *,
         hub_options: Mapping[str, Any] | None = None,
         voice_limits: Mapping[str, Any] | None = None,
+        max_length: int = MAX_TEXT_LENGTH,
     ):
         self.tokenizer = _as_bark_tokenizer(tokenizer)
         if speaker_embeddings is not None:
@@ -122,6 +126,7 @@ class BarkProcessor:
         self.speaker_embeddings = dict(speaker_embeddings or {})
         self._hub_options = dict(hub_options or {})
         self._voice_limits = dict(voice_limits or {})
+        self._max_length = max_length
 
     @property
     def available_voice_presets(self) -> list[str]:
@@ -135,7 +140,7 @@ class BarkProcessor:
         text: Any = None,
         voice_preset: Any = None,
         return_tensors: str | None = "tf",
-        max_length: int = MAX_TEXT_LENGTH,
+        max_length: int | None = None,
         add_special_tokens: bool = False,
         return_attention_mask: bool = True,
         return_token_type_ids: bool = False,
@@ -158,8 +163,8 @@ class BarkProcessor:
                 in this order. Or a list with one of these, or None, per row. Lengths
                 that do not fit together give a warning, as transformers takes them.
             return_tensors: `"tf"`, `"np"`, or None for lists.
-            max_length: Columns. Bark's published models read exactly 256; other
-                numbers are for models with another `max_input_semantic_length`.
+            max_length: Columns; by default what the model reads, 256 for Bark's
+                published models.
             add_special_tokens: Whether `[CLS]` and `[SEP]` are put around texts. Bark
                 was trained without.
             return_attention_mask: Whether the mask is among the results.
@@ -196,7 +201,7 @@ class BarkProcessor:
             raise ValueError("voice is another name of voice_preset. Received: both")
         arrays = self.tokenizer(
             text,
-            max_length=max_length,
+            max_length=self._max_length if max_length is None else max_length,
             add_special_tokens=add_special_tokens,
             return_attention_mask=return_attention_mask,
             return_token_type_ids=return_token_type_ids,
@@ -298,7 +303,7 @@ class BarkProcessor:
             BarkTokenizer.from_pretrained(path_or_id, **hub_options),
             speaker_embeddings,
             hub_options=hub_options,
-            voice_limits=_voice_limits(path_or_id, hub_options),
+            **_limits(path_or_id, hub_options),
         )
 
     def save_pretrained(

@@ -39,6 +39,8 @@ _NORMALIZER_FIELDS = {
 }
 # A word of more characters is one unknown token, as in BERT.
 _MAX_WORD_LENGTH = 100
+_CLOSED = "closed_vocabulary"
+_NAMED_WORDS = 8
 # Characters of text shown on either side of a cut, and of refused input.
 _SHOWN = 30
 
@@ -221,7 +223,9 @@ class BarkTokenizer:
             are switched off in the copy.
         settings: What `tokenizer_config.json` holds. `do_lower_case`, `strip_accents`
             and `tokenize_chinese_chars` win over the backend's where they are present;
-            `pad_token` and its kin name the special tokens.
+            `pad_token` and its kin name the special tokens; `closed_vocabulary` says
+            that the model was trained on whole words only, so that a word in pieces
+            is unknown to it.
 
     Raises:
         ValueError: If there is no padding token, or a setting has a wrong value.
@@ -256,6 +260,10 @@ class BarkTokenizer:
                 f"Received: {self.vocab_size} tokens without it"
             )
         self.pad_token_id = pad_token_id
+        unknown = _special_token(self._settings, "unk_token")
+        self._unknown_id = self._backend.token_to_id(unknown)
+        # Such a model knows whole words; it has only heard of their pieces.
+        self._is_closed = bool(self._settings.get(_CLOSED))
 
     # === Making ===
 
@@ -382,8 +390,9 @@ class BarkTokenizer:
             token = _special_token(self._settings, name)
             if self._backend.token_to_id(token) is not None:
                 config[name] = token
-        if "model_max_length" in self._settings:
-            config["model_max_length"] = self._settings["model_max_length"]
+        for name in ("model_max_length", _CLOSED):
+            if name in self._settings:
+                config[name] = self._settings[name]
         return config
 
     # === Looking inside ===
@@ -472,6 +481,8 @@ class BarkTokenizer:
         Raises:
             ValueError: If a text is missing, empty, of another type or, with
                 `truncation=False`, too long; if an id is out of range.
+
+        Words that the vocabulary lacks are named in a warning.
         """
         self._check_window(max_length, add_special_tokens)
         if truncation is not None and truncation not in _CUT_SILENTLY + _NEVER_CUT:
@@ -530,6 +541,7 @@ class BarkTokenizer:
                 f"text is empty in row {index}: nothing in it has a token. "
                 f"Received: {_shorten(row)}"
             )
+        _report_unknown(self._unknown_words(row, encoding), index)
         room = max_length
         if add_special_tokens:
             room -= self._backend.num_special_tokens_to_add(is_pair=False)
@@ -539,6 +551,25 @@ class BarkTokenizer:
             encoding.truncate(room)
         return self._backend.post_process(encoding, None, add_special_tokens).ids
 
+    def _unknown_words(
+        self, row: str | list[str], encoding: tokenizers.Encoding
+    ) -> list[str]:
+        """The words that the vocabulary lacks, each once, in order."""
+        pieces: dict[int, list[int]] = {}
+        for place, word in enumerate(encoding.word_ids):
+            if word is not None:
+                pieces.setdefault(word, []).append(place)
+        words = []
+        for word, places in pieces.items():
+            is_split = self._is_closed and len(places) > 1
+            if is_split or encoding.ids[places[0]] == self._unknown_id:
+                start, end = (
+                    encoding.offsets[places[0]][0],
+                    encoding.offsets[places[-1]][1],
+                )
+                words.append(row[word] if isinstance(row, list) else row[start:end])
+        return list(dict.fromkeys(words))
+
     def _check_ids(self, ids: list[int], index: int) -> None:
         for token_id in (min(ids), max(ids)):
             if not 0 <= token_id < self.vocab_size:
@@ -546,6 +577,20 @@ class BarkTokenizer:
                     f"ids must be in [0, {self.vocab_size}). "
                     f"Received in row {index}: {token_id}"
                 )
+
+
+def _report_unknown(words: list[str], index: int) -> None:
+    """Names the words that will not sound as written."""
+    if not words:
+        return
+    more = ", ..." if len(words) > _NAMED_WORDS else ""
+    named = ", ".join(repr(word[:_SHOWN]) for word in words[:_NAMED_WORDS])
+    warnings.warn(
+        f"The model's vocabulary has no {named}{more}: spoken as well as it can be. "
+        f"Received: text of row {index}",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _report_cut(

@@ -51,3 +51,8 @@ def hub(tmp_path, monkeypatch):
     with sys.modules["hub_standin"].HubStandIn(tmp_path / "hub") as standin:
         standin.use(monkeypatch, tmp_path / "cache")
         yield standin
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

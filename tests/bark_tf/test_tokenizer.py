@@ -388,10 +388,34 @@ def test_other_truncation_is_refused(tokenizer, truncation):
         tokenizer("dog", truncation=truncation)
 
 
+UNKNOWN = "ignore:The model's vocabulary has no:UserWarning"
+
+
+@pytest.mark.filterwarnings(UNKNOWN)
 @pytest.mark.parametrize("text", ["dog " * 25_000, "x" * 100_000, "中" * 100_000])
 def test_very_long_text(tokenizer, text):
     ids = tokenizer(text, truncation=True)["input_ids"]
     assert ids.shape == (1, 256)
+
+
+# === Unknown words ===
+
+
+def test_unknown_words_are_named_once(tokenizer):
+    with pytest.warns(UserWarning, match=r"no '☃', '☂': spoken as well.*of row 1"):
+        tokenizer(["my dog", "☃ dog ☂ ☃"])
+    with pytest.warns(UserWarning, match="no '☃':"):
+        tokenizer([["my", "☃"]], is_split_into_words=True)
+
+
+def test_words_in_pieces_are_unknown_to_a_closed_vocabulary(tokenizer, tmp_path):
+    tokenizer("Bark dogcat")  # pieces are what other models are made for
+    closed = BarkTokenizer.from_vocabulary(VOCABULARY, {"closed_vocabulary": True})
+    closed.save_pretrained(tmp_path)
+    for one in (closed, BarkTokenizer.from_pretrained(tmp_path)):
+        with pytest.warns(UserWarning, match="no 'dogcat': spoken"):
+            ids = one("Bark dogcat")["input_ids"]
+        np.testing.assert_array_equal(ids, tokenizer("Bark dogcat")["input_ids"])
 
 
 # === Any text at all ===
@@ -399,6 +423,7 @@ def test_very_long_text(tokenizer, text):
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 
 
+@pytest.mark.filterwarnings(UNKNOWN)
 @hypothesis.given(st.lists(ANY_TEXT, min_size=1, max_size=3))
 def test_any_text_works_or_is_refused_clearly(texts):
     tokenizer = BarkTokenizer.from_vocabulary(VOCABULARY)
@@ -416,6 +441,7 @@ def test_any_text_works_or_is_refused_clearly(texts):
     assert (ids[mask == 0] == tokenizer.pad_token_id).all()
 
 
+@pytest.mark.filterwarnings(UNKNOWN)
 @hypothesis.given(st.recursive(st.none() | st.integers() | ANY_TEXT, st.lists))
 def test_any_nesting_works_or_is_refused_clearly(text):
     tokenizer = BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]", "a"])

@@ -1,0 +1,409 @@
+"""Training the codec: audio in, audio out, with codes in between.
+
+The codebooks have no gradient. They start as k-means centres of real latents and then
+follow, by moving averages, the latents that choose them; entries that nobody chooses
+are given another place.
+
+Axes: B batch, S samples, T frames, D width of a latent, N entries of a codebook, R rows
+of latents.
+
+Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bark_tf.models.encodec.conv import Convolution, TransposedConvolution
+from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.models.encodec.quantizer import Codebook
+
+from . import losses
+
+KMEANS_ITERATIONS = 12
+LOSS_WEIGHTS: Mapping[str, float] = {
+    "mel": 1.0,
+    "waveform": 0.1,
+    "commitment": 0.25,
+    "adversarial": 0.1,
+    "features": 0.2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecOptions:
+    """How a codec is trained.
+
+    Args:
+        weights: Loss -> weight; those not named keep the default of `LOSS_WEIGHTS`.
+            Adversarial losses exist only with a discriminator.
+        quantize_from: Steps without quantizer before the codebooks are started from
+            the latents; 0 for a codec that has its codebooks.
+        codebook_decay: Share of a codebook's averages that is kept per step.
+        revive_below: An entry chosen less often than this share of the even one gets
+            the place of a random latent.
+        freeze_encoder_from: Step from which only the decoder learns, so that codes
+            stay what they are; None: never.
+        kmeans_latents: Latents that are kept for the start of the codebooks.
+        seed: Of all random choices.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    quantize_from: int = 2_000
+    codebook_decay: float = 0.97
+    revive_below: float = 0.02
+    freeze_encoder_from: int | None = None
+    kmeans_latents: int = 16_384
+    seed: int = 0
+
+    def __post_init__(self):
+        unknown = set(self.weights) - set(LOSS_WEIGHTS)
+        if unknown:
+            raise ValueError(
+                f"weights must name losses among {', '.join(LOSS_WEIGHTS)}. "
+                f"Received: {', '.join(sorted(unknown))}"
+            )
+        for name, is_right, expected in (
+            ("quantize_from", self.quantize_from >= 0, "at least 0"),
+            ("codebook_decay", 0 < self.codebook_decay < 1, "between 0 and 1"),
+            ("revive_below", 0 <= self.revive_below < 1, "in [0, 1)"),
+            ("kmeans_latents", self.kmeans_latents > 0, "positive"),
+        ):
+            if not is_right:
+                raise ValueError(
+                    f"{name} must be {expected}. Received: {name}={getattr(self, name)}"
+                )
+        object.__setattr__(self, "weights", {**LOSS_WEIGHTS, **self.weights})
+
+
+def start_at_level(codec: EncodecModel, level: float) -> None:
+    """Scales the kernels of a fresh codec so that signals keep their size.
+
+    Weight norm starts every kernel at length 1. That keeps the variance in a
+    convolution but not in a transposed one, of which each step of the output sees
+    only two taps. A codec that starts quiet stays quiet for thousands of steps.
+
+    Args:
+        codec: Codec with weight norm whose weights are random.
+        level: Root mean square of the training audio.
+    """
+    first, last = codec.encoder.input_conv, codec.decoder.output_conv
+    for layer in codec._flatten_layers():
+        if isinstance(layer, TransposedConvolution) and layer.norm is None:
+            _, channels, in_channels = layer.kernel_shape
+            gain = math.sqrt(layer.stride * channels / in_channels)
+            layer.scale.assign(tf.fill(layer.scale.shape, gain))
+        elif isinstance(layer, Convolution) and layer.norm is None:
+            gain = {first: 1 / level, last: level}.get(layer, 1.0)
+            layer.scale.assign(tf.fill(layer.scale.shape, gain))
+
+
+class CodecTrainer(keras.Model):
+    """Trains a codec from audio.
+
+    Args:
+        codec: `EncodecModel`, float32.
+        options: `CodecOptions`.
+        discriminator: `Discriminator`, or None to train without one.
+        **kwargs: `name`.
+
+    Call arguments:
+        batch: Mapping with `audio`, float32 (B, S) in [-1, 1], S a multiple of the
+            codec's `hop_length`.
+
+    Returns:
+        Reconstruction, float32 (B, S).
+
+    Example:
+        >>> config = EncodecConfig(num_filters=2, hidden_size=8)
+        >>> trainer = CodecTrainer(EncodecModel(config), CodecOptions())
+        >>> trainer.compile(optimizer=keras.optimizers.Adam(1e-3))
+        >>> _ = trainer.train_on_batch({"audio": np.zeros((2, 3200), "float32")})
+    """
+
+    def __init__(self, codec, options=None, discriminator=None, **kwargs):
+        super().__init__(**kwargs)
+        self.codec = codec
+        self.options = options or CodecOptions()
+        self.discriminator = discriminator
+        self.discriminator_optimizer = None
+        config = codec.config
+        self._mel = losses.MultiScaleMel(config.sampling_rate)
+        self._seeds = keras.random.SeedGenerator(self.options.seed)
+        self.step = self.add_weight(
+            (), "zeros", dtype="int32", trainable=False, name="step"
+        )
+        self.latents = self.add_weight(
+            (self.options.kmeans_latents, config.hidden_size),
+            "zeros",
+            trainable=False,
+            name="latents",
+        )
+        names = ["loss", "mel", "waveform", "commitment", "entries_used"]
+        if discriminator is not None:
+            names += ["adversarial", "features", "discriminator"]
+        self._means = {name: keras.metrics.Mean(name) for name in names}
+        self.built = True
+
+    # === Keras ===
+
+    def compile(self, optimizer="adam", discriminator_optimizer=None, **kwargs):
+        """Sets the optimizers; see `keras.Model.compile`.
+
+        Args:
+            optimizer: Of the codec.
+            discriminator_optimizer: Of the discriminator; by default of the same
+                settings as `optimizer`.
+            **kwargs: Of `keras.Model.compile`.
+        """
+        kwargs.setdefault("jit_compile", False)  # XLA is slower here
+        super().compile(optimizer=optimizer, **kwargs)
+        self.optimizer.build(self.codec.trainable_variables)
+        if self.discriminator is not None:
+            if discriminator_optimizer is None:
+                settings = self.optimizer.get_config()
+                discriminator_optimizer = type(self.optimizer).from_config(settings)
+            self.discriminator_optimizer = discriminator_optimizer
+            discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    @property
+    def optimizers(self) -> list:
+        """All optimizers, for whoever saves the state of the training."""
+        others = [self.discriminator_optimizer] if self.discriminator_optimizer else []
+        return [self.optimizer, *others]
+
+    def call(self, batch, training=False):
+        """Encodes, quantizes and decodes."""
+        bandwidth = self.codec.config.target_bandwidths[-1]
+        return self.codec(batch["audio"], bandwidth=bandwidth)
+
+    def train_step(self, data):
+        """One step of all parts; see `keras.Model.train_step`."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        audio = batch["audio"]
+        with tf.GradientTape(persistent=self.discriminator is not None) as tape:
+            latent = self.codec.encoder(audio[..., None])  # (B, T, D)
+            quantized = self._quantize(latent)
+            estimate = self.codec._decode_latent(quantized)
+            parts = self._reconstruction(audio, estimate)
+            parts["commitment"] = self._commitment(latent, quantized)
+            if self.discriminator is not None:
+                parts |= self._judge(audio, estimate)
+            weights = self.options.weights
+            loss = tf.add_n(
+                [
+                    weights[name] * part
+                    for name, part in parts.items()
+                    if name in weights
+                ]
+            )
+        self._learn(tape, loss, parts.get("discriminator"))
+        self._follow(latent)
+        self.step.assign_add(1)
+        shown = {"loss": loss, **parts, "entries_used": self._entries_used()}
+        return self._updated(shown)
+
+    def test_step(self, data):
+        """The losses of the codec as it is used."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        audio = batch["audio"]
+        parts = self._reconstruction(audio, self(batch))
+        weights = self.options.weights
+        loss = tf.add_n([weights[name] * part for name, part in parts.items()])
+        return self._updated({"loss": loss, **parts})
+
+    def _updated(self, values):
+        for name, value in values.items():
+            self._means[name].update_state(value)
+        return {name: self._means[name].result() for name in values}
+
+    @property
+    def metrics(self):
+        """Means that Keras resets between epochs."""
+        return list(self._means.values())
+
+    # === Losses ===
+
+    @property
+    def is_quantizing(self) -> tf.Tensor:
+        """Whether the codebooks are in use at this step; bool ()."""
+        return self.step > self.options.quantize_from - 1
+
+    def _quantize(self, latent):
+        """Latents as the decoder gets them; gradients pass as if they were latents."""
+        quantized, _ = self.codec.quantizer(
+            latent, num_codebooks=self.codec.config.num_quantizers
+        )
+        step = tf.where(self.is_quantizing, tf.stop_gradient(quantized - latent), 0.0)
+        return latent + step
+
+    def _reconstruction(self, audio, estimate):
+        waveform = losses.waveform_error(
+            losses.pre_emphasised(audio), losses.pre_emphasised(estimate)
+        )
+        return {"mel": self._mel(audio, estimate), "waveform": waveform}
+
+    def _commitment(self, latent, quantized):
+        distance = losses.commitment(latent, quantized)
+        return tf.where(self.is_quantizing, distance, 0.0)
+
+    def _judge(self, audio, estimate):
+        real, real_features = self.discriminator(audio)
+        fake, fake_features = self.discriminator(estimate)
+        seen, _ = self.discriminator(tf.stop_gradient(estimate))
+        return {
+            "adversarial": losses.adversarial_loss(fake),
+            "features": losses.feature_distance(real_features, fake_features),
+            "discriminator": losses.discriminator_loss(real, seen),
+        }
+
+    def _learn(self, tape, loss, discriminator_loss):
+        variables = self.codec.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        until = self.options.freeze_encoder_from
+        if until is not None:
+            of_encoder = {id(v) for v in self.codec.encoder.trainable_variables}
+            learns = tf.cast(self.step < until, tf.float32)
+            gradients = [
+                g * learns if id(v) in of_encoder else g
+                for g, v in zip(gradients, variables, strict=True)
+            ]
+        self.optimizer.apply(gradients, variables)
+        if discriminator_loss is not None:
+            variables = self.discriminator.trainable_variables
+            gradients = tape.gradient(discriminator_loss, variables)
+            self.discriminator_optimizer.apply(gradients, variables)
+
+    # === Codebooks ===
+
+    def _follow(self, latent):
+        """Moves the codebooks towards the latents of this step, or starts them."""
+        rows = tf.reshape(tf.stop_gradient(latent), [-1, latent.shape[-1]])  # (R, D)
+        start, step = self.options.quantize_from, tf.convert_to_tensor(self.step)
+        seed = tf.cast(self._seeds.next(), tf.int32)
+
+        moves = step >= start
+        if self.options.freeze_encoder_from is not None:
+            moves &= step < self.options.freeze_encoder_from
+        _run_if(step < start, self._keep, rows)
+        _run_if(step == start - 1, self._start, rows, seed)
+        _run_if(moves, self._move, rows, seed)
+
+    def _keep(self, rows):
+        """Writes latents over the oldest ones that are kept."""
+        count = tf.shape(rows)[0]
+        places = tf.range(count) + self.step * count
+        places = places % self.options.kmeans_latents
+        self.latents.assign(
+            tf.tensor_scatter_nd_update(self.latents, places[:, None], rows)
+        )
+
+    def _start(self, rows, seed):
+        """Sets the codebooks to k-means centres, each of what the ones before leave."""
+        residual = tf.convert_to_tensor(self.latents)
+        share = tf.cast(tf.shape(rows)[0], tf.float32) / self.options.kmeans_latents
+        for number, codebook in enumerate(self._codebooks):
+            centres, counts = kmeans(residual, codebook.size, seed + number)
+            codebook.embed.assign(centres)
+            _set_averages(codebook, centres, counts * share)
+            residual -= codebook.lookup(codebook.nearest(residual[None]))[0]
+
+    def _move(self, rows, seed):
+        """Moves every codebook by one step, and revives its dead entries."""
+        residual = rows
+        for number, codebook in enumerate(self._codebooks):
+            codes = codebook.nearest(residual[None])[0]
+            entries = codebook.lookup(codes)
+            self._move_one(codebook, residual, codes, seed + number)
+            residual -= entries
+
+    def _move_one(self, codebook: Codebook, rows, codes, seed):
+        decay = self.options.codebook_decay
+        counts = tf.math.unsorted_segment_sum(
+            tf.ones_like(codes, tf.float32), codes, codebook.size
+        )
+        sums = tf.math.unsorted_segment_sum(rows, codes, codebook.size)
+        counts = decay * codebook.cluster_size + (1 - decay) * counts
+        sums = decay * codebook.embed_avg + (1 - decay) * sums
+        even = tf.cast(tf.shape(rows)[0], tf.float32) / codebook.size
+        dead = counts < self.options.revive_below * even  # (N,)
+        picked = tf.random.stateless_uniform(
+            [codebook.size], seed, maxval=tf.shape(rows)[0], dtype=tf.int32
+        )
+        entries = tf.where(
+            dead[:, None],
+            tf.gather(rows, picked),
+            sums / tf.maximum(counts, 1e-9)[:, None],
+        )
+        codebook.embed.assign(entries)
+        _set_averages(codebook, entries, tf.where(dead, even, counts))
+
+    @property
+    def _codebooks(self):
+        return self.codec.quantizer.codebooks
+
+    def _entries_used(self):
+        """Share of the entries of the last codebook that are in use."""
+        counts = tf.convert_to_tensor(self._codebooks[-1].cluster_size)
+        return tf.reduce_mean(tf.cast(counts > tf.reduce_mean(counts) / 10, tf.float32))
+
+
+def _run_if(condition, function, *args) -> None:
+    """Runs a function for its effects when a tensor is true."""
+
+    def run():
+        function(*args)
+        return tf.constant(0)
+
+    tf.cond(condition, run, lambda: tf.constant(0))
+
+
+def _set_averages(codebook: Codebook, entries, counts):
+    codebook.cluster_size.assign(counts)
+    codebook.embed_avg.assign(entries * counts[:, None])
+
+
+def kmeans(rows, num_centres: int, seed, iterations: int = KMEANS_ITERATIONS):
+    """Centres of rows, in a graph.
+
+    Args:
+        rows: float32 (R, D).
+        num_centres: N.
+        seed: int32 (2,), decides which rows the centres start from.
+        iterations: Rounds.
+
+    Returns:
+        float32 (N, D) centres, and float32 (N,), how many rows belong to each.
+    """
+    count = tf.shape(rows)[0]
+    order = tf.argsort(tf.random.stateless_uniform([count], seed))
+    # With fewer rows than centres, rows come again.
+    centres = tf.gather(rows, tf.gather(order, tf.range(num_centres) % count))
+
+    def members(centres):
+        norms = tf.reduce_sum(centres**2, axis=-1)
+        nearest = tf.argmin(norms - 2 * tf.matmul(rows, centres, transpose_b=True), -1)
+        ones = tf.ones([count])
+        return nearest, tf.math.unsorted_segment_sum(ones, nearest, num_centres)
+
+    for _ in range(iterations):
+        nearest, counts = members(centres)
+        sums = tf.math.unsorted_segment_sum(rows, nearest, num_centres)
+        mean = sums / tf.maximum(counts, 1)[:, None]
+        centres = tf.where(counts[:, None] > 0, mean, centres)
+    return centres, members(centres)[1]
+
+
+def audio_level(audios) -> float:
+    """Root mean square over all samples of some audio, for `start_at_level`."""
+    power = [np.square(audio, dtype=np.float64).mean() for audio in audios]
+    return float(np.sqrt(np.mean(power)))

@@ -1,0 +1,124 @@
+"""The discriminator of the codec: it tells real audio from decoded audio.
+
+Axes: B batch, S samples, T frames, F frequencies, C channels.
+
+Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.4,
+multi-scale STFT discriminator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from .losses import OVERLAP
+
+WINDOWS = (2048, 1024, 512, 256, 128)
+_SLOPE = 0.2
+
+
+class ScaleDiscriminator(keras.layers.Layer):
+    """Judges one complex spectrogram.
+
+    Args:
+        window: Samples per window.
+        width: Channels of all convolutions but the last.
+        dilations: Of the convolutions over time, which see further and further.
+        **kwargs: `name`.
+
+    Call arguments:
+        audio: float32 (B, S).
+
+    Returns:
+        scores: float32 (B, T, F', 1).
+        features: list of float32 (B, T, F', C).
+    """
+
+    def __init__(
+        self,
+        window: int,
+        width: int = 16,
+        dilations: Sequence[int] = (1, 2, 4),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.window = window
+
+        def conv(channels, kernel, name, **options):
+            return keras.layers.Conv2D(
+                channels, kernel, padding="same", name=name, **options
+            )
+
+        self.convolutions = [conv(width, (3, 9), "input_conv")]
+        for index, dilation in enumerate(dilations):
+            # Frequencies are halved by the slice in `call`: Keras has no layer with
+            # both strides and dilations.
+            name = f"conv_{index}"
+            layer = conv(width, (3, 9), name, dilation_rate=(dilation, 1))
+            self.convolutions.append(layer)
+        self.convolutions.append(conv(width, (3, 3), "last_conv"))
+        self.output_conv = conv(1, (3, 3), "output_conv")
+        self.width = width
+
+    def build(self, input_shape=None):
+        """Makes the variables."""
+        channels = 2  # real and imaginary
+        for layer in self.convolutions:
+            layer.build((None, None, None, channels))
+            channels = self.width
+        self.output_conv.build((None, None, None, channels))
+        self.built = True
+
+    def call(self, audio):
+        """Judges."""
+        spectrum = tf.signal.stft(
+            audio, self.window, self.window // OVERLAP, self.window
+        )
+        parts = [tf.math.real(spectrum), tf.math.imag(spectrum)]
+        x = tf.stack(parts, axis=-1) * (4 / self.window)  # (B, T, F, 2)
+        features = []
+        for index, layer in enumerate(self.convolutions):
+            x = tf.nn.leaky_relu(layer(x), _SLOPE)
+            if 0 < index < len(self.convolutions) - 1:
+                x = x[:, :, ::2]
+            features.append(x)
+        return self.output_conv(x), features
+
+
+class Discriminator(keras.Model):
+    """Judges audio at several resolutions.
+
+    Args:
+        windows: Samples per window, one discriminator each.
+        width: Channels; 32 in the original, at four times the cost of 16.
+        **kwargs: `name`.
+
+    Call arguments:
+        audio: float32 (B, S).
+
+    Returns:
+        scores: Per resolution float32 (B, T, F', 1).
+        features: Per resolution a list of float32 (B, T, F', C).
+
+    Example:
+        >>> scores, features = Discriminator(windows=(256,))(tf.zeros((1, 1024)))
+        >>> len(scores), len(features[0])
+        (1, 5)
+    """
+
+    def __init__(self, windows: Sequence[int] = WINDOWS, width: int = 16, **kwargs):
+        super().__init__(**kwargs)
+        self.scales = [
+            ScaleDiscriminator(window, width, name=f"window_{window}")
+            for window in windows
+        ]
+        for scale in self.scales:
+            scale.build()
+        self.built = True
+
+    def call(self, audio):
+        """Judges."""
+        judged = [scale(audio) for scale in self.scales]
+        return [scores for scores, _ in judged], [features for _, features in judged]
