@@ -13,6 +13,7 @@ Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -401,6 +402,83 @@ def kmeans(rows, num_centres: int, seed, iterations: int = KMEANS_ITERATIONS):
         mean = sums / tf.maximum(counts, 1)[:, None]
         centres = tf.where(counts[:, None] > 0, mean, centres)
     return centres, members(centres)[1]
+
+
+class AudioBatches:
+    """Random crops of recordings; batch n is a function of the seed and n alone.
+
+    A recording is picked in proportion to nothing but its weight, so that short ones
+    are heard as often as long ones. One that is shorter than a crop is followed by
+    silence.
+
+    Args:
+        audios: Sequence of float32 (samples,), such as a `ShardSet`'s recordings.
+        segment: Samples per crop.
+        batch_size: Crops per batch.
+        seed: Of all choices.
+        weights: (recordings,), how often each is picked; None: all alike.
+        gain_db: Crops are louder or softer by up to this much.
+
+    Raises:
+        ValueError: If there is no recording, or a number is not positive.
+
+    Example:
+        >>> batches = AudioBatches([np.ones(100, "float32")], segment=8, batch_size=2)
+        >>> batches(0)["audio"].shape
+        (2, 8)
+    """
+
+    def __init__(
+        self,
+        audios,
+        segment: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        weights=None,
+        gain_db: float = 3.0,
+    ):
+        if not len(audios):
+            raise ValueError("There must be recordings to train on. Received: none")
+        if segment < 1 or batch_size < 1:
+            raise ValueError(
+                "segment and batch_size must be positive. "
+                f"Received: segment={segment}, batch_size={batch_size}"
+            )
+        self.audios, self.segment, self.batch_size = audios, segment, batch_size
+        self.seed, self.gain_db = seed, gain_db
+        weights = np.ones(len(audios)) if weights is None else np.asarray(weights)
+        self._ends = np.cumsum(weights, dtype=np.float64) / np.sum(weights)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until as many crops were drawn as there are recordings."""
+        return max(1, len(self.audios) // self.batch_size)
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step: `audio`, float32 (batch_size, segment)."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        batch = np.zeros((self.batch_size, self.segment), np.float32)
+        for row in batch:
+            audio = self.audios[int(np.searchsorted(self._ends, rng.random()))]
+            start = rng.integers(max(1, len(audio) - self.segment + 1))
+            gain = 10 ** (rng.uniform(-self.gain_db, self.gain_db) / 20)
+            crop = audio[start : start + self.segment]
+            row[: len(crop)] = crop * gain
+        return {"audio": np.clip(batch, -1, 1)}
+
+    def dataset(self, start: int = 0, steps: int | None = None) -> tf.data.Dataset:
+        """The batches from a step on, made ahead; endless unless `steps` is given."""
+        spec = tf.TensorSpec((self.batch_size, self.segment), tf.float32)
+
+        def batches():
+            numbers = itertools.count(start)
+            return map(self, itertools.islice(numbers, steps))
+
+        dataset = tf.data.Dataset.from_generator(
+            batches, output_signature={"audio": spec}
+        )
+        return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def audio_level(audios) -> float:

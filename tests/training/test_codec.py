@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from bark_tf import EncodecConfig, EncodecModel
 from bark_tf.training.codec import (
+    AudioBatches,
     CodecOptions,
     CodecTrainer,
     audio_level,
@@ -203,3 +204,32 @@ def test_wrong_options_are_named(options, message):
 
 def test_the_level_is_the_root_mean_square():
     assert audio_level([np.full(4, 0.5), np.full(8, -0.5)]) == pytest.approx(0.5)
+
+
+def test_batches_are_functions_of_seed_and_step(rng):
+    audios = [rng.normal(0, 0.1, n).astype(np.float32) for n in (5, 50, 500)]
+    batches = AudioBatches(audios, 40, 3, seed=1)
+    one, same = batches(7)["audio"], AudioBatches(audios, 40, 3, seed=1)(7)["audio"]
+    np.testing.assert_array_equal(one, same)
+    assert np.any(one != batches(8)["audio"])
+    assert np.any(one != AudioBatches(audios, 40, 3, seed=2)(7)["audio"])
+    streamed = list(batches.dataset(start=7, steps=2).as_numpy_iterator())
+    np.testing.assert_array_equal(streamed[0]["audio"], one)
+    np.testing.assert_array_equal(streamed[1]["audio"], batches(8)["audio"])
+
+
+def test_crops_come_from_the_recordings():
+    audios = [np.full(100, 0.25, np.float32), np.full(10, 0.5, np.float32)]
+    batches = AudioBatches(audios, 20, 8, weights=[1, 3], gain_db=0.0)
+    rows = np.concatenate([batches(step)["audio"] for step in range(50)])
+    is_short = rows[:, 0] == 0.5
+    assert 0.65 < is_short.mean() < 0.85
+    np.testing.assert_array_equal(rows[is_short][:, 10:], 0)
+    np.testing.assert_array_equal(rows[~is_short], 0.25)
+
+
+@pytest.mark.parametrize("wrong", [{"segment": 0}, {"batch_size": 0}, {"audios": []}])
+def test_batches_of_nothing_are_refused(wrong):
+    right = {"audios": [np.zeros(8)], "segment": 4, "batch_size": 1}
+    with pytest.raises(ValueError, match="Received"):
+        AudioBatches(**{**right, **wrong})
