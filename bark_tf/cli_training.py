@@ -1,0 +1,308 @@
+"""The commands that train: prepare, train-tokenizer, train, evaluate.
+
+What they do is in `bark_tf.training`; everything heavy is imported by the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_PREPARE_EXAMPLES = """examples:
+  # A folder with metadata.csv (id|text|normalised) and its recordings, for a model:
+  bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
+  # Only audio, to train a codec and a tokenizer from nothing:
+  bark-tf prepare my-recordings audio --sample-rate 16000
+  # The same on Apache Beam, with its own options at the end:
+  bark-tf prepare my-recordings prepared --model my-bark --runner DirectRunner
+"""
+
+_TOKENIZER_EXAMPLES = """examples:
+  # 300 kinds of sound, 49.9 of them per second, saved beside the model:
+  bark-tf train-tokenizer audio my-bark --clusters 300
+"""
+
+_TRAIN_EXAMPLES = """examples:
+  # What there is, and what one of them says about itself:
+  bark-tf train --list
+  bark-tf train semantic_lora --show
+  # A voice of your own, from prepared recordings:
+  bark-tf train all_lora --set model=suno/bark-small data=prepared out=my-voice
+  # Killed or interrupted, the same line goes on where it was.
+  bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
+"""
+
+_EVALUATE_EXAMPLES = """examples:
+  bark-tf evaluate my-voice prepared/validation --out report
+  # Against the model it came from, with spoken sentences and a recogniser:
+  bark-tf evaluate my-voice prepared/validation --before my-bark --texts sentences.txt
+      --recogniser pocketsphinx --words words.txt --out report
+"""
+
+
+def add_commands(add_command: Callable, add_amount_of_output: Callable) -> None:
+    """Adds the commands.
+
+    Args:
+        add_command: Takes name, function, summary and examples; gives the parser.
+        add_amount_of_output: Adds --verbose and --quiet to a parser.
+    """
+    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
+        add_amount_of_output(add(add_command))
+
+
+def _add_prepare(add_command: Callable) -> argparse.ArgumentParser:
+    parser = add_command(
+        "prepare",
+        _prepare,
+        "turn recordings into what training reads",
+        _PREPARE_EXAMPLES,
+    )
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="folder with metadata.csv, folder of audio with .txt beside, or .jsonl",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder for the shards")
+    parser.add_argument(
+        "--model",
+        metavar="DIR|ID",
+        help="checkpoint whose text ids, codes and semantic tokens are made; without "
+        "it only audio is kept",
+    )
+    parser.add_argument(
+        "--semantic-tokenizer",
+        metavar="DIR",
+        help="where the semantic tokenizer is; default: in the model's directory",
+    )
+    parser.add_argument(
+        "--keep-audio", action="store_true", help="keep audio beside the tokens"
+    )
+    parser.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="without --model; default: 24000"
+    )
+    parser.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the recordings that is held out; default: 0",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="the first N recordings only"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes; default: 1"
+    )
+    parser.add_argument(
+        "--runner", metavar="NAME", help="prepare with this runner of Apache Beam"
+    )
+    return parser
+
+
+def _add_tokenizer(add_command: Callable) -> argparse.ArgumentParser:
+    parser = add_command(
+        "train-tokenizer",
+        _train_tokenizer,
+        "learn semantic tokens from audio",
+        _TOKENIZER_EXAMPLES,
+    )
+    parser.add_argument("data", metavar="DATA", help="shards with audio, of `prepare`")
+    parser.add_argument("out", metavar="OUT", help="folder; a model's own as a rule")
+    parser.add_argument(
+        "--kind", choices=("kmeans",), default="kmeans", help="default: kmeans"
+    )
+    parser.add_argument(
+        "--clusters",
+        type=int,
+        metavar="N",
+        help="semantic tokens; default: semantic_vocab_size of the model in OUT",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="tokens per second; default: semantic_rate_hz of the model in OUT",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    return parser
+
+
+def _add_train(add_command: Callable) -> argparse.ArgumentParser:
+    parser = add_command("train", _train, "train by a recipe", _TRAIN_EXAMPLES)
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a name of --list, or a .py file"
+    )
+    parser.add_argument("--list", action="store_true", help="list the recipes and stop")
+    parser.add_argument(
+        "--show", action="store_true", help="show the recipe with its values and stop"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe; STAGE.KEY=VALUE for one of several stages",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="forget what an earlier run has done"
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("mirrored", "multi-worker"),
+        help="several devices, or several machines named by TF_CONFIG",
+    )
+    return parser
+
+
+def _add_evaluate(add_command: Callable) -> argparse.ArgumentParser:
+    parser = add_command(
+        "evaluate", _evaluate, "measure a model, stage by stage", _EVALUATE_EXAMPLES
+    )
+    parser.add_argument("model", metavar="MODEL", help="directory of a checkpoint")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA", help="shards of held-out recordings"
+    )
+    parser.add_argument("--before", metavar="MODEL", help="a model to compare with")
+    parser.add_argument("--out", metavar="DIR", help="folder for report.md and .json")
+    parser.add_argument(
+        "--texts", metavar="FILE", help="sentences to speak, one per line"
+    )
+    parser.add_argument("--voice", metavar="NAME|FILE", help="who speaks them")
+    parser.add_argument(
+        "--recogniser",
+        metavar="NAME",
+        help="pocketsphinx, or faster-whisper:DIRECTORY; needs bark-tf[evaluate]",
+    )
+    parser.add_argument(
+        "--words", metavar="FILE", help="all that pocketsphinx may understand"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="at most N recordings and N sentences"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    return parser
+
+
+# === Running ===
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Turns recordings into shards."""
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.prepare import prepare
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        result = prepare(
+            arguments.dataset,
+            arguments.out,
+            model=arguments.model,
+            semantic_tokenizer=arguments.semantic_tokenizer,
+            keep_audio=arguments.keep_audio,
+            sample_rate=arguments.sample_rate,
+            validation=arguments.validation,
+            limit=arguments.limit,
+            num_workers=arguments.workers,
+            runner=arguments.runner,
+            progress=lambda done, total: report("recordings", done, total),
+        )
+    if not arguments.quiet:
+        print(result)
+
+
+def _train_tokenizer(arguments: argparse.Namespace) -> None:
+    """Learns semantic tokens."""
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.semantic_tokens.train import train_tokenizer
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        tokenizer = train_tokenizer(
+            arguments.data,
+            arguments.out,
+            vocab_size=arguments.clusters,
+            rate_hz=arguments.rate,
+            seed=arguments.seed,
+            progress=lambda done, total: report("k-means", done, total),
+        )
+    if not arguments.quiet:
+        print(
+            f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
+            f"in {arguments.out}"
+        )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Trains."""
+    from bark_tf.training.recipe import load_recipe, recipe_names, with_settings
+
+    if arguments.list:
+        print("\n".join(recipe_names()))
+        return
+    if arguments.recipe is None:
+        raise ValueError("give a RECIPE; `bark-tf train --list` names those there are")
+    recipes, docstring = load_recipe(arguments.recipe)
+    recipes = with_settings(recipes, arguments.set)
+    if arguments.show:
+        print("\n\n".join([docstring, *map(_as_lines, recipes)]))
+        return
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.run import run
+    from bark_tf.training.strategies import strategy_of
+
+    strategy = strategy_of(arguments.strategy)
+    with progress_bar(False if arguments.quiet else None) as report:
+        path = run(
+            recipes, restart=arguments.restart, strategy=strategy, progress=report
+        )
+    if not arguments.quiet:
+        print(path)
+
+
+def _as_lines(recipe: Any) -> str:
+    """A recipe as a reader of --set needs it: one line per value."""
+    import dataclasses
+
+    fields = {field.name: getattr(recipe, field.name) for field in _fields(recipe)}
+    options = fields.pop("options")
+    fields |= {field.name: getattr(options, field.name) for field in _fields(options)}
+    fields = {k: v for k, v in fields.items() if not dataclasses.is_dataclass(v)}
+    return "\n".join(f"{recipe.stage}.{name}={value}" for name, value in fields.items())
+
+
+def _fields(value: Any) -> tuple:
+    import dataclasses
+
+    return dataclasses.fields(value)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Measures a model."""
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.evaluate import evaluate
+    from bark_tf.training.recognisers import recogniser_of
+
+    texts = None
+    if arguments.texts is not None:
+        lines = Path(arguments.texts).read_text(encoding="utf-8").splitlines()
+        texts = [line.strip() for line in lines if line.strip()]
+    recogniser = None
+    if arguments.recogniser is not None:
+        recogniser = recogniser_of(arguments.recogniser, words=arguments.words)
+    with progress_bar(False if arguments.quiet else None) as report:
+        result = evaluate(
+            arguments.model,
+            arguments.data,
+            texts=texts,
+            recogniser=recogniser,
+            voice=arguments.voice,
+            before=arguments.before,
+            limit=arguments.limit,
+            seed=arguments.seed,
+            out=arguments.out,
+            progress=report,
+        )
+    sys.stdout.write(result.markdown() + "\n")

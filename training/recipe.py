@@ -1,0 +1,213 @@
+"""What a training run is: a short Python file that anyone can read, copy and change.
+
+A recipe file sets `RECIPE` to one `Recipe`, or to several that run in order. Its
+docstring is shown by `bark-tf train RECIPE --show`: command, cost, what to expect.
+Values are changed from outside by `--set key=value`; in a file of several recipes also
+by `--set stage.key=value`.
+
+Example:
+    RECIPE = Recipe(
+        stage="semantic",
+        method="lora",
+        options=TrainingOptions(steps=2_000, learning_rate=2e-4),
+    )
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import runpy
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bark_tf.config import BarkConfig, BarkGenerationConfig
+
+from .fit import TrainingOptions
+
+STAGES = ("semantic", "coarse", "fine", "codec")
+METHODS = ("full", "lora")
+_FOLDER = Path(__file__).parent / "recipes"
+_PACKAGE = f"{__package__}.recipes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One stage's training.
+
+    Args:
+        stage: `"semantic"`, `"coarse"`, `"fine"` or `"codec"`.
+        method: `"full"` trains all weights, `"lora"` small matrices beside the kernels
+            (not for the codec).
+        model: Checkpoint to start from, a directory or an id on the hub; of several
+            recipes, the later ones start from what the earlier ones made.
+        data: Directory that `bark-tf prepare` made.
+        out: Directory for the new checkpoint. The run's own files lie in its folder
+            `training`, adapters in `adapters`.
+        start: Makes the checkpoint to start from when there is no `model`: gives
+            configuration, generation configuration and text tokenizer.
+        batch_size: Examples per step (and device); crops for the codec.
+        dtype: Keras dtype policy of the model. Weights stay float32 under
+            `"mixed_bfloat16"`.
+        dropout: In place of the configuration's, while training.
+        gradient_checkpointing: Whether activations are computed twice to save memory.
+        history_probability: How often an example opens with another recording of its
+            speaker, so that voices keep working.
+        past_weight: Weight of the past coarse tokens of a window as targets; 0 trains
+            exactly what generation asks for.
+        lora_rank: Rank of the added matrices.
+        lora_alpha: Their product counts `lora_alpha / lora_rank` times.
+        lora_targets: Layers that get them.
+        segment_s: Seconds per crop for the codec.
+        codec: Fields of `CodecOptions`.
+        speakers: Speaker -> how often its recordings are picked for the codec.
+        discriminator: Whether the codec trains against a discriminator.
+        options: `TrainingOptions`, or a dict of its fields.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    stage: str
+    method: str = "full"
+    model: str | None = None
+    data: str | None = None
+    out: str | None = None
+    start: Callable[[], tuple[BarkConfig, BarkGenerationConfig, Any]] | None = None
+    batch_size: int = 8
+    dtype: str = "float32"
+    dropout: float | None = None
+    gradient_checkpointing: bool = False
+    history_probability: float = 0.5
+    past_weight: float = 0.0
+    lora_rank: int = 16
+    lora_alpha: float | None = None
+    lora_targets: tuple[str, ...] = ("qkv", "out", "fc", "proj")
+    segment_s: float = 1.0
+    codec: dict[str, Any] = dataclasses.field(default_factory=dict)
+    speakers: dict[str, float] = dataclasses.field(default_factory=dict)
+    discriminator: bool = False
+    options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+
+    def __post_init__(self):
+        if isinstance(self.options, dict):
+            object.__setattr__(self, "options", TrainingOptions(**self.options))
+        for name, is_right, expected in (
+            ("stage", self.stage in STAGES, f"one of {', '.join(STAGES)}"),
+            ("method", self.method in METHODS, f"one of {', '.join(METHODS)}"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("lora_rank", self.lora_rank >= 1, "at least 1"),
+            ("segment_s", self.segment_s > 0, "positive"),
+            ("history_probability", 0 <= self.history_probability <= 1, "in [0, 1]"),
+            ("past_weight", 0 <= self.past_weight <= 1, "in [0, 1]"),
+            ("method", (self.stage, self.method) != ("codec", "lora"), "full (codec)"),
+        ):
+            if not is_right:
+                raise ValueError(
+                    f"{name} must be {expected}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+
+    def replace(self, name: str, value: Any) -> Recipe:
+        """A copy with one field, of the recipe or of its options, changed."""
+        fields = {field.name for field in dataclasses.fields(self)}
+        if name in fields - {"options", "start", "stage"}:
+            kind = type(getattr(self, name))
+            return dataclasses.replace(self, **{name: _as(kind, name, value)})
+        options = {field.name for field in dataclasses.fields(self.options)}
+        if name in options:
+            kind = type(getattr(self.options, name))
+            value = _as(kind, name, value)
+            changed = dataclasses.replace(self.options, **{name: value})
+            return dataclasses.replace(self, options=changed)
+        known = ", ".join(sorted(fields - {"options", "start", "stage"} | options))
+        raise ValueError(f"A recipe has no {name!r}. It has: {known}")
+
+
+def _as(kind: type, name: str, value: Any) -> Any:
+    """A value from the command line, as a field of a type takes it."""
+    if kind is str or not isinstance(value, str):
+        return value
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        read = {"true": True, "false": False, "none": None}.get(value.lower(), value)
+    if kind is bool and not isinstance(read, bool):
+        raise ValueError(f"{name} must be True or False. Received: {name}={value}")
+    if kind in (int, float) and (
+        isinstance(read, bool) or not isinstance(read, int | float | None)
+    ):
+        raise ValueError(f"{name} must be a number. Received: {name}={value}")
+    if kind is int and isinstance(read, float):
+        if not read.is_integer():
+            raise ValueError(f"{name} must be a whole number. Received: {name}={value}")
+        return int(read)
+    return tuple(read) if kind is tuple and isinstance(read, list) else read
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, such as `small_voice/codec`."""
+    files = _FOLDER.rglob("*.py")
+    names = (path.relative_to(_FOLDER).with_suffix("").as_posix() for path in files)
+    return sorted(name for name in names if not name.split("/")[-1].startswith("_"))
+
+
+def load_recipe(name: str) -> tuple[list[Recipe], str]:
+    """Reads a recipe file.
+
+    Args:
+        name: One of `recipe_names()`, or the path of a Python file, which is run.
+
+    Returns:
+        The recipes in order, and the file's docstring.
+
+    Raises:
+        FileNotFoundError: If there is no such recipe.
+        ValueError: If the file does not set `RECIPE` to recipes.
+    """
+    if name in recipe_names():
+        values = runpy.run_module(f"{_PACKAGE}.{name.replace('/', '.')}")
+    elif name.endswith(".py") and Path(name).is_file():
+        spec = importlib.util.spec_from_file_location("recipe", name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        values = vars(module)
+    else:
+        raise FileNotFoundError(
+            f"There is no recipe {name!r}. There are: {', '.join(recipe_names())}, "
+            "and every path of a Python file that sets RECIPE"
+        )
+    found = values.get("RECIPE")
+    recipes = list(found) if isinstance(found, Iterable) else [found]
+    if not recipes or not all(isinstance(recipe, Recipe) for recipe in recipes):
+        raise ValueError(
+            f"{name} must set RECIPE to a Recipe or a list of them. Received: {found!r}"
+        )
+    return recipes, (values.get("__doc__") or "").strip()
+
+
+def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Recipe]:
+    """Applies `key=value` and `stage.key=value`, as `--set` gives them.
+
+    Raises:
+        ValueError: If a setting has another form, or no recipe has the key or stage.
+    """
+    recipes = list(recipes)
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key:
+            raise ValueError(f"--set takes key=value. Received: {setting!r}")
+        stage, dot, name = key.partition(".")
+        if not dot:
+            stage, name = "", key
+        chosen = [i for i, one in enumerate(recipes) if stage in ("", one.stage)]
+        if not chosen:
+            stages = ", ".join(recipe.stage for recipe in recipes)
+            raise ValueError(
+                f"The recipe has the stages {stages}. Received: --set {setting}"
+            )
+        for index in chosen:
+            recipes[index] = recipes[index].replace(name, value)
+    return recipes

@@ -1,0 +1,133 @@
+"""The sizes, the text and the numbers of the small voice, before any training."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+from bark_tf.config import (
+    BarkCoarseConfig,
+    BarkCoarseGenerationConfig,
+    BarkConfig,
+    BarkFineConfig,
+    BarkFineGenerationConfig,
+    BarkGenerationConfig,
+    BarkSemanticConfig,
+    BarkSemanticGenerationConfig,
+    EncodecConfig,
+)
+from bark_tf.tokenizer import BarkTokenizer
+
+WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
+# A word that is not among these is spelled, letter by letter.
+LETTERS = [*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
+VOCABULARY = ["[PAD]", "[UNK]", *WORDS, *(c for c in LETTERS if c not in WORDS)]
+
+SAMPLE_RATE = 16_000
+FRAME_RATE = 50  # codec frames, and semantic tokens, per second
+SEMANTIC_TOKENS = 300
+CODEBOOK_SIZE = 512
+NUM_CODEBOOKS = 8
+NUM_COARSE = 2
+BITS_PER_CODE = 9  # 2 ** 9 == CODEBOOK_SIZE
+
+TEXT_LENGTH = 64
+TEXT_OFFSET = SEMANTIC_TOKENS + 1  # after the end of the sequence
+TEXT_PAD = TEXT_OFFSET + len(VOCABULARY)
+SEMANTIC_INFER = TEXT_PAD + 1
+MAX_SEMANTIC = 255  # 5.1 s
+
+COARSE_PAD = SEMANTIC_TOKENS + NUM_COARSE * CODEBOOK_SIZE
+COARSE_INFER = COARSE_PAD + 1
+COARSE_TEXT = 160  # semantic tokens in a window
+COARSE_HISTORY = 252  # 126 frames, so that a window sees 34 tokens ahead
+COARSE_WINDOW = 60
+
+FINE_LENGTH, FINE_HISTORY = 256, 128
+
+SIZES = {
+    "num_layers": 4,
+    "num_heads": 4,
+    "hidden_size": 192,
+    "bias": False,
+    "dropout": 0.0,
+}
+
+
+def start() -> tuple[BarkConfig, BarkGenerationConfig, BarkTokenizer]:
+    """Configuration, generation configuration and text tokenizer."""
+    settings = {"do_lower_case": True, "closed_vocabulary": True}
+    tokenizer = BarkTokenizer.from_vocabulary(VOCABULARY, settings)
+    return _config(), _generation_config(), tokenizer
+
+
+def _config() -> BarkConfig:
+    coarse_vocabulary = COARSE_INFER + 1
+    return BarkConfig(
+        semantic_config=BarkSemanticConfig(
+            input_vocab_size=SEMANTIC_INFER + 1,
+            output_vocab_size=SEMANTIC_TOKENS + 1,
+            block_size=TEXT_LENGTH + MAX_SEMANTIC + 1,
+            **SIZES,
+        ),
+        coarse_acoustics_config=BarkCoarseConfig(
+            input_vocab_size=coarse_vocabulary,
+            output_vocab_size=coarse_vocabulary,
+            block_size=COARSE_TEXT + 1 + COARSE_HISTORY + COARSE_WINDOW,
+            **SIZES,
+        ),
+        fine_acoustics_config=BarkFineConfig(
+            input_vocab_size=CODEBOOK_SIZE + 1,  # and the unknown code
+            output_vocab_size=CODEBOOK_SIZE + 1,
+            block_size=FINE_LENGTH,
+            n_codes_total=NUM_CODEBOOKS,
+            # One layer less: the shipped files stay below 20 MB in float16.
+            **{**SIZES, "num_layers": 3},
+        ),
+        codec_config=EncodecConfig(
+            sampling_rate=SAMPLE_RATE,
+            target_bandwidths=(BITS_PER_CODE * FRAME_RATE * NUM_CODEBOOKS / 1000,),
+            num_filters=16,
+            hidden_size=64,
+            num_lstm_layers=1,
+            codebook_size=CODEBOOK_SIZE,
+        ),
+    )
+
+
+def _generation_config() -> BarkGenerationConfig:
+    return BarkGenerationConfig(
+        semantic_config=BarkSemanticGenerationConfig(
+            do_sample=True,
+            temperature=0.6,
+            top_k=0,
+            eos_token_id=SEMANTIC_TOKENS,
+            max_new_tokens=MAX_SEMANTIC,
+            text_encoding_offset=TEXT_OFFSET,
+            text_pad_token=TEXT_PAD,
+            semantic_infer_token=SEMANTIC_INFER,
+            semantic_vocab_size=SEMANTIC_TOKENS,
+            max_input_semantic_length=TEXT_LENGTH,
+            semantic_rate_hz=FRAME_RATE,
+        ),
+        coarse_acoustics_config=BarkCoarseGenerationConfig(
+            do_sample=True,
+            temperature=0.4,
+            top_k=0,
+            coarse_semantic_pad_token=COARSE_PAD,
+            coarse_infer_token=COARSE_INFER,
+            coarse_rate_hz=FRAME_RATE,
+            n_coarse_codebooks=NUM_COARSE,
+            max_coarse_input_length=COARSE_TEXT,
+            max_coarse_history=COARSE_HISTORY,
+            sliding_window_len=COARSE_WINDOW,
+        ),
+        fine_acoustics_config=BarkFineGenerationConfig(
+            temperature=None,
+            max_fine_history_length=FINE_HISTORY,
+            max_fine_input_length=FINE_LENGTH,
+            n_fine_codebooks=NUM_CODEBOOKS,
+        ),
+        sample_rate=SAMPLE_RATE,
+        codebook_size=CODEBOOK_SIZE,
+    )

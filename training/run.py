@@ -1,0 +1,270 @@
+"""Runs recipes: from a checkpoint and prepared data to a new checkpoint.
+
+`OUT` becomes a complete checkpoint, which every step of the way replaces file by file:
+
+    OUT/                     what `BarkModel.from_pretrained` opens
+    OUT/adapters/            LoRA matrices by stage, small enough to pass on
+    OUT/training/STAGE/      the run: checkpoints to resume from, logs, TensorBoard
+
+A run that was stopped goes on where it was when it is started again; a stage that is
+done is not repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from bark_tf import hub
+from bark_tf.bark import BarkModel
+from bark_tf.config import BarkGenerationConfig
+from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.models.fine import BarkFineModel
+from bark_tf.processor import BarkProcessor
+
+from .recipe import Recipe
+
+MODELS = {
+    "semantic": BarkSemanticModel,
+    "coarse": BarkCoarseModel,
+    "fine": BarkFineModel,
+    "codec": EncodecModel,
+}
+_DONE = "done.json"
+# What belongs to a checkpoint besides the weights and configurations that we write.
+_COMPANIONS = (
+    "semantic_tokenizer.json",
+    "semantic_tokenizer.safetensors",
+    "speaker_embeddings_path.json",
+    "speaker_embeddings",
+)
+# Recordings from which the codec's start takes its level.
+_LEVEL_RECORDINGS = 64
+
+
+def run(
+    recipes: Sequence[Recipe],
+    *,
+    restart: bool = False,
+    strategy: Any = None,
+    progress: Callable | None = None,
+) -> Path:
+    """Runs recipes one after the other.
+
+    Args:
+        recipes: In order. The first needs `model` (or `start`), all need `data` and
+            `out`; what a later one lacks is what the one before had.
+        restart: Forget what an earlier run of the same `out` has done.
+        strategy: A `tf.distribute.Strategy`, or None.
+        progress: Called with (stage, step, steps).
+
+    Returns:
+        The directory of the new checkpoint.
+
+    Raises:
+        ValueError: If something is missing or does not fit together.
+    """
+    recipes = _filled_in(recipes)
+    for recipe in recipes:
+        folder = Path(recipe.out) / "training" / recipe.stage
+        if restart:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not (folder / _DONE).is_file():
+            _run_one(recipe, folder, strategy, progress)
+    return Path(recipes[-1].out)
+
+
+def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Gives every recipe its directories."""
+    filled: list[Recipe] = []
+    for recipe in recipes:
+        if filled:
+            before = filled[-1]
+            recipe = dataclasses.replace(
+                recipe,
+                data=recipe.data or before.data,
+                out=recipe.out or before.out,
+                model=recipe.model or recipe.out or before.out,
+            )
+        for name in ("data", "out"):
+            if not getattr(recipe, name):
+                raise ValueError(
+                    f"The recipe of the {recipe.stage} stage needs {name}: give "
+                    f"--set {name}=DIRECTORY"
+                )
+        if not recipe.model and recipe.start is None:
+            raise ValueError(
+                f"The recipe of the {recipe.stage} stage needs a model to start from: "
+                "give --set model=DIRECTORY, or an id such as suno/bark-small"
+            )
+        filled.append(recipe)
+    return filled
+
+
+def _run_one(recipe: Recipe, folder: Path, strategy, progress) -> None:
+    from .fit import train
+
+    base = _base(recipe)
+    scope = strategy.scope() if strategy is not None else contextlib.nullcontext()
+    with scope:
+        model = _model(recipe, base)
+        trainer, batches, validation = _prepared(recipe, model, base)
+    history = train(
+        trainer,
+        batches,
+        options=recipe.options,
+        directory=folder,
+        validation=validation,
+        strategy=strategy,
+        progress=progress,
+    )
+    _write(recipe, model, base)
+    with hub.atomic_write(folder / _DONE) as temporary:
+        text = json.dumps({"stage": recipe.stage, "last": _last(history)}, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _last(history: Any) -> dict[str, float]:
+    values = getattr(history, "history", history) or {}
+    return {name: float(np.ravel(value)[-1]) for name, value in values.items()}
+
+
+def _base(recipe: Recipe) -> str:
+    """The checkpoint to start from, made if the recipe starts from nothing."""
+    if recipe.model:
+        return recipe.model
+    out = Path(recipe.out)
+    if not (out / "config.json").is_file():
+        config, generation_config, tokenizer = recipe.start()
+        keras.utils.set_random_seed(recipe.options.seed)
+        BarkProcessor(tokenizer).save_pretrained(out)
+        BarkModel(config, generation_config).save_pretrained(out)
+    return str(out)
+
+
+def _model(recipe: Recipe, base: str):
+    overrides = {}
+    if recipe.dropout is not None:
+        overrides["dropout"] = recipe.dropout
+    model = MODELS[recipe.stage].from_pretrained(base, dtype=recipe.dtype, **overrides)
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing = True
+    if recipe.method == "lora":
+        model.enable_lora(
+            recipe.lora_rank, recipe.lora_alpha, targets=recipe.lora_targets
+        )
+    return model
+
+
+def _prepared(recipe: Recipe, model, base: str):
+    """The trainer, its batches, and the batches of the held-out data or None."""
+    from .shards import ShardSet
+
+    data = Path(recipe.data)
+    has_split = (data / "train").is_dir()
+    shards = ShardSet(data / "train" if has_split else data)
+    held_out = data / "validation"
+    held_out = ShardSet(held_out) if held_out.is_dir() else None
+    if recipe.stage == "codec":
+        return _codec(recipe, model, shards, held_out)
+    return _transformer(recipe, model, base, shards, held_out)
+
+
+def _codec(recipe: Recipe, codec: EncodecModel, shards, held_out):
+    from .codec import (
+        AudioBatches,
+        CodecOptions,
+        CodecTrainer,
+        audio_level,
+        start_at_level,
+    )
+    from .discriminator import Discriminator
+
+    if not shards.info.has_audio:
+        raise ValueError(
+            "The codec learns from audio, which these shards do not hold: prepare them "
+            f"with --keep-audio or without a model. Received: {recipe.data}"
+        )
+    options = CodecOptions(**{"seed": recipe.options.seed, **recipe.codec})
+    if options.quantize_from > 0:
+        several = [shards.audios[i] for i in range(min(len(shards), _LEVEL_RECORDINGS))]
+        start_at_level(codec, audio_level(several))
+    judge = Discriminator() if recipe.discriminator else None
+    trainer = CodecTrainer(codec, options, judge)
+
+    def batches(part, weights=None):
+        return AudioBatches(
+            part.audios,
+            round(recipe.segment_s * codec.config.sampling_rate),
+            recipe.batch_size,
+            seed=recipe.options.seed,
+            weights=weights,
+        )
+
+    weights = None
+    if recipe.speakers:
+        weights = [recipe.speakers.get(speaker, 0.0) for speaker in shards.speakers]
+    return trainer, batches(shards, weights), held_out and batches(held_out)
+
+
+def _transformer(recipe: Recipe, model, base: str, shards, held_out):
+    from .examples import TRAINERS, StageExamples
+    from .inputs import Batches
+
+    config = BarkGenerationConfig.from_pretrained(base)
+    trainer = TRAINERS[recipe.stage](model, config)
+
+    def batches(part, history_probability):
+        examples = StageExamples(
+            part,
+            recipe.stage,
+            config,
+            model_config=model.config,
+            history_probability=history_probability,
+            seed=recipe.options.seed,
+            past_weight=recipe.past_weight,
+        )
+        return Batches(examples, recipe.batch_size, seed=recipe.options.seed)
+
+    validation = held_out and batches(held_out, 0.0)
+    return trainer, batches(shards, recipe.history_probability), validation
+
+
+# === The new checkpoint ===
+
+
+def _write(recipe: Recipe, model, base: str) -> None:
+    """Writes the trained stage, in the company of all the others."""
+    out = Path(recipe.out)
+    if recipe.method == "lora":
+        from .lora import merge_lora, save_lora
+
+        (out / "adapters").mkdir(parents=True, exist_ok=True)
+        save_lora(model, out / "adapters" / f"{recipe.stage}.safetensors")
+        merge_lora(model)
+    bark = BarkModel.from_pretrained(base)
+    part = bark.parts[MODELS[recipe.stage].checkpoint_prefix.rstrip(".")]
+    part.put_weights([weight.numpy() for weight in model.weights])
+    bark.save_pretrained(out)
+    if Path(base).resolve() != out.resolve():
+        BarkProcessor.from_pretrained(base).save_pretrained(out)
+        _copy_companions(Path(base), out)
+
+
+def _copy_companions(base: Path, out: Path) -> None:
+    for name in _COMPANIONS:
+        source, target = base / name, out / name
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        elif source.is_file():
+            with hub.atomic_write(target) as temporary:
+                shutil.copyfile(source, temporary)
