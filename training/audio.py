@@ -30,7 +30,6 @@ FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # soundfile's names
 _KINDS = "WAV, FLAC, Ogg or MP3"
 _SAMPLE_RATES = (4_000, 384_000)
 _MAX_CHANNELS = 2
-_BLOCK = 2**16  # samples
 
 # === WAV's own header ===
 # Sizes from here on mean "until the stream ends".
@@ -88,7 +87,7 @@ def load(
     WAV (8, 16, 24, 32-bit integers, 32 and 64-bit floats), FLAC, Ogg and MP3, told
     apart by their content. Stereo is averaged. Audio that exceeds [-1, 1], as floats
     may, is scaled down as a whole, not clipped. A header's promises are never trusted:
-    memory grows with what is decoded, up to `max_s`.
+    no more memory is taken than `max_s` needs.
 
     Args:
         path: The file.
@@ -200,37 +199,27 @@ def _wav_header(path: Path) -> _WavHeader | None:
 
 
 def _read_all(file: Any, path: str | os.PathLike, max_s: float) -> np.ndarray:
-    """Decodes block by block: float32 (samples,), mono, at the file's rate."""
+    """Decodes float32 (samples,), mono, at the file's rate."""
     soundfile = _required("soundfile", "Reading recordings")
-    limit = max_s * file.samplerate
-    blocks: list[np.ndarray] = []
-    num_samples = 0
+    limit = int(max_s * file.samplerate)
     try:
-        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-            blocks.append(_mono(block))
-            num_samples += len(block)
-            if num_samples > limit:
-                raise ValueError(_too_long(file, path, num_samples, max_s))
+        # In one go: after each read soundfile seeks, and in an MP3 not to the place.
+        samples = file.read(limit + 1, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise ValueError(
-            f"A recording must be complete. Received: {path}, damaged after "
-            f"{num_samples / file.samplerate:.1f} s ({error})"
+            f"A recording must be complete. Received: {path}, damaged ({error})"
         ) from error
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-
-
-def _mono(block: np.ndarray) -> np.ndarray:
+    if len(samples) > limit:
+        raise ValueError(_too_long(file, path, max_s))
     # Sums of floats may overflow; what is not finite is found at the end.
     with np.errstate(over="ignore", invalid="ignore"):
-        return block.mean(axis=1)
+        return samples.mean(axis=1)
 
 
-def _too_long(
-    file: Any, path: str | os.PathLike, num_samples: int, max_s: float
-) -> str:
-    duration = max(file.frames, num_samples) / file.samplerate
+def _too_long(file: Any, path: str | os.PathLike, max_s: float) -> str:
     return (
-        f"A recording must last at most {max_s:g} s. Received: {path}, {duration:.1f} s"
+        f"A recording must last at most {max_s:g} s. "
+        f"Received: {path}, {file.frames / file.samplerate:.1f} s"
     )
 
 
@@ -286,7 +275,7 @@ def uses_tensorflow_io() -> bool:
     try:
         tensorflow_io = _tensorflow_io("Decoding")
         with tf.init_scope():
-            tensorflow_io.audio.resample(tf.zeros(_BLOCK), 2, 1)
+            tensorflow_io.audio.resample(tf.zeros([1]), 2, 1)
     except (ImportError, NotImplementedError):
         return False
     return True
@@ -306,10 +295,10 @@ def dataset_audio(
 
     Where `uses_tensorflow_io()`, decoding and resampling run inside the graph in
     tensorflow-io's kernels, except for FLAC and other files that those kernels read
-    wrongly or not at all; elsewhere `load` is called. Both worlds give as many samples, and up to
-    0.4 times the lower of both sample rates equal values within 1e-3 (of a peak of 1).
-    Above that tensorflow-io's filter is the softer one: at 0.45 times the rate it takes
-    a fifth of the amplitude, where soxr takes nothing.
+    wrongly or not at all; elsewhere `load` is called. Both worlds give as many samples,
+    and up to 0.4 times the lower of both sample rates equal values within 1e-3 (of a
+    peak of 1). Above that tensorflow-io's filter is the softer one: at 0.45 times the
+    rate it takes a fifth of the amplitude, where soxr takes nothing.
 
     A recording that `load` would refuse raises `tf.errors.InvalidArgumentError` when
     its turn comes; the iterator then goes on with the next one. `load_many` deals with
@@ -334,11 +323,20 @@ def dataset_audio(
         _required(module, "Reading recordings")
     names = tf.constant([os.fsencode(path) for path in paths], tf.string, name="paths")
     names = tf.reshape(names, [-1])
-    read = _read_in_graph if uses_tensorflow_io() else _load_in_graph
     return tf.data.Dataset.from_tensor_slices(names).map(
-        lambda name: read(name, sample_rate, max_s),
+        _reader(sample_rate, max_s),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _reader(sample_rate: int, max_s: float) -> Any:
+    """The `tf.function` that reads one file: string () -> float32 (samples,)."""
+    read = _read_in_graph if uses_tensorflow_io() else _load_in_graph
+    return tf.function(
+        lambda name: read(name, sample_rate, max_s),
+        input_signature=[tf.TensorSpec([], tf.string)],
     )
 
 
@@ -532,6 +530,8 @@ def trim(
         )
     if not 0 <= keep_s < math.inf:
         raise ValueError(f"keep_s must be at least 0. Received: keep_s={keep_s!r}")
+    if not audio.size:
+        return audio.copy()
     frame = max(1, round(_FRAME_S * sample_rate))
     hop = max(1, round(_HOP_S * sample_rate))
     energies = _frame_energies(audio, frame, hop)

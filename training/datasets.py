@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,8 +99,7 @@ def read_dataset(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no dataset {str(path)!r}")
-    path = path.resolve()
-    base = path if path.is_dir() else path.parent
+    base = (path if path.is_dir() else path.parent).resolve()
     recordings, problems = _check(_rows(path, base), base)
     if not recordings:
         raise ValueError(_nothing_usable(path, problems))
@@ -147,7 +146,9 @@ def _nothing_usable(path: Path, problems: list[Problem]) -> str:
 # === Lines of a file ===
 
 
-def _line_rows(path: Path, speaker: str, read_row: Any) -> Iterator[_Row | Problem]:
+def _line_rows(
+    path: Path, speaker: str, read_row: Callable[[str, str, str], _Row | Problem]
+) -> Iterator[_Row | Problem]:
     """Reads a file line by line, so that one bad line costs only itself."""
     with open(path, "rb") as file:
         # By "\n" alone: str.splitlines would also cut at characters inside a text.
@@ -311,21 +312,26 @@ def _printable(text: str) -> str:
 def _find(base: Path, candidates: tuple[str, ...]) -> Path:
     for candidate in candidates:
         path = _inside(base, candidate)
-        if path.is_file():
-            return path
-    if len(candidates) == 1:
-        raise ValueError(f"no audio file {candidates[0]}")
-    raise ValueError(f"no audio file {candidates[0]}, nor with another ending")
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:
+            raise ValueError(f"the audio file: {error.strerror}") from error
+    others = "" if len(candidates) == 1 else ", nor with another ending"
+    raise ValueError(f"no audio file {candidates[0]}{others}")
 
 
 def _inside(base: Path, relative: str) -> Path:
     """The absolute path of a file of the dataset; ValueError if it leads elsewhere."""
     if any(unicodedata.category(char) in _CONTROL for char in relative):
         raise ValueError("the path has control characters")
+    if relative != _printable(relative):
+        raise ValueError("the path has characters that are not Unicode")
     try:
         path = (base / relative).resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
         raise ValueError(f"{relative} cannot be followed") from error
-    if Path(relative).is_absolute() or not path.is_relative_to(base):
+    is_plain = not Path(relative).is_absolute() and ".." not in Path(relative).parts
+    if not is_plain or not path.is_relative_to(base):
         raise ValueError(f"{relative} is not inside the dataset's directory")
     return path

@@ -148,9 +148,9 @@ class FineStage:
         self.num_given = max((row.shape[0] for row in coarse), default=0)
         self.histories, self.buffers, self.windows = [], [], []
         for row, voice in zip(coarse, voices or [None] * len(coarse), strict=True):
-            history = _history(voice, config)
+            history = history_of(voice, config)
             self.histories.append(len(history))
-            self.buffers.append(_buffer(row, history, config, codebook_size))
+            self.buffers.append(window_buffer(row, history, config, codebook_size))
             windows = windows_of(row.shape[1], len(history), config)
             self.windows.append(windows if row.shape[1] else [])
         self.frames = [row.shape[1] for row in coarse]
@@ -243,7 +243,7 @@ def fill_window(
         )[: len(shown)]
 
 
-def _history(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):
+def history_of(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):
     """The end of a voice's codes: int32 (frames, codebooks)."""
     if voice is None or config.max_fine_history_length == 0:
         return np.zeros((0, config.n_fine_codebooks), np.int32)
@@ -251,7 +251,7 @@ def _history(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):
     return codes.T[-config.max_fine_history_length :]
 
 
-def _buffer(
+def window_buffer(
     coarse: np.ndarray,
     history: np.ndarray,
     config: BarkFineGenerationConfig,
