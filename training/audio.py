@@ -100,10 +100,12 @@ def load(
     Raises:
         ValueError: If the file is missing, empty, damaged, cut short, not mono or
             stereo, not finite, silent, shorter than `MIN_S` or longer than `max_s`; the
-            message names the file and says which.
+            message names the file and says which. An MP3 that is cut short is not
+            noticed: it does not say how long it is meant to be.
         ImportError: If soundfile or soxr is not installed.
     """
     _check_rate(sample_rate)
+    _check_limit(max_s)
     with _opened(path) as file:
         source_hz = file.samplerate
         audio = _read_all(file, path, max_s)
@@ -115,6 +117,13 @@ def _check_rate(sample_rate: int) -> None:
         raise ValueError(
             "sample_rate must be a positive whole number. "
             f"Received: sample_rate={sample_rate!r}"
+        )
+
+
+def _check_limit(max_s: float) -> None:
+    if not MIN_S <= max_s < math.inf:
+        raise ValueError(
+            f"max_s must be finite and at least {MIN_S}. Received: max_s={max_s!r}"
         )
 
 
@@ -313,12 +322,14 @@ def dataset_audio(
         Dataset of float32 (samples,), mono, [-1, 1].
 
     Raises:
+        ValueError: If `sample_rate` or `max_s` is out of range.
         ImportError: If soundfile or soxr is not installed.
 
     Example:
         >>> dataset_audio(["a.wav", "b.flac"], 24_000).padded_batch(2)
     """
     _check_rate(sample_rate)
+    _check_limit(max_s)
     for module in ("soundfile", "soxr"):
         _required(module, "Reading recordings")
     names = tf.constant([os.fsencode(path) for path in paths], tf.string, name="paths")

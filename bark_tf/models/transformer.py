@@ -441,7 +441,7 @@ class TransformerModel(PretrainedModel):
             model.quantize(mode)
         return model
 
-    def _projections(self):
+    def projections(self):
         """The linear layers of the blocks by path, such as `block_0/mlp/fc`."""
         for block in self.blocks:
             for part, names in (("attention", ("qkv", "out")), ("mlp", ("fc", "proj"))):
@@ -465,11 +465,24 @@ class TransformerModel(PretrainedModel):
                 `"block_11/mlp/fc"`.
 
         Raises:
-            ValueError: If `rank` is not positive or a target names no layer.
+            ValueError: If `rank` is not positive, a target names no layer, or the
+                network has LoRA matrices already or is quantized; nothing has been
+                changed then.
         """
+        if self.quantized:
+            raise ValueError(
+                "LoRA matrices go beside kernels of floating-point numbers: add them, "
+                "merge them, then quantize. Received: a network quantized to "
+                f"{self.quantized}"
+            )
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"rank must be a whole number above 0. Received: {rank!r}")
-        projections = dict(self._projections())
+        projections = dict(self.projections())
+        if any(layer.lora_enabled for layer in projections.values()):
+            raise ValueError(
+                f"{self.name} has LoRA matrices already: add them to the kernels with "
+                "bark_tf.training.lora.merge_lora, or load the base again"
+            )
         for target in targets:
             if not any(f"/{path}".endswith(f"/{target}") for path in projections):
                 raise ValueError(
@@ -481,6 +494,7 @@ class TransformerModel(PretrainedModel):
         for path, layer in projections.items():
             if any(f"/{path}".endswith(f"/{target}") for target in targets):
                 layer.enable_lora(rank, lora_alpha=lora_alpha)
+        self.forget_programs()
 
     def quantize(self, mode: str, **kwargs) -> None:
         """Quantizes the kernels of the blocks; embeddings, norms and heads stay.
@@ -488,10 +502,24 @@ class TransformerModel(PretrainedModel):
         Args:
             mode: A mode of Keras, such as `"int8"`.
             **kwargs: Of `keras.layers.EinsumDense.quantize`.
+
+        Raises:
+            ValueError: If the network has LoRA matrices.
         """
-        for _, layer in self._projections():
+        if any(layer.lora_enabled for _, layer in self.projections()):
+            raise ValueError(
+                "quantize takes kernels without LoRA matrices: add them to the kernels "
+                "with bark_tf.training.lora.merge_lora first"
+            )
+        for _, layer in self.projections():
             layer.quantize(mode, **kwargs)
         self.quantized = mode
+        self.forget_programs()
+
+    def forget_programs(self) -> None:
+        """Drops what was traced of the network; its layers compute otherwise now."""
+        vars(self).pop("_generation_programs", None)
+        self.train_function = self.test_function = self.predict_function = None
 
     def _dropout(self, training: bool) -> Dropout:
         if not (training and self.config.dropout):

@@ -329,6 +329,13 @@ def test_wrong_sample_rates_are_refused(tmp_path, sample_rate):
         audio.dataset_audio([], sample_rate)
 
 
+@both_ways
+@pytest.mark.parametrize("max_s", [0, -5, np.inf, np.nan])
+def test_wrong_limits_are_refused(recording, read, max_s):
+    with pytest.raises(ValueError, match="max_s must be"):
+        read(recording(tone()), max_s=max_s)
+
+
 # === Many files ===
 
 

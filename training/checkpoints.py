@@ -1,0 +1,172 @@
+"""Checkpoints of a run: everything that changes, written at once or not at all.
+
+A checkpoint is a folder `step-00000500` with `state.safetensors`, all variables of the
+trainer and of its optimizers, and `state.json`. It has its name only when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+_PREFIX = "step-"
+# Keras numbers objects of one kind by how many the process has made.
+_NUMBER = re.compile(r"_\d+(?=/|$)")
+_ARRAYS, _FACTS = "state.safetensors", "state.json"
+
+
+def state_of(trainer: keras.Model) -> dict[str, Any]:
+    """All variables of a run, by unique names.
+
+    Args:
+        trainer: Compiled model. Beside its own variables (weights, seeds, metrics) and
+            those of its optimizer it may list further `optimizers`.
+
+    Returns:
+        Name -> Keras variable. A name holds the place in the order of creation, and the
+        path, which tells two runs of different shape apart.
+    """
+    groups = {"model": trainer.variables}
+    optimizers = getattr(trainer, "optimizers", None) or [trainer.optimizer]
+    for number, optimizer in enumerate(optimizers):
+        groups[f"optimizer_{number}"] = optimizer.variables
+    return {
+        f"{group}/{place}:{_NUMBER.sub('', variable.path)}": variable
+        for group, variables in groups.items()
+        for place, variable in enumerate(_once(variables))
+    }
+
+
+def _once(variables):
+    """Variables without repetitions, in order."""
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def save(
+    directory: str | os.PathLike,
+    step: int,
+    trainer: keras.Model,
+    facts: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Writes a checkpoint and removes old ones.
+
+    Args:
+        directory: Of the run; made if missing.
+        step: Steps that have been taken.
+        trainer: See `state_of`.
+        facts: What else is to be known, as JSON holds it.
+        keep: Newest checkpoints that stay.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: If it cannot be written; the older ones are untouched then.
+    """
+    from safetensors.numpy import save_file
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / f"{_PREFIX}{step:08d}"
+    temporary = directory / f".{final.name}.{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        arrays = {name: _plain(v.numpy()) for name, v in state_of(trainer).items()}
+        save_file(arrays, temporary / _ARRAYS)
+        text = json.dumps({**facts, "step": step}, indent=2) + "\n"
+        (temporary / _FACTS).write_text(text, encoding="utf-8")
+        for name in (_ARRAYS, _FACTS):
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _folders(directory)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """An array that safetensors knows: bfloat16 as its bits, always contiguous."""
+    array = np.ascontiguousarray(array).reshape(np.shape(array))
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
+def _folders(directory: Path) -> list[Path]:
+    """Complete checkpoints, the newest first."""
+    found = directory.glob(f"{_PREFIX}*") if directory.is_dir() else []
+    return sorted((p for p in found if (p / _FACTS).is_file()), reverse=True)
+
+
+def restore(
+    directory: str | os.PathLike, trainer: keras.Model
+) -> dict[str, Any] | None:
+    """Brings a trainer to the newest checkpoint that can be read.
+
+    Args:
+        directory: Of the run.
+        trainer: Compiled and built as it was when the checkpoint was written.
+
+    Returns:
+        The facts with `step`, or None if there is no checkpoint. One that is damaged
+        is named in a warning, and the one before is taken.
+
+    Raises:
+        ValueError: If the checkpoint is that of another model or optimizer.
+    """
+    for folder in _folders(Path(directory)):
+        try:
+            facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            arrays = _read(folder / _ARRAYS)
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"The checkpoint {str(folder)!r} is damaged and left out: {error}",
+                stacklevel=2,
+            )
+            continue
+        _assign(state_of(trainer), arrays, folder)
+        return facts
+    return None
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _assign(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], folder: Path):
+    different = sorted(set(state) ^ set(arrays)) or [
+        name for name, v in state.items() if tuple(v.shape) != arrays[name].shape
+    ]
+    if different:
+        raise ValueError(
+            f"{str(folder)!r} belongs to another model or optimizer: "
+            f"{len(different)} variables differ, the first is {different[0]!r}. "
+            "Choose another directory, or start again with --restart"
+        )
+    for name, variable in state.items():
+        value = arrays[name]
+        if variable.dtype == "bfloat16":
+            import ml_dtypes
+
+            value = value.view(ml_dtypes.bfloat16)
+        variable.assign(value)

@@ -1,0 +1,212 @@
+"""The training run: Keras `fit` with a schedule, exact checkpoints and logs.
+
+A run is a directory. Started again after whatever stopped it, it goes on from the
+newest checkpoint, and every weight is, bit for bit, what it would have been without the
+stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from . import checkpoints
+from .callbacks import (
+    Checkpoints,
+    Log,
+    StopOnSignal,
+    Validation,
+    restore_best,
+)
+from .schedules import WarmUpCosine
+
+# Names of variables: biases, and the scales of norms.
+_NOT_DECAYED = ("bias", "gamma", "beta", "scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How long and how fast a run learns, and what it keeps.
+
+    Args:
+        steps: Batches in all.
+        learning_rate: Highest learning rate.
+        warmup_steps: Steps until it is reached.
+        final_share: Share of it that is left at the end of the cosine.
+        weight_decay: Of AdamW; biases and norms have none.
+        beta_1: AdamW's memory of gradients.
+        beta_2: AdamW's memory of squared gradients.
+        clip_norm: Gradients longer than this, all together, are shortened; None: never.
+        accumulate: Batches whose gradients are averaged before the weights move.
+        ema: Momentum of averaged weights, which the finished model gets; None: off.
+        seed: Of weights that are new, of the order of examples and of dropout.
+        checkpoint_every: Steps between two checkpoints.
+        keep: Checkpoints that stay.
+        validate_every: Steps between two validations, if there is held-out data.
+        patience: Validations without a new best after which the run ends, with the
+            best weights; None: it goes on.
+        log_every: Steps between two lines of the log.
+        jit_compile: Whether the step is compiled with XLA; "auto" leaves it to Keras.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    steps: int = 1_000
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    final_share: float = 0.1
+    weight_decay: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    ema: float | None = None
+    seed: int = 0
+    checkpoint_every: int = 500
+    keep: int = 2
+    validate_every: int = 500
+    patience: int | None = None
+    log_every: int = 50
+    jit_compile: bool = False
+
+    def __post_init__(self):
+        positive = "steps checkpoint_every keep validate_every log_every accumulate"
+        checks = [
+            *(
+                (name, getattr(self, name) >= 1, "at least 1")
+                for name in positive.split()
+            ),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
+            ("final_share", 0 <= self.final_share <= 1, "in [0, 1]"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
+            ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
+            (
+                "clip_norm",
+                self.clip_norm is None or self.clip_norm > 0,
+                "None or positive",
+            ),
+            ("ema", self.ema is None or 0 < self.ema < 1, "None or between 0 and 1"),
+            (
+                "patience",
+                self.patience is None or self.patience >= 1,
+                "None or positive",
+            ),
+        ]
+        for name, is_right, expected in checks:
+            if not is_right:
+                raise ValueError(
+                    f"{name} must be {expected}. Received: {name}={getattr(self, name)}"
+                )
+
+
+def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:
+    """AdamW with everything that the options ask for."""
+    optimizer = keras.optimizers.AdamW(
+        learning_rate=WarmUpCosine(
+            options.learning_rate,
+            options.steps,
+            options.warmup_steps,
+            options.final_share,
+        ),
+        weight_decay=options.weight_decay,
+        beta_1=options.beta_1,
+        beta_2=options.beta_2,
+        global_clipnorm=options.clip_norm,
+        use_ema=options.ema is not None,
+        ema_momentum=options.ema or 0.99,
+        gradient_accumulation_steps=options.accumulate
+        if options.accumulate > 1
+        else None,
+    )
+    optimizer.exclude_from_weight_decay(var_names=list(_NOT_DECAYED))
+    return optimizer
+
+
+def train(
+    trainer: keras.Model,
+    batches: Any,
+    *,
+    options: TrainingOptions,
+    directory: str | os.PathLike,
+    validation: Any = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, list[float]]:
+    """Trains until `options.steps` steps have been taken, in this run or before.
+
+    Args:
+        trainer: A `StageTrainer`, a `CodecTrainer`, or any Keras model whose
+            `train_step` takes what the batches give. It is compiled here unless it is.
+        batches: `Batches`, or anything with `dataset(start, steps)`.
+        options: `TrainingOptions`.
+        directory: Of the run: checkpoints, `log.jsonl`, TensorBoard's files.
+        validation: Held-out data of the same kind, or None.
+        callbacks: Further callbacks of Keras.
+        progress: Called with (name, steps taken, steps).
+
+    Returns:
+        What the log holds: name -> one value per line.
+
+    Raises:
+        ValueError: If `directory` holds a run with other options.
+        FloatingPointError: If the loss is no longer a number; the last checkpoint is
+            from before.
+        KeyboardInterrupt: If Ctrl-C or a signal to terminate came; a checkpoint has
+            been written.
+    """
+    directory = Path(directory)
+    if not trainer.compiled:
+        trainer.compile(
+            optimizer=optimizer_of(options), jit_compile=options.jit_compile
+        )
+    if not trainer.optimizer.built:
+        trainer.optimizer.build(trainer.trainable_variables)
+    fingerprint = _fingerprint(options)
+    facts = checkpoints.restore(directory, trainer) or {"step": 0}
+    if facts.get("options", fingerprint) != fingerprint:
+        raise ValueError(
+            f"{str(directory)!r} holds a run with other options. Choose another "
+            "directory, or start again with --restart"
+        )
+    start, log = facts["step"], Log(directory, options, facts["step"], progress)
+    if start < options.steps:
+        validate = Validation(directory, validation, options, start, log)
+        stop = StopOnSignal()
+        keep = Checkpoints(
+            directory, options, start, {"options": fingerprint}, log, stop
+        )
+        dataset = batches.dataset(start, options.steps - start)
+        with stop:
+            trainer.fit(
+                dataset,
+                steps_per_epoch=options.steps - start,
+                epochs=1,
+                verbose=0,
+                shuffle=False,
+                callbacks=[log, validate, keep, *callbacks],
+            )
+        if stop.came:
+            raise KeyboardInterrupt
+    elif options.ema is not None:
+        trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+    if options.patience is not None:
+        restore_best(directory, trainer)
+    return log.history()
+
+
+def _fingerprint(options: TrainingOptions) -> str:
+    """What must not change between two parts of a run."""
+    free = ("checkpoint_every", "keep", "log_every")
+    values = dataclasses.asdict(options)
+    values = {name: value for name, value in values.items() if name not in free}
+    return hashlib.sha256(json.dumps(values).encode("utf-8")).hexdigest()
