@@ -1,4 +1,4 @@
-"""The command line: `bark-tf speak`, `bark-tf voices`, `bark-tf convert`.
+"""The command line: `bark-tf speak`, `voices`, `convert`, and those that train.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 141 when the
 program that reads a stream has gone. An error is one line on standard error; with
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bark_tf import cli_training
 from bark_tf._version import __version__
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
@@ -215,6 +216,9 @@ def _parser() -> _Parser:
     _add_speak(commands)
     _add_voices(commands)
     _add_convert(commands)
+    cli_training.add_commands(
+        lambda *about: _add_command(commands, *about), _add_amount_of_output
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The commands that train: prepare, train-tokenizer, train, evaluate.
+"""The commands that train: prepare, train-tokenizer, train.
 
 What they do is in `bark_tf.training`; everything heavy is imported by the command.
 """
@@ -6,9 +6,7 @@ What they do is in `bark_tf.training`; everything heavy is imported by the comma
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 _PREPARE_EXAMPLES = """examples:
@@ -16,8 +14,6 @@ _PREPARE_EXAMPLES = """examples:
   bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
   # Only audio, to train a codec and a tokenizer from nothing:
   bark-tf prepare my-recordings audio --sample-rate 16000
-  # The same on Apache Beam, with its own options at the end:
-  bark-tf prepare my-recordings prepared --model my-bark --runner DirectRunner
 """
 
 _TOKENIZER_EXAMPLES = """examples:
@@ -28,18 +24,11 @@ _TOKENIZER_EXAMPLES = """examples:
 _TRAIN_EXAMPLES = """examples:
   # What there is, and what one of them says about itself:
   bark-tf train --list
-  bark-tf train semantic_lora --show
+  bark-tf train lora --show
   # A voice of your own, from prepared recordings:
-  bark-tf train all_lora --set model=suno/bark-small data=prepared out=my-voice
+  bark-tf train lora --set model=my-bark data=prepared out=my-voice
   # Killed or interrupted, the same line goes on where it was.
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
-"""
-
-_EVALUATE_EXAMPLES = """examples:
-  bark-tf evaluate my-voice prepared/validation --out report
-  # Against the model it came from, with spoken sentences and a recogniser:
-  bark-tf evaluate my-voice prepared/validation --before my-bark --texts sentences.txt
-      --recogniser pocketsphinx --words words.txt --out report
 """
 
 
@@ -50,7 +39,7 @@ def add_commands(add_command: Callable, add_amount_of_output: Callable) -> None:
         add_command: Takes name, function, summary and examples; gives the parser.
         add_amount_of_output: Adds --verbose and --quiet to a parser.
     """
-    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
+    for add in (_add_prepare, _add_tokenizer, _add_train):
         add_amount_of_output(add(add_command))
 
 
@@ -96,9 +85,6 @@ def _add_prepare(add_command: Callable) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes; default: 1"
-    )
-    parser.add_argument(
-        "--runner", metavar="NAME", help="prepare with this runner of Apache Beam"
     )
     return parser
 
@@ -151,40 +137,6 @@ def _add_train(add_command: Callable) -> argparse.ArgumentParser:
     parser.add_argument(
         "--restart", action="store_true", help="forget what an earlier run has done"
     )
-    parser.add_argument(
-        "--strategy",
-        choices=("mirrored", "multi-worker"),
-        help="several devices, or several machines named by TF_CONFIG",
-    )
-    return parser
-
-
-def _add_evaluate(add_command: Callable) -> argparse.ArgumentParser:
-    parser = add_command(
-        "evaluate", _evaluate, "measure a model, stage by stage", _EVALUATE_EXAMPLES
-    )
-    parser.add_argument("model", metavar="MODEL", help="directory of a checkpoint")
-    parser.add_argument(
-        "data", nargs="?", metavar="DATA", help="shards of held-out recordings"
-    )
-    parser.add_argument("--before", metavar="MODEL", help="a model to compare with")
-    parser.add_argument("--out", metavar="DIR", help="folder for report.md and .json")
-    parser.add_argument(
-        "--texts", metavar="FILE", help="sentences to speak, one per line"
-    )
-    parser.add_argument("--voice", metavar="NAME|FILE", help="who speaks them")
-    parser.add_argument(
-        "--recogniser",
-        metavar="NAME",
-        help="pocketsphinx, or faster-whisper:DIRECTORY; needs bark-tf[evaluate]",
-    )
-    parser.add_argument(
-        "--words", metavar="FILE", help="all that pocketsphinx may understand"
-    )
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="at most N recordings and N sentences"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     return parser
 
 
@@ -207,7 +159,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
             validation=arguments.validation,
             limit=arguments.limit,
             num_workers=arguments.workers,
-            runner=arguments.runner,
             progress=lambda done, total: report("recordings", done, total),
         )
     if not arguments.quiet:
@@ -251,13 +202,9 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     from bark_tf.progress import progress_bar
     from bark_tf.training.run import run
-    from bark_tf.training.strategies import strategy_of
 
-    strategy = strategy_of(arguments.strategy)
     with progress_bar(False if arguments.quiet else None) as report:
-        path = run(
-            recipes, restart=arguments.restart, strategy=strategy, progress=report
-        )
+        path = run(recipes, restart=arguments.restart, progress=report)
     if not arguments.quiet:
         print(path)
 
@@ -277,32 +224,3 @@ def _fields(value: Any) -> tuple:
     import dataclasses
 
     return dataclasses.fields(value)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    """Measures a model."""
-    from bark_tf.progress import progress_bar
-    from bark_tf.training.evaluate import evaluate
-    from bark_tf.training.recognisers import recogniser_of
-
-    texts = None
-    if arguments.texts is not None:
-        lines = Path(arguments.texts).read_text(encoding="utf-8").splitlines()
-        texts = [line.strip() for line in lines if line.strip()]
-    recogniser = None
-    if arguments.recogniser is not None:
-        recogniser = recogniser_of(arguments.recogniser, words=arguments.words)
-    with progress_bar(False if arguments.quiet else None) as report:
-        result = evaluate(
-            arguments.model,
-            arguments.data,
-            texts=texts,
-            recogniser=recogniser,
-            voice=arguments.voice,
-            before=arguments.before,
-            limit=arguments.limit,
-            seed=arguments.seed,
-            out=arguments.out,
-            progress=report,
-        )
-    sys.stdout.write(result.markdown() + "\n")

@@ -112,9 +112,19 @@ def variables_of(model: Any) -> dict[str, Any]:
     Returns:
         Path below the model -> variable: `decoder/input_conv/bias`, without the
         model's own name.
+
+    Raises:
+        ValueError: If the model has LoRA matrices, for which no checkpoint has a place.
     """
     prefix = f"{model.path}/"
-    return {weight.path.removeprefix(prefix): weight for weight in model.weights}
+    variables = {weight.path.removeprefix(prefix): weight for weight in model.weights}
+    if any("/lora_kernel_" in path for path in variables):
+        raise ValueError(
+            f"{model.name} has LoRA matrices, for which a checkpoint has no place: "
+            "save them alone with bark_tf.training.lora.save_lora, or add them to the "
+            "kernels with merge_lora first"
+        )
+    return variables
 
 
 def fit(

@@ -36,7 +36,7 @@ from .file_tensors import (
 from .inert_pickle import BoundedReader, Global, Inert
 
 # Where writers put the state dict inside their own dict, the usual first.
-_STATE_DICT_KEYS = ("model", "state_dict", "best_state")
+_STATE_DICT_KEYS = ("model", "state_dict", "best_state", "model_state")
 _MAX_NESTING = 4
 _MAX_PLAIN_VALUES = 10_000
 # An expanded tensor repeats few stored elements; no weight does so on a large scale.

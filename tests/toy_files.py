@@ -5,10 +5,10 @@ import json
 import numpy as np
 import safetensors.numpy
 import toy
-from bark_tf.convert.inventory import PARTS, variable_shapes
-from bark_tf.convert.weights import table_for
 
 from bark_tf.config import BarkConfig, EncodecConfig
+from bark_tf.convert.inventory import PARTS, variable_shapes
+from bark_tf.convert.weights import table_for
 
 CODEC = EncodecConfig(num_filters=2, hidden_size=4)
 STEMS = {"semantic": "text", "coarse_acoustics": "coarse", "fine_acoustics": "fine"}

@@ -191,7 +191,8 @@ def _merge(layer: Projection) -> None:
     product = tf.matmul(layer.lora_kernel_a, layer.lora_kernel_b)
     scale = layer.lora_alpha / layer.lora_rank
     kernel = layer._kernel  # `layer.kernel` is the sum already, in the compute dtype
-    kernel.assign(tf.cast(tf.cast(kernel, product.dtype) + scale * product, kernel.dtype))
+    merged = tf.cast(kernel, product.dtype) + scale * product
+    kernel.assign(tf.cast(merged, kernel.dtype))
     for matrix in _MATRICES:
         # `del` would collect garbage after each, which takes seconds in all.
         layer._untrack_variable(getattr(layer, matrix))
@@ -244,7 +245,9 @@ def save_adapters(
         stage: model for stage, model in _by_stage(models).items() if _adapted(model)
     }
     if not adapted:
-        raise ValueError("save_adapters takes models with LoRA matrices. Received: none")
+        raise ValueError(
+            "save_adapters takes models with LoRA matrices. Received: none"
+        )
     for stage, model in adapted.items():
         save_lora(model, Path(directory) / f"{stage}{SUFFIX}")
     return list(adapted)
@@ -267,9 +270,7 @@ def load_adapters(
         FileNotFoundError: If there is no file for any of them.
         ValueError: As in `load_lora`; the networks before are changed then.
     """
-    paths = {
-        stage: Path(directory) / f"{stage}{SUFFIX}" for stage in _by_stage(models)
-    }
+    paths = {stage: Path(directory) / f"{stage}{SUFFIX}" for stage in _by_stage(models)}
     found = {stage: path for stage, path in paths.items() if path.is_file()}
     if not found:
         names = ", ".join(path.name for path in paths.values())
@@ -319,7 +320,7 @@ def _read(path: Path) -> tuple[Adapters, dict[str, np.ndarray]]:
     try:
         with safe_open(path, framework="numpy") as file:
             about = _from_metadata(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no file of LoRA matrices: {error}") from error
     expected = {f"{name}/{matrix}" for name in about.targets for matrix in _MATRICES}

@@ -9,9 +9,8 @@ Which recordings are held out is decided by their texts alone, so that no senten
 both sides, whoever speaks it, and so that it never moves. Without `validation` there is
 only `train`.
 
-The same functions make a shard here, in worker processes and on Apache Beam
-(`beam.py`); a shard depends on its own recordings only. Killed and started again, the
-finished shards stay as they are.
+The same functions make a shard here and in worker processes; a shard depends on its own
+recordings only. Killed and started again, the finished shards stay as they are.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from bark_tf import hub
 from bark_tf.config import BarkGenerationConfig
@@ -99,7 +99,6 @@ def prepare(
     limit: int | None = None,
     shard_size: int = SHARD_SIZE,
     num_workers: int = 1,
-    runner: str | None = None,
     trim: bool = True,
     max_s: float = MAX_S,
     progress: Callable[[int, int], None] | None = None,
@@ -119,7 +118,6 @@ def prepare(
         limit: Only the first recordings.
         shard_size: Recordings per shard.
         num_workers: Processes.
-        runner: Name of an Apache Beam runner, in place of our own processes.
         trim: Whether silence at both ends is cut.
         max_s: Longer recordings are skipped.
         progress: Called with (recordings done, recordings).
@@ -156,11 +154,7 @@ def prepare(
     done.add(len(recordings) - sum(len(job.recordings) for job in pending))
     _check_tools(settings)
     with _full_disk_explained(out):
-        if runner is not None:
-            from .beam import run_jobs
-
-            run_jobs(pending, settings, info, runner, done.add)
-        elif num_workers > 1:
+        if num_workers > 1:
             _run_in_processes(pending, settings, info, num_workers, done)
         else:
             for job in pending:
@@ -292,6 +286,13 @@ class Maker:
             self._config.codebook_size,
         )
         self._check_tokenizer()
+        # One trace for every length.
+        spec = tf.TensorSpec((1, 1, None), tf.float32)
+        self._encode = tf.function(
+            lambda audio: self._codec._encode(audio, self._num_codebooks),
+            input_signature=[spec],
+            autograph=False,
+        )
 
     def _check_tokenizer(self) -> None:
         semantic = self._config.semantic_config
@@ -367,10 +368,7 @@ class Maker:
 
     def _codes(self, audio: np.ndarray) -> np.ndarray:
         """int32 (codebooks, frames)."""
-        codec = self._codec
-        latent = codec.encoder(audio[None, :, None])  # (1, T, D)
-        _, codes = codec.quantizer(latent, num_codebooks=self._num_codebooks)
-        return codes.numpy()[0]
+        return self._encode(audio[None, None])[0].numpy()
 
     def _semantic(self, audio: np.ndarray) -> np.ndarray:
         if self._tokenizer.sample_rate != self.sample_rate:

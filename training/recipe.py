@@ -29,6 +29,8 @@ from .fit import TrainingOptions
 
 STAGES = ("semantic", "coarse", "fine", "codec")
 METHODS = ("full", "lora")
+# Fields that no --set changes.
+_FIXED = {"options", "start", "stage", "vary_text"}
 _FOLDER = Path(__file__).parent / "recipes"
 _PACKAGE = f"{__package__}.recipes"
 
@@ -55,6 +57,7 @@ class Recipe:
         gradient_checkpointing: Whether activations are computed twice to save memory.
         history_probability: How often an example opens with another recording of its
             speaker, so that voices keep working.
+        vary_text: Gives other ids for the same speech, see `StageExamples`.
         past_weight: Weight of the past coarse tokens of a window as targets; 0 trains
             exactly what generation asks for.
         lora_rank: Rank of the added matrices.
@@ -81,6 +84,7 @@ class Recipe:
     dropout: float | None = None
     gradient_checkpointing: bool = False
     history_probability: float = 0.5
+    vary_text: Callable | None = None
     past_weight: float = 0.0
     lora_rank: int = 16
     lora_alpha: float | None = None
@@ -113,7 +117,7 @@ class Recipe:
     def replace(self, name: str, value: Any) -> Recipe:
         """A copy with one field, of the recipe or of its options, changed."""
         fields = {field.name for field in dataclasses.fields(self)}
-        if name in fields - {"options", "start", "stage"}:
+        if name in fields - _FIXED:
             kind = type(getattr(self, name))
             return dataclasses.replace(self, **{name: _as(kind, name, value)})
         options = {field.name for field in dataclasses.fields(self.options)}
@@ -122,7 +126,7 @@ class Recipe:
             value = _as(kind, name, value)
             changed = dataclasses.replace(self.options, **{name: value})
             return dataclasses.replace(self, options=changed)
-        known = ", ".join(sorted(fields - {"options", "start", "stage"} | options))
+        known = ", ".join(sorted(fields - _FIXED | options))
         raise ValueError(f"A recipe has no {name!r}. It has: {known}")
 
 

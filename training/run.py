@@ -12,7 +12,6 @@ done is not repeated.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -55,7 +54,6 @@ def run(
     recipes: Sequence[Recipe],
     *,
     restart: bool = False,
-    strategy: Any = None,
     progress: Callable | None = None,
 ) -> Path:
     """Runs recipes one after the other.
@@ -64,7 +62,6 @@ def run(
         recipes: In order. The first needs `model` (or `start`), all need `data` and
             `out`; what a later one lacks is what the one before had.
         restart: Forget what an earlier run of the same `out` has done.
-        strategy: A `tf.distribute.Strategy`, or None.
         progress: Called with (stage, step, steps).
 
     Returns:
@@ -79,7 +76,7 @@ def run(
         if restart:
             shutil.rmtree(folder, ignore_errors=True)
         if not (folder / _DONE).is_file():
-            _run_one(recipe, folder, strategy, progress)
+            _run_one(recipe, folder, progress)
     return Path(recipes[-1].out)
 
 
@@ -110,21 +107,18 @@ def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     return filled
 
 
-def _run_one(recipe: Recipe, folder: Path, strategy, progress) -> None:
+def _run_one(recipe: Recipe, folder: Path, progress) -> None:
     from .fit import train
 
     base = _base(recipe)
-    scope = strategy.scope() if strategy is not None else contextlib.nullcontext()
-    with scope:
-        model = _model(recipe, base)
-        trainer, batches, validation = _prepared(recipe, model, base)
+    model = _model(recipe, base)
+    trainer, batches, validation = _prepared(recipe, model, base)
     history = train(
         trainer,
         batches,
         options=recipe.options,
         directory=folder,
         validation=validation,
-        strategy=strategy,
         progress=progress,
     )
     _write(recipe, model, base)
@@ -213,7 +207,8 @@ def _codec(recipe: Recipe, codec: EncodecModel, shards, held_out):
     weights = None
     if recipe.speakers:
         weights = [recipe.speakers.get(speaker, 0.0) for speaker in shards.speakers]
-    return trainer, batches(shards, weights), held_out and batches(held_out)
+    validation = None if held_out is None else batches(held_out)
+    return trainer, batches(shards, weights), validation
 
 
 def _transformer(recipe: Recipe, model, base: str, shards, held_out):
@@ -223,7 +218,7 @@ def _transformer(recipe: Recipe, model, base: str, shards, held_out):
     config = BarkGenerationConfig.from_pretrained(base)
     trainer = TRAINERS[recipe.stage](model, config)
 
-    def batches(part, history_probability):
+    def batches(part, history_probability, shuffle=True):
         examples = StageExamples(
             part,
             recipe.stage,
@@ -232,10 +227,13 @@ def _transformer(recipe: Recipe, model, base: str, shards, held_out):
             history_probability=history_probability,
             seed=recipe.options.seed,
             past_weight=recipe.past_weight,
+            vary_text=recipe.vary_text if shuffle else None,
         )
-        return Batches(examples, recipe.batch_size, seed=recipe.options.seed)
+        return Batches(
+            examples, recipe.batch_size, seed=recipe.options.seed, shuffle=shuffle
+        )
 
-    validation = held_out and batches(held_out, 0.0)
+    validation = None if held_out is None else batches(held_out, 0.0, shuffle=False)
     return trainer, batches(shards, recipe.history_probability), validation
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toy
 import toy_files
+
 from bark_tf.convert import bark
 from bark_tf.convert.checkpoints import open_checkpoint
 from bark_tf.convert.configs import to_model_args

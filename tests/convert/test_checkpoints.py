@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from bark_tf.convert import checkpoints
 from bark_tf.convert.checkpoints import (
     CheckpointError,

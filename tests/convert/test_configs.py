@@ -3,9 +3,6 @@
 import pytest
 import toy
 import toy_files
-from bark_tf.convert import configs
-from bark_tf.convert.inventory import PARTS, variable_shapes
-from bark_tf.convert.weights import table_for
 
 from bark_tf.config import (
     BarkCoarseConfig,
@@ -14,6 +11,9 @@ from bark_tf.config import (
     BarkSemanticConfig,
     EncodecConfig,
 )
+from bark_tf.convert import configs
+from bark_tf.convert.inventory import PARTS, variable_shapes
+from bark_tf.convert.weights import table_for
 
 # What suno's text_2.pt and fine_2.pt hold.
 TEXT = {

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import toy
 import toy_files
+
+from bark_tf.config import BarkConfig, BarkGenerationConfig, EncodecConfig
 from bark_tf.convert import convert
 from bark_tf.convert.checkpoints import open_checkpoint
 from bark_tf.convert.configs import published_generation_config
 from bark_tf.convert.convert import convert_checkpoint
 from bark_tf.convert.inventory import PARTS, fingerprint, inventory
-
-from bark_tf.config import BarkConfig, BarkGenerationConfig, EncodecConfig
 
 CONFIG = toy_files.bark_config()
 SUNO_STEMS = ["coarse", "encodec", "fine", "text"]

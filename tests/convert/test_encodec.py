@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from bark_tf.convert import encodec, rules
 
 from bark_tf.config import EncodecConfig
+from bark_tf.convert import encodec, rules
 from bark_tf.models.encodec.model import EncodecModel
 
 TOY = EncodecConfig(

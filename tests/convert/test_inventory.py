@@ -5,10 +5,10 @@ import math
 import pytest
 import toy
 import toy_files
-from bark_tf.convert.inventory import fingerprint, inventory, variable_shapes
-from bark_tf.convert.rules import variables_of
 
 from bark_tf.config import BarkConfig
+from bark_tf.convert.inventory import fingerprint, inventory, variable_shapes
+from bark_tf.convert.rules import variables_of
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from bark_tf.convert import rules
 from bark_tf.convert.rules import REVERSE_AXES, Rule, Table
 

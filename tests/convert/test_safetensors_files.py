@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+
 from bark_tf.convert import safetensors_files
 from bark_tf.convert.checkpoints import CheckpointError, open_checkpoint
 from bark_tf.convert.safetensors_files import Source, check_source, write_safetensors

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 import toy_files
-from bark_tf.convert import sources
-from bark_tf.convert.inventory import PARTS
 
 from bark_tf.config import BarkConfig
+from bark_tf.convert import sources
+from bark_tf.convert.inventory import PARTS
 
 CONFIG = toy_files.bark_config()
 SEMANTIC = CONFIG.semantic_config

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
+
 from bark_tf.convert import inert_pickle, torch_files
 from bark_tf.convert.checkpoints import CheckpointError, open_checkpoint
 

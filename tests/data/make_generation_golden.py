@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import transformers.models.bark.generation_configuration_bark as configs
-from bark_tf.convert import bark as names
 
 from bark_tf.config import BarkConfig
+from bark_tf.convert import bark as names
 
 TESTS = Path(__file__).parents[1]
 AFTER_CODES = list(range(12_048, 12_096))

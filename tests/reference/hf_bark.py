@@ -9,6 +9,7 @@ import json
 import numpy as np
 import torch
 import transformers
+
 from bark_tf.convert import bark as names
 from bark_tf.convert import rules
 

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from bark_tf.training import audio
 
 soundfile = pytest.importorskip("soundfile")
@@ -77,7 +78,7 @@ def pcm16(samples):
 
 
 @both_ways
-@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 22_050, 24_000, 48_000, 88_200])
 def test_resampled_equals_the_signal_itself(recording, read, sample_rate):
     highest_hz = BAND * min(sample_rate, RATE)
     path = recording(chirp(sample_rate, highest_hz), sample_rate, subtype="FLOAT")

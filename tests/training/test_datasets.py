@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+
 from bark_tf.training.datasets import Problem, read_dataset
 
 

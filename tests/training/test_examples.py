@@ -1,4 +1,4 @@
-"""Training sequences are those of generation, and none of the known mistakes is made."""
+"""Training sequences are those of generation; no known mistake is made."""
 
 import dataclasses
 
@@ -257,7 +257,7 @@ def test_coarse_sequences_equal_those_of_generation(count, past, rate, coarse, s
 
 
 def test_mistake_history_not_summed(model, rng):
-    """Suno sums text and history at 256 positions; notebooks put one after the other."""
+    """Suno sums text and history at 256 positions; others put one after the other."""
     voice = voice_of(utterance(rng, 17), sizes_of())
     args = (np.arange(5), np.arange(7), voice, CONFIG.semantic_config, 42)
     example = semantic_example(*args)

@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
-    with pytest.raises(FloatingPointError, match="loss is nan at step 6.*diverged"):
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 6.*diverged"):
         train(
             ToyTrainer(),
             ToyBatches(spoil_at=4),

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
-from bark_tf.convert import bark as names
-from bark_tf.convert import rules
 
 from bark_tf.bark import BarkModel
 from bark_tf.config import BarkConfig
+from bark_tf.convert import bark as names
+from bark_tf.convert import rules
 
 GOLDEN = Path(__file__).parents[2] / "data" / "generation_golden.npz"
 

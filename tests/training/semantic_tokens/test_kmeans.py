@@ -118,7 +118,7 @@ def test_other_audio_is_refused(tokenizer, audio):
 
 
 def test_too_little_audio_is_refused():
-    with pytest.raises(ValueError, match="at least vocab_size=30.*Received: 5"):
+    with pytest.raises(ValueError, match=r"at least vocab_size=30.*Received: 5"):
         KMeansTokenizer.fit(
             [np.zeros(1_600, "f")], sample_rate=RATE, rate_hz=50.0, vocab_size=30
         )

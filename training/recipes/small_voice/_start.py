@@ -5,6 +5,8 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
+import numpy as np
+
 from bark_tf.config import (
     BarkCoarseConfig,
     BarkCoarseGenerationConfig,
@@ -21,7 +23,13 @@ from bark_tf.tokenizer import BarkTokenizer
 WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 # A word that is not among these is spelled, letter by letter.
 LETTERS = [*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
+PAUSES, ENDS = [",", ";", ":", "-"], [".", "!", "?"]
 VOCABULARY = ["[PAD]", "[UNK]", *WORDS, *(c for c in LETTERS if c not in WORDS)]
+VOCABULARY += [*PAUSES, *ENDS, "'", '"']
+IDS = {token: number for number, token in enumerate(VOCABULARY)}
+
+# How often a text is read with a word spelled, with an end, and with a pause.
+SPELLED, ENDED, PAUSED = 0.15, 0.5, 0.1
 
 SAMPLE_RATE = 16_000
 FRAME_RATE = 50  # codec frames, and semantic tokens, per second
@@ -59,6 +67,30 @@ def start() -> tuple[BarkConfig, BarkGenerationConfig, BarkTokenizer]:
     settings = {"do_lower_case": True, "closed_vocabulary": True}
     tokenizer = BarkTokenizer.from_vocabulary(VOCABULARY, settings)
     return _config(), _generation_config(), tokenizer
+
+
+def vary_text(text_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Other ids for the same speech, so that spelling and punctuation are known.
+
+    Args:
+        text_ids: int (n,).
+        rng: Random numbers.
+
+    Returns:
+        int32 (m,).
+    """
+    pieces = [[number] for number in text_ids.tolist()]
+    if rng.random() < SPELLED:
+        place = int(rng.integers(len(pieces)))
+        token = VOCABULARY[pieces[place][0]]
+        if token.isalpha():
+            first, *rest = token
+            pieces[place] = [IDS[first], *(IDS[f"##{letter}"] for letter in rest)]
+    if rng.random() < PAUSED:
+        pieces[int(rng.integers(len(pieces)))].append(IDS[str(rng.choice(PAUSES))])
+    if rng.random() < ENDED:
+        pieces.append([IDS[str(rng.choice(ENDS))]])
+    return np.array([number for piece in pieces for number in piece], np.int32)
 
 
 def _config() -> BarkConfig:

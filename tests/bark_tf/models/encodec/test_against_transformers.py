@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bark_tf.convert import encodec, rules
 
 from bark_tf.config import EncodecConfig
+from bark_tf.convert import encodec, rules
 from bark_tf.models.encodec.model import EncodecModel
 
 pytestmark = pytest.mark.reference

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from bark_tf.convert import encodec, rules
 
 from bark_tf.config import EncodecConfig
+from bark_tf.convert import encodec, rules
 from bark_tf.models.encodec.model import EncodecModel
 
 GOLDEN = Path(__file__).parents[3] / "data" / "encodec_golden.npz"

@@ -1,0 +1,28 @@
+"""The small voice, fourth step: semantic tokens to the first two codebooks.
+
+    bark-tf train small_voice/coarse --set model=small data=tokens out=small
+
+2.4 million weights. The codec must not change any more when this begins: its codes are
+what is learned here.
+"""
+
+from bark_tf.training.fit import TrainingOptions
+from bark_tf.training.recipe import Recipe
+
+RECIPE = Recipe(
+    stage="coarse",
+    batch_size=16,
+    dropout=0.1,
+    history_probability=0.5,
+    # Cheaper than exact: the past of a window is learned once more.
+    past_weight=0.1,
+    options=TrainingOptions(
+        steps=12_000,
+        learning_rate=1.5e-3,
+        warmup_steps=300,
+        final_share=0.02,
+        weight_decay=0.05,
+        checkpoint_every=500,
+        validate_every=1_000,
+    ),
+)

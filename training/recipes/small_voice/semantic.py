@@ -1,0 +1,28 @@
+"""The small voice, third step: text to semantic tokens.
+
+    bark-tf train small_voice/semantic --set model=small data=tokens out=small
+
+2.0 million weights. The held-out loss says when it is enough.
+"""
+
+from bark_tf.training.fit import TrainingOptions
+from bark_tf.training.recipe import Recipe
+from bark_tf.training.recipes.small_voice._start import vary_text
+
+RECIPE = Recipe(
+    stage="semantic",
+    batch_size=16,
+    dropout=0.1,
+    # Half of the time without a history, because most people speak without a voice.
+    history_probability=0.5,
+    vary_text=vary_text,
+    options=TrainingOptions(
+        steps=12_000,
+        learning_rate=1.5e-3,
+        warmup_steps=300,
+        final_share=0.02,
+        weight_decay=0.05,
+        checkpoint_every=500,
+        validate_every=1_000,
+    ),
+)
