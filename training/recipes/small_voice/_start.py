@@ -20,7 +20,10 @@ from bark_tf.config import (
 )
 from bark_tf.tokenizer import BarkTokenizer
 
-WORDS = Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
+_FOLDER = Path(__file__).parent
+WORDS = (_FOLDER / "words.txt").read_text(encoding="utf-8").split()
+# What the voice is measured on; no recording says any of it.
+HELD_OUT = (_FOLDER / "held_out.txt").read_text(encoding="utf-8").splitlines()
 # A word that is not among these is spelled, letter by letter.
 LETTERS = [*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
 PAUSES, ENDS = [",", ";", ":", "-"], [".", "!", "?"]

