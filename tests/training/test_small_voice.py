@@ -1,0 +1,131 @@
+"""The recipe of the small voice: its text, its numbers, and all its steps once."""
+
+import itertools
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+
+from bark_tf.bark import BarkModel
+from bark_tf.processor import BarkProcessor
+from bark_tf.training.recipes.small_voice import _make_speech as speech
+from bark_tf.training.recipes.small_voice import _start as recipe
+
+HELPER = Path(__file__).parents[1] / "reference" / "hf_bark.py"
+MOST_BYTES = 20_000_000  # of the package data, in half precision
+
+
+def test_held_out_sentences_are_many_and_all_their_words_are_known():
+    assert len(set(recipe.HELD_OUT)) == len(recipe.HELD_OUT) >= 200
+    for sentence in recipe.HELD_OUT:
+        assert set(sentence.split()) <= set(recipe.WORDS), sentence
+    digits = [s for s in recipe.HELD_OUT if set(s.split()) <= set(speech.DIGITS)]
+    assert len(digits) >= 50
+
+
+def test_no_recording_says_a_held_out_sentence():
+    """So often digits are drawn that some would be among the held-out ones."""
+    made = list(itertools.islice(speech.texts(seed=0), 20_000))
+    assert len(set(made)) == len(made)
+    assert not set(made) & set(recipe.HELD_OUT)
+    assert set(" ".join(made).split()) == set(recipe.WORDS)
+
+
+def test_texts_are_a_function_of_the_seed():
+    first, again, other = (
+        list(itertools.islice(speech.texts(seed), 50)) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_phonemes_are_signs_of_kokoro():
+    spoken = speech.phonemes("four zero my mother judge")
+    assert "O" in spoken and "ʤ" in spoken and "ɹ" in spoken
+    assert not set(spoken) & set("ː\u200dɚr")
+
+
+def test_every_word_is_one_token_and_other_words_are_spelled():
+    tokenizer = recipe.start()[2]
+    for sentence in recipe.HELD_OUT:
+        ids = tokenizer.encode(sentence)
+        assert [recipe.VOCABULARY[i] for i in ids] == sentence.split()
+    assert [recipe.VOCABULARY[i] for i in tokenizer.encode("Zebra!")] == [
+        "z", "##e", "##b", "##r", "##a", "!",
+    ]  # fmt: skip
+
+
+def test_varied_text_is_made_of_known_tokens_and_says_the_same():
+    tokenizer = recipe.start()[2]
+    ids = np.array(tokenizer.encode("the red cat likes seven stones"))
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for _ in range(200):
+        varied = [recipe.VOCABULARY[i] for i in recipe.vary_text(ids, rng)]
+        said = "".join(token.removeprefix("##") for token in varied)
+        assert said.rstrip(".!?").translate(str.maketrans("", "", ",;:-")) == (
+            "theredcatlikessevenstones"
+        )
+        kinds.add(len(varied))
+    assert len(kinds) > 3
+
+
+def test_the_numbers_of_the_configurations_fit_together():
+    config, generation, tokenizer = recipe.start()
+    semantic = generation.semantic_config
+    assert semantic.text_encoding_offset + tokenizer.vocab_size == (
+        semantic.text_pad_token
+    )
+    assert config.semantic_config.input_vocab_size == semantic.semantic_infer_token + 1
+    assert semantic.max_input_semantic_length + 1 + semantic.max_new_tokens == (
+        config.semantic_config.block_size
+    )
+    codec = config.codec_config
+    assert codec.frame_rate == generation.coarse_acoustics_config.coarse_rate_hz
+    assert codec.num_quantizers == generation.fine_acoustics_config.n_fine_codebooks
+    assert codec.codebook_size == generation.codebook_size
+
+
+def test_the_model_is_small_enough_to_come_with_the_package():
+    config, generation, _ = recipe.start()
+    model = BarkModel(config, generation)
+    values = sum(
+        int(np.prod(weight.shape))
+        for part in model.parts.values()
+        for weight in part.weights
+    )
+    assert 2 * values < MOST_BYTES
+
+
+@pytest.mark.reference
+def test_transformers_speaks_the_same_tokens(tmp_path):
+    """Its numbers are not Bark's; nothing may assume Bark's."""
+    pytest.importorskip("transformers")
+    hf = runpy.run_path(str(HELPER))
+    config, generation, tokenizer = recipe.start()
+    model = BarkModel(config, generation)
+    for seed, part in enumerate(model.parts.values()):
+        toy.randomize(part, seed=seed)
+    inputs = BarkProcessor(tokenizer)("four zero eight, my cat", return_tensors="np")
+    mine = model.generate(
+        **inputs,
+        do_sample=False,
+        compat="hf",
+        semantic_max_new_tokens=70,
+        return_dict=True,
+    )
+    twin = hf["whole"](model, tmp_path)
+    hf["set_generation"](twin, generation)
+    with hf["recording"](twin) as kept:
+        twin.generate(
+            input_ids=hf["tensor"](inputs["input_ids"]),
+            attention_mask=hf["tensor"](inputs["attention_mask"]),
+            do_sample=False,
+            semantic_max_new_tokens=70,
+        )
+    count = mine.semantic.shape[1]
+    assert np.array_equal(kept["semantic"][:, :count], mine.semantic)
+    assert np.array_equal(kept["fine_acoustics"][..., : mine.fine.shape[2]], mine.fine)
