@@ -13,13 +13,16 @@ override VOICE := $(value VOICE)
 export TEXT OUT MODEL VOICE
 
 .DEFAULT_GOAL := help
-.PHONY: help test speak lint reference test-tf217 clean
+.PHONY: help test test-slow speak lint reference test-tf217 clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 test: .venv/installed ## The default tests
 	.venv/bin/pytest
+
+test-slow: .venv/installed ## Tests of minutes: several processes train by the command line
+	.venv/bin/pytest -m slow
 
 speak: .venv/installed ## Speak: make speak TEXT="Hello" [OUT=speech.wav] [MODEL=...] [VOICE=...]
 	@test -n "$$TEXT" || { echo 'Usage: make speak TEXT="Hello"' >&2; exit 2; }

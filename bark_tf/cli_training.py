@@ -27,7 +27,8 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train lora --show
   # A voice of your own, from prepared recordings:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice
-  # Killed or interrupted, the same line goes on where it was.
+  # On all GPUs of this machine; killed or interrupted, the same line goes on.
+  bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
 """
 
@@ -137,6 +138,11 @@ def _add_train(add_command: Callable) -> argparse.ArgumentParser:
     parser.add_argument(
         "--restart", action="store_true", help="forget what an earlier run has done"
     )
+    parser.add_argument(
+        "--strategy",
+        choices=("mirrored", "multi-worker"),
+        help="all devices of this machine, or of the machines that TF_CONFIG names",
+    )
     return parser
 
 
@@ -202,9 +208,13 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     from bark_tf.progress import progress_bar
     from bark_tf.training.run import run
+    from bark_tf.training.strategies import strategy_of
 
+    strategy = strategy_of(arguments.strategy)
     with progress_bar(False if arguments.quiet else None) as report:
-        path = run(recipes, restart=arguments.restart, progress=report)
+        path = run(
+            recipes, restart=arguments.restart, strategy=strategy, progress=report
+        )
     if not arguments.quiet:
         print(path)
 

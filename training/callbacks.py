@@ -37,22 +37,32 @@ class Log(keras.callbacks.Callback):
         start: Steps taken before; later lines of the log are from a part of the run
             that no checkpoint holds, and are cut off.
         progress: Called with (name, steps taken, steps).
+        writes: Whether this process writes; False for all workers but one.
     """
 
-    def __init__(self, directory: Path, options: Any, start: int, progress=None):
+    def __init__(
+        self,
+        directory: Path,
+        options: Any,
+        start: int,
+        progress: Callable[[str, int, int], None] | None = None,
+        writes: bool = True,
+    ):
         super().__init__()
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.options = directory, options
         self.start, self.step = start, start
-        self._progress = progress
+        self.writes, self._progress = writes, progress
         self._path = directory / LOG_NAME
-        self._cut()
         self._writer = None
+        self._time, self._time_step = time.monotonic(), start
+        if not writes:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        self._cut()
         # TensorFlow writes TensorBoard's files through the package of that name.
         if importlib.util.find_spec("tensorboard") is not None:
             folder = str(directory / _TENSORBOARD)
             self._writer = tf.summary.create_file_writer(folder)
-        self._time, self._time_step = time.monotonic(), start
 
     def _cut(self) -> None:
         lines = [line for line in self._lines() if line["step"] <= self.start]
@@ -92,7 +102,7 @@ class Log(keras.callbacks.Callback):
         values["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.write({**values, "steps_per_s": round(rate, 4)})
         self.model.reset_metrics()
-        if self._progress is not None:
+        if self._progress is not None and self.writes:
             name = getattr(self.model, "stage", self.model.name)
             self._progress(name, self.step, self.options.steps)
 
@@ -108,6 +118,8 @@ class Log(keras.callbacks.Callback):
 
     def write(self, values: dict[str, float]) -> None:
         """Adds a line, and TensorBoard's scalars."""
+        if not self.writes:
+            return
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self.step, **values}) + "\n")
         if self._writer is None:
@@ -132,12 +144,21 @@ class Validation(keras.callbacks.Callback):
         options: `TrainingOptions`.
         start: Steps taken before.
         log: Where the values are written.
+        workers: Of `strategies.workers_of`.
     """
 
-    def __init__(self, directory: Path, validation: Any, options: Any, start, log: Log):
+    def __init__(
+        self,
+        directory: Path,
+        validation: Any,
+        options: Any,
+        start: int,
+        log: Log,
+        workers: Any,
+    ):
         super().__init__()
         self.directory, self.validation, self.options = directory, validation, options
-        self.start, self.log = start, log
+        self.start, self.log, self.workers = start, log, workers
         losses = log.history().get("val_loss", [])
         self.best = min(losses, default=math.inf)
         self.waited = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
@@ -151,10 +172,7 @@ class Validation(keras.callbacks.Callback):
         # Evaluation shares the metrics with training.
         variables = [v for metric in self.model.metrics for v in metric.variables]
         before = [variable.numpy() for variable in variables]
-        steps = self.validation.steps_per_epoch
-        values = self.model.evaluate(
-            self.validation.dataset(0, steps), steps=steps, verbose=0, return_dict=True
-        )
+        values = self.workers.evaluate(self.model, self.validation)
         values = {f"val_{name}": float(value) for name, value in values.items()}
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
@@ -165,7 +183,7 @@ class Validation(keras.callbacks.Callback):
     def _judge(self, loss: float) -> None:
         if loss < self.best:
             self.best, self.waited = loss, 0
-            if self.options.patience is not None:
+            if self.options.patience is not None and self.workers.is_chief:
                 _save_best(self.directory, self.model)
         else:
             self.waited += 1
@@ -196,11 +214,12 @@ class StopOnSignal:
     """Lets a step end when Ctrl-C or a request to terminate comes; a second one kills.
 
     Attributes:
-        came: Whether one has come.
+        asked: Whether one has come to this process.
+        came: Whether the run stops for one, of this process or of another worker.
     """
 
     def __init__(self):
-        self.came = False
+        self.asked = self.came = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self):
@@ -210,7 +229,7 @@ class StopOnSignal:
         return self
 
     def _note(self, number, frame):
-        self.came = True
+        self.asked = True
         self._restore()
 
     def _restore(self):
@@ -230,26 +249,28 @@ class Checkpoints(keras.callbacks.Callback):
         options: `TrainingOptions`.
         start: Steps taken before.
         facts: Kept in every checkpoint.
-        log: Says whether the values are still numbers.
-        stop: `StopOnSignal`.
+        log: Says whether the values are still numbers, and who writes.
     """
 
-    def __init__(self, directory, options, start, facts, log: Log, stop: StopOnSignal):
+    def __init__(self, directory: Path, options: Any, start: int, facts, log: Log):
         super().__init__()
         self.directory, self.options, self.start = directory, options, start
-        self.facts, self.log, self.stop = facts, log, stop
+        self.facts, self.log = facts, log
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves when it is time to."""
         step = self.start + batch + 1
-        if self.stop.came:
-            self.model.stop_training = True
         is_last = step == self.options.steps or self.model.stop_training
         if step % self.options.checkpoint_every and not is_last:
             return
         self.log.check({name: float(value) for name, value in (logs or {}).items()})
         checkpoints.save(
-            self.directory, step, self.model, self.facts, self.options.keep
+            self.directory,
+            step,
+            self.model,
+            self.facts,
+            self.options.keep,
+            writes=self.log.writes,
         )
 
 

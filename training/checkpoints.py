@@ -58,6 +58,8 @@ def save(
     trainer: keras.Model,
     facts: Mapping[str, Any],
     keep: int = 2,
+    *,
+    writes: bool = True,
 ) -> Path:
     """Writes a checkpoint and removes old ones.
 
@@ -67,6 +69,8 @@ def save(
         trainer: See `state_of`.
         facts: What else is to be known, as JSON holds it.
         keep: Newest checkpoints that stay.
+        writes: False for all workers but one: metrics are sums over all of them, so
+            everyone has to ask for the values.
 
     Returns:
         The checkpoint's folder.
@@ -77,12 +81,14 @@ def save(
     from safetensors.numpy import save_file
 
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"{_PREFIX}{step:08d}"
+    arrays = {name: _plain(v.numpy()) for name, v in state_of(trainer).items()}
+    if not writes:
+        return final
+    directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{final.name}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        arrays = {name: _plain(v.numpy()) for name, v in state_of(trainer).items()}
         save_file(arrays, temporary / _ARRAYS)
         text = json.dumps({**facts, "step": step}, indent=2) + "\n"
         (temporary / _FACTS).write_text(text, encoding="utf-8")

@@ -36,6 +36,7 @@ from bark_tf.generation.coarse import (
 from bark_tf.generation.semantic import prompt_embeddings, prompt_ids
 from bark_tf.models.losses import IGNORED_LABEL, cross_entropy
 
+from . import strategies
 from .shards import Utterance
 
 # A voice is at least this long, where the recording is.
@@ -506,22 +507,40 @@ class StageTrainer(keras.Model):
         )
         return loss, total, accuracy
 
-    def train_step(self, data):
-        """See `keras.Model.train_step`."""
-        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    def gradients(self, batch):
+        """What a step knows before the weights move.
+
+        Args:
+            batch: What `StageExamples.pad` gives; of several replicas, a share of it.
+
+        Returns:
+            Gradients of the mean over the targets of all replicas, one per trainable
+            variable; and the logs.
+        """
         with tf.GradientTape() as tape:
             loss, weight, accuracy = self._measure(batch, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return self._reported(loss, weight, accuracy)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        means, weight = strategies.together([loss, accuracy, *gradients], weight)
+        loss, accuracy, *gradients = means
+        return gradients, self._reported(loss, weight, accuracy)
+
+    def train_step(self, data):
+        """See `keras.Model.train_step`."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        gradients, logs = self.gradients(batch)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return logs
 
     def test_step(self, data):
         """See `keras.Model.test_step`."""
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self._reported(*self._measure(batch, training=False))
+        loss, weight, accuracy = self._measure(batch, training=False)
+        (loss, accuracy), weight = strategies.together([loss, accuracy], weight)
+        return self._reported(loss, weight, accuracy)
 
     def _reported(self, loss, weight, accuracy):
+        weight = strategies.share_of_replica(weight)
         self._loss.update_state(loss, weight)
         self._accuracy.update_state(accuracy, weight)
         return {metric.name: metric.result() for metric in self.metrics}

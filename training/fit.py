@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from . import checkpoints
+from . import checkpoints, strategies
 from .callbacks import (
     Checkpoints,
     Log,
@@ -54,6 +54,7 @@ class TrainingOptions:
             best weights; None: it goes on.
         log_every: Steps between two lines of the log.
         jit_compile: Whether the step is compiled with XLA; "auto" leaves it to Keras.
+            On several devices it never is.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -147,6 +148,8 @@ def train(
     Args:
         trainer: A `StageTrainer`, a `CodecTrainer`, or any Keras model whose
             `train_step` takes what the batches give. It is compiled here unless it is.
+            A `StageTrainer` that was made in the scope of a strategy trains on all
+            devices of that; every worker of a cluster calls this function.
         batches: `Batches`, or anything with `dataset(start, steps)`.
         options: `TrainingOptions`.
         directory: Of the run: checkpoints, `log.jsonl`, TensorBoard's files.
@@ -158,19 +161,18 @@ def train(
         What the log holds: name -> one value per line.
 
     Raises:
-        ValueError: If `directory` holds a run with other options.
+        ValueError: If `directory` holds a run with other options, or workers disagree
+            about it.
+        ConnectionError: If another worker is gone.
         FloatingPointError: If the loss is no longer a number; the last checkpoint is
             from before.
         KeyboardInterrupt: If Ctrl-C or a signal to terminate came; a checkpoint has
             been written.
     """
     directory = Path(directory)
-    if not trainer.compiled:
-        trainer.compile(
-            optimizer=optimizer_of(options), jit_compile=options.jit_compile
-        )
-    if not trainer.optimizer.built:
-        trainer.optimizer.build(trainer.trainable_variables)
+    workers = strategies.workers_of(trainer.distribute_strategy)
+    with trainer.distribute_strategy.scope():
+        _compile(trainer, options)
     fingerprint = _fingerprint(options)
     facts = checkpoints.restore(directory, trainer) or {"step": 0}
     if facts.get("options", fingerprint) != fingerprint:
@@ -178,30 +180,35 @@ def train(
             f"{str(directory)!r} holds a run with other options. Choose another "
             "directory, or start again with --restart"
         )
-    start, log = facts["step"], Log(directory, options, facts["step"], progress)
+    start = facts["step"]
+    workers.check_same(start, "newest checkpoint (step)")
+    workers.check_same(int(fingerprint[:15], 16), "options (fingerprint)")
+    log = Log(directory, options, start, progress, writes=workers.is_chief)
+    workers.wait()  # until the log is cut
     if start < options.steps:
-        validate = Validation(directory, validation, options, start, log)
-        stop = StopOnSignal()
-        keep = Checkpoints(
-            directory, options, start, {"options": fingerprint}, log, stop
-        )
-        dataset = batches.dataset(start, options.steps - start)
-        with stop:
-            trainer.fit(
-                dataset,
-                steps_per_epoch=options.steps - start,
-                epochs=1,
-                verbose=0,
-                shuffle=False,
-                callbacks=[log, validate, keep, *callbacks],
-            )
+        validate = Validation(directory, validation, options, start, log, workers)
+        facts = {"options": fingerprint}
+        keep = Checkpoints(directory, options, start, facts, log)
+        rest, callbacks = options.steps - start, [log, validate, keep, *callbacks]
+        with StopOnSignal() as stop:
+            workers.fit(trainer, batches, start, rest, callbacks, stop)
         if stop.came:
             raise KeyboardInterrupt
     elif options.ema is not None:
         trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+    workers.wait()  # until everything is written
     if options.patience is not None:
         restore_best(directory, trainer)
     return log.history()
+
+
+def _compile(trainer: keras.Model, options: TrainingOptions) -> None:
+    if not trainer.compiled:
+        trainer.compile(
+            optimizer=optimizer_of(options), jit_compile=options.jit_compile
+        )
+    if not trainer.optimizer.built:
+        trainer.optimizer.build(trainer.trainable_variables)
 
 
 def _fingerprint(options: TrainingOptions) -> str:

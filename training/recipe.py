@@ -50,7 +50,7 @@ class Recipe:
             `training`, adapters in `adapters`.
         start: Makes the checkpoint to start from when there is no `model`: gives
             configuration, generation configuration and text tokenizer.
-        batch_size: Examples per step (and device); crops for the codec.
+        batch_size: Examples per step, over all devices; crops for the codec.
         dtype: Keras dtype policy of the model. Weights stay float32 under
             `"mixed_bfloat16"`.
         dropout: In place of the configuration's, while training.

@@ -12,6 +12,7 @@ done is not repeated.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -30,6 +31,7 @@ from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.processor import BarkProcessor
 
+from . import strategies
 from .recipe import Recipe
 
 MODELS = {
@@ -54,6 +56,7 @@ def run(
     recipes: Sequence[Recipe],
     *,
     restart: bool = False,
+    strategy: Any = None,
     progress: Callable | None = None,
 ) -> Path:
     """Runs recipes one after the other.
@@ -62,6 +65,8 @@ def run(
         recipes: In order. The first needs `model` (or `start`), all need `data` and
             `out`; what a later one lacks is what the one before had.
         restart: Forget what an earlier run of the same `out` has done.
+        strategy: Of `strategy_of`: trains on several devices; every worker of a
+            cluster calls this function. None: on one.
         progress: Called with (stage, step, steps).
 
     Returns:
@@ -69,14 +74,19 @@ def run(
 
     Raises:
         ValueError: If something is missing or does not fit together.
+        ConnectionError: If another worker is gone.
     """
     recipes = _filled_in(recipes)
+    workers = strategies.workers_of(strategy)
     for recipe in recipes:
         folder = Path(recipe.out) / "training" / recipe.stage
-        if restart:
+        if restart and workers.is_chief:
             shutil.rmtree(folder, ignore_errors=True)
+        workers.wait()
         if not (folder / _DONE).is_file():
-            _run_one(recipe, folder, progress)
+            with workers.losses_named():
+                _run_one(recipe, folder, strategy, workers, progress)
+        workers.wait()
     return Path(recipes[-1].out)
 
 
@@ -107,12 +117,16 @@ def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     return filled
 
 
-def _run_one(recipe: Recipe, folder: Path, progress) -> None:
+def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
     from .fit import train
 
-    base = _base(recipe)
-    model = _model(recipe, base)
-    trainer, batches, validation = _prepared(recipe, model, base)
+    if workers.is_chief:
+        _make_base(recipe)
+    workers.wait()
+    base = recipe.model or recipe.out
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        model = _model(recipe, base)
+        trainer, batches, validation = _prepared(recipe, model, base)
     history = train(
         trainer,
         batches,
@@ -121,6 +135,8 @@ def _run_one(recipe: Recipe, folder: Path, progress) -> None:
         validation=validation,
         progress=progress,
     )
+    if not workers.is_chief:
+        return
     _write(recipe, model, base)
     with hub.atomic_write(folder / _DONE) as temporary:
         text = json.dumps({"stage": recipe.stage, "last": _last(history)}, indent=2)
@@ -132,20 +148,20 @@ def _last(history: Any) -> dict[str, float]:
     return {name: float(np.ravel(value)[-1]) for name, value in values.items()}
 
 
-def _base(recipe: Recipe) -> str:
-    """The checkpoint to start from, made if the recipe starts from nothing."""
-    if recipe.model:
-        return recipe.model
+def _make_base(recipe: Recipe) -> None:
+    """Makes the checkpoint to start from if the recipe starts from nothing."""
     out = Path(recipe.out)
-    if not (out / "config.json").is_file():
+    if not recipe.model and not (out / "config.json").is_file():
         config, generation_config, tokenizer = recipe.start()
         keras.utils.set_random_seed(recipe.options.seed)
         BarkProcessor(tokenizer).save_pretrained(out)
         BarkModel(config, generation_config).save_pretrained(out)
-    return str(out)
 
 
 def _model(recipe: Recipe, base: str):
+    # What is new, adapters and the seeds of dropout, is new in the same way whenever
+    # the run is started again.
+    keras.utils.set_random_seed(recipe.options.seed)
     overrides = {}
     if recipe.dropout is not None:
         overrides["dropout"] = recipe.dropout

@@ -70,11 +70,12 @@ def put(variable: Any, value: Any) -> None:
     dtype = tf.as_dtype(variable.dtype)
     if isinstance(value, np.ndarray) and value.nbytes >= _BLOCK_BYTES:
         value = _own_memory(value, dtype)
-    tf.raw_ops.AssignVariableOp(
-        resource=variable.value.handle,
-        value=tf.cast(value, dtype),
-        validate_shape=False,
-    )
+    value = tf.cast(value, dtype)
+    # Under a `tf.distribute.Strategy` one variable per device.
+    for part in getattr(variable.value, "values", (variable.value,)):
+        tf.raw_ops.AssignVariableOp(
+            resource=part.handle, value=value, validate_shape=False
+        )
 
 
 def _own_memory(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:

@@ -109,6 +109,7 @@ class Dropout:
 
 NO_DROPOUT = Dropout(0.0, None)
 PLACES_PER_BLOCK = 3
+_SEEDS_PER_REPLICA = 1_000_003  # a prime: sums with other seeds rarely meet
 
 
 @keras.saving.register_keras_serializable("bark_tf")
@@ -524,7 +525,13 @@ class TransformerModel(PretrainedModel):
     def _dropout(self, training: bool) -> Dropout:
         if not (training and self.config.dropout):
             return NO_DROPOUT
-        return Dropout(self.config.dropout, tf.cast(self.seeds.next(), tf.int32))
+        seed = tf.cast(self.seeds.next(), tf.int32)
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            # Devices have the same seeds and different rows of a batch.
+            number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+            seed += tf.stack([number * _SEEDS_PER_REPLICA, 0])
+        return Dropout(self.config.dropout, seed)
 
     def forward(
         self,

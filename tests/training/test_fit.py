@@ -5,18 +5,19 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
-from bark_tf.training import checkpoints
+from bark_tf.models.causal import BarkSemanticModel
+from bark_tf.training import checkpoints, run
 from bark_tf.training.callbacks import AudioSamples, _picture
 from bark_tf.training.fit import TrainingOptions, optimizer_of, train
+from bark_tf.training.recipe import Recipe
 from bark_tf.training.schedules import WarmUpCosine
 
 STEPS = 12
@@ -139,28 +140,38 @@ def test_a_run_that_fell_over_ends_with_the_same_bits(tmp_path, uninterrupted, s
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_killed_process_leaves_nothing_that_matters(tmp_path, uninterrupted):
-    """SIGKILL while a checkpoint is being written, at step 8."""
-    script = f"""
-import importlib.util, os, signal
-spec = importlib.util.spec_from_file_location("test_fit", {__file__!r})
-test_fit = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(test_fit)
-from safetensors import numpy as files
-write, count = files.save_file, []
-def killed(*args):
-    write(*args)
-    count.append(1)
-    if len(count) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-files.save_file = killed
-test_fit.final_weights({str(tmp_path)!r})
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert [p.name for p in tmp_path.glob("step-*")] == ["step-00000004"]
-    for one, two in zip(final_weights(tmp_path), uninterrupted, strict=True):
+# Kills of one and the same run, each of a process that goes on where the one before
+# was: before there is any checkpoint, between two batches of one accumulated gradient,
+# and while the checkpoint of step 6 is being written.
+KILLS = [(1, False), (5, False), (6, True), (10, False)]
+
+
+def test_a_run_of_killed_processes_ends_with_the_same_bits(toy_runs, start, tmp_path):
+    """A real network: dropout, order of data, accumulation, averages, schedule."""
+    how = {"dropout": 0.2, "checkpoint_every": 3, "accumulate": 2, "ema": 0.9}
+    newest = []
+    for step, is_writing in KILLS:
+        child = start("run_and_die", tmp_path / "run", step, is_writing, **how)
+        assert child.exit_code() == -signal.SIGKILL
+        newest.append(
+            max((p.name for p in (tmp_path / "run").glob("step-*")), default="")
+        )
+    assert newest == ["", "step-00000003", "step-00000003", "step-00000009"]
+    history, weights = toy_runs.run(tmp_path / "run", **how)
+    whole, expected = toy_runs.run(tmp_path / "whole", **how)
+    for one, two in zip(weights, expected, strict=True):
         np.testing.assert_array_equal(one, two)
+    assert history["loss"] == whole["loss"]
+
+
+def test_a_run_that_was_killed_early_begins_with_the_same_adapters(tmp_path):
+    """Before the first checkpoint nothing but the seed says what they were."""
+    BarkSemanticModel(toy.semantic_config()).save_pretrained(tmp_path)
+    recipe = Recipe("semantic", "lora", str(tmp_path), lora_rank=2, dropout=0.1)
+    one, two = (run._model(recipe, recipe.model) for _ in range(2))
+    assert {"seed_generator_state", "lora_kernel_a"} <= {v.name for v in one.variables}
+    for a, b in zip(one.variables, two.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 def test_a_signal_writes_a_checkpoint_and_stops(tmp_path, uninterrupted):

@@ -1,0 +1,200 @@
+"""Training runs at toy size, in processes that tests start and kill.
+
+A folder of its own: multiprocessing's children import it by name, and `tests` itself,
+where a folder `bark_tf` lies, must not be on their path.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from safetensors import numpy as files
+
+from bark_tf import cli
+from bark_tf.config import (
+    BarkGenerationConfig,
+    BarkSemanticConfig,
+    BarkSemanticGenerationConfig,
+)
+from bark_tf.models.causal import BarkSemanticModel
+from bark_tf.training.examples import SemanticTrainer, StageExamples
+from bark_tf.training.fit import TrainingOptions, train
+from bark_tf.training.inputs import Batches
+from bark_tf.training.shards import Utterance
+from bark_tf.training.strategies import strategy_of
+
+VOCABULARY, TEXTS = 20, 16
+CONFIG = BarkGenerationConfig(
+    semantic_config=BarkSemanticGenerationConfig(
+        eos_token_id=VOCABULARY,
+        max_new_tokens=30,
+        text_encoding_offset=VOCABULARY + 1,
+        text_pad_token=38,
+        semantic_infer_token=39,
+        semantic_vocab_size=VOCABULARY,
+        max_input_semantic_length=8,
+        semantic_rate_hz=50.0,
+    )
+)
+STEPS = 10
+
+
+def trainer(dropout=0.0, seed=5):
+    """A network of one block; rows of few and of many targets share a batch."""
+    keras.utils.set_random_seed(seed)
+    config = BarkSemanticConfig(
+        input_vocab_size=40,
+        output_vocab_size=VOCABULARY + 1,
+        block_size=38,
+        num_layers=1,
+        num_heads=2,
+        hidden_size=16,
+        initializer_range=0.3,
+        dropout=dropout,
+    )
+    return SemanticTrainer(BarkSemanticModel(config), CONFIG)
+
+
+def batches(model_config, batch_size=4):
+    rng = np.random.default_rng(0)
+    rows = [
+        Utterance(
+            id=str(i),
+            text="",
+            speaker="ab"[i % 2],
+            text_ids=rng.integers(0, TEXTS, 4),
+            semantic=rng.integers(0, VOCABULARY, count),
+            codes=np.zeros((8, 2 * count), np.int32),
+            audio=None,
+        )
+        for i, count in enumerate([1, 28, 3, 14, 2, 25, 9, 21, 5, 17])
+    ]
+    examples = StageExamples(rows, "semantic", CONFIG, model_config)
+    return Batches(examples, batch_size, num_buckets=1)
+
+
+def options(**changes):
+    values = {
+        "steps": STEPS,
+        "learning_rate": 0.02,
+        "warmup_steps": 3,
+        "clip_norm": 0.5,
+        "checkpoint_every": 4,
+        "log_every": 1,
+        "validate_every": 5,
+        "accumulate": 2,
+        "ema": 0.9,
+    }
+    return TrainingOptions(**{**values, **changes})
+
+
+def run(
+    directory,
+    *,
+    strategy=None,
+    weights=None,
+    callbacks=(),
+    dropout=0.0,
+    has_validation=False,
+    **changes,
+):
+    """Trains; gives the history and all weights."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = trainer(dropout, seed=5 if weights is None else 6)
+        if weights is not None:
+            model.model.put_weights(weights)
+    data = batches(model.model.config)
+    history = train(
+        model,
+        data,
+        options=options(**changes),
+        directory=directory,
+        validation=data if has_validation else None,
+        callbacks=callbacks,
+    )
+    return history, [weight.numpy() for weight in model.weights]
+
+
+class Kill(keras.callbacks.Callback):
+    """SIGKILL when a step has begun."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # `iterations` counts what is accumulated as one.
+        if self.model.optimizer._iterations.numpy() + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_while_writing(step):
+    """SIGKILL when a step's checkpoint is half written."""
+    write = files.save_file
+
+    def save_file(arrays, path):
+        write(arrays, path)
+        if f"{step:08d}" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    files.save_file = save_file
+
+
+def split_cpu(count):
+    """Makes several devices of the processor."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * count
+    tf.config.set_logical_device_configuration(cpu, devices)
+
+
+def join_cluster(addresses, index):
+    task = {"type": "worker", "index": index}
+    config = {"cluster": {"worker": addresses}, "task": task}
+    os.environ["TF_CONFIG"] = json.dumps(config)
+
+
+# === What children do ===
+
+
+def run_and_die(directory, step, is_writing=False, **changes):
+    if is_writing:
+        kill_while_writing(step)
+    run(directory, callbacks=[] if is_writing else [Kill(step)], **changes)
+
+
+def run_on_two_devices(directory, weights, **changes):
+    split_cpu(2)
+    strategy = strategy_of("mirrored")
+    _, weights = run(directory, strategy=strategy, weights=weights, **changes)
+    _keep(directory / "result.npz", weights, devices=strategy.num_replicas_in_sync)
+
+
+def run_as_worker(directory, addresses, index, dies_at=None, **changes):
+    join_cluster(addresses, index)
+    callbacks = [Kill(dies_at)] if dies_at else []
+    try:
+        strategy = strategy_of("multi-worker")
+        _, weights = run(directory, strategy=strategy, callbacks=callbacks, **changes)
+    except ConnectionError as error:
+        (directory / f"error-{index}.txt").write_text(str(error), encoding="utf-8")
+        raise
+    _keep(directory / f"result-{index}.npz", weights)
+
+
+def _keep(path, weights, **others):
+    np.savez(path, *weights, **others)
+
+
+def call(arguments, errors, num_devices=1, addresses=(), index=0):
+    """`bark-tf ARGUMENTS`, of which the errors go into a file."""
+    split_cpu(num_devices)
+    if addresses:
+        join_cluster(addresses, index)
+    with open(errors, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    sys.exit(cli.main([*arguments, "--quiet"]))
