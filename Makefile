@@ -13,7 +13,7 @@ override VOICE := $(value VOICE)
 export TEXT OUT MODEL VOICE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow speak lint reference test-tf217 clean
+.PHONY: help test test-slow speak lint reference test-tf217 beam clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,8 +39,11 @@ reference: .venv-reference/installed ## Comparison with the PyTorch implementati
 test-tf217: .venv-tf217/installed ## The default tests with the oldest TensorFlow
 	.venv-tf217/bin/pytest
 
+beam: .venv-beam/installed ## Preparing recordings on Apache Beam
+	.venv-beam/bin/pytest tests/training/test_beam.py
+
 clean: ## Remove the environments and everything built
-	rm -rf .venv .venv-reference .venv-tf217 build dist *.egg-info
+	rm -rf .venv .venv-reference .venv-tf217 .venv-beam build dist *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -63,4 +66,13 @@ clean: ## Remove the environments and everything built
 	.venv-tf217/bin/pip install --quiet tensorflow-cpu==2.17.1 tensorflow-io==0.37.1 \
 		--requirement .venv-tf217/requirements.txt
 	.venv-tf217/bin/pip install --quiet --editable . --no-deps
+	@touch $@
+
+# Of its own: Beam brings a hundred packages that nothing else needs.
+.venv-beam/installed: pyproject.toml .ci/requirements.py
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python .ci/requirements.py beam dev > .venv-beam/requirements.txt
+	.venv-beam/bin/pip install --quiet tensorflow-cpu \
+		--requirement .venv-beam/requirements.txt
+	.venv-beam/bin/pip install --quiet --editable . --no-deps
 	@touch $@

@@ -14,6 +14,8 @@ _PREPARE_EXAMPLES = """examples:
   bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
   # Only audio, to train a codec and a tokenizer from nothing:
   bark-tf prepare my-recordings audio --sample-rate 16000
+  # On Apache Beam; all that follows the runner's name are its own options:
+  bark-tf prepare my-recordings prepared --model my-bark --runner DirectRunner
 """
 
 _TOKENIZER_EXAMPLES = """examples:
@@ -87,6 +89,12 @@ def _add_prepare(add_command: Callable) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes; default: 1"
     )
+    parser.add_argument(
+        "--runner",
+        nargs=argparse.REMAINDER,
+        metavar="NAME",
+        help="a runner of Apache Beam, and its options; comes last",
+    )
     return parser
 
 
@@ -154,6 +162,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from bark_tf.progress import progress_bar
     from bark_tf.training.prepare import prepare
 
+    if arguments.runner == []:
+        raise ValueError("--runner needs the NAME of a runner of Apache Beam")
+    runner, *runner_options = arguments.runner or [None]
     with progress_bar(False if arguments.quiet else None) as report:
         result = prepare(
             arguments.dataset,
@@ -165,6 +176,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
             validation=arguments.validation,
             limit=arguments.limit,
             num_workers=arguments.workers,
+            runner=runner,
+            runner_options=runner_options,
             progress=lambda done, total: report("recordings", done, total),
         )
     if not arguments.quiet:

@@ -9,8 +9,9 @@ Which recordings are held out is decided by their texts alone, so that no senten
 both sides, whoever speaks it, and so that it never moves. Without `validation` there is
 only `train`.
 
-The same functions make a shard here and in worker processes; a shard depends on its own
-recordings only. Killed and started again, the finished shards stay as they are.
+The same functions make a shard here, in worker processes and on Apache Beam
+(`beam.py`); a shard depends on its own recordings only. Killed and started again, the
+finished shards stay as they are.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ def prepare(
     num_workers: int = 1,
     trim: bool = True,
     max_s: float = MAX_S,
+    runner: str | None = None,
+    runner_options: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Prepares a dataset for training.
@@ -120,6 +123,8 @@ def prepare(
         num_workers: Processes.
         trim: Whether silence at both ends is cut.
         max_s: Longer recordings are skipped.
+        runner: Name of an Apache Beam runner, in place of our own processes.
+        runner_options: Its options, such as `"--direct_num_workers=4"`.
         progress: Called with (recordings done, recordings).
 
     Returns:
@@ -128,12 +133,16 @@ def prepare(
     Raises:
         FileNotFoundError: If there is no such dataset or model.
         ValueError: If nothing is usable, or `out` was made with other settings.
+        ImportError: If a package is missing that reading or the runner needs.
         OSError: If the disk is full; what is finished stays.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be in [0, 1). Received: {validation}")
     if model is not None and sample_rate is not None:
         raise ValueError("sample_rate is the model's own. Received: both")
+    if runner is not None and num_workers > 1:
+        raise ValueError("A runner has workers of its own. Received: num_workers too")
+    _check_tools(runner)
     settings = Settings(
         model=None if model is None else os.fspath(model),
         semantic_tokenizer=semantic_tokenizer and os.fspath(semantic_tokenizer),
@@ -152,9 +161,12 @@ def prepare(
     pending = [job for job in jobs if not is_finished(job.path)]
     done = _Done(len(recordings), progress)
     done.add(len(recordings) - sum(len(job.recordings) for job in pending))
-    _check_tools(settings)
     with _full_disk_explained(out):
-        if num_workers > 1:
+        if runner is not None:
+            from .beam import run_jobs
+
+            run_jobs(pending, settings, info, runner, runner_options, done.add)
+        elif num_workers > 1:
             _run_in_processes(pending, settings, info, num_workers, done)
         else:
             for job in pending:
@@ -223,16 +235,22 @@ def _claim(out: Path, jobs: Sequence[Job], info: DatasetInfo) -> None:
                 f"{str(out)!r} was prepared from something else ({names} differ). "
                 "Choose another directory, or delete this one"
             )
+        for unfinished in folder.glob(".shard-*"):  # of a run that was killed
+            unfinished.unlink(missing_ok=True)
 
 
-def _check_tools(settings: Settings) -> None:
+def _check_tools(runner: str | None) -> None:
     """Fails before any work if a package is missing."""
-    for name in ("soundfile", "soxr"):
+    extras = {"soundfile": "train", "soxr": "train"}
+    if runner is not None:
+        extras["apache_beam"] = "beam"
+    for name, extra in extras.items():
         try:
             __import__(name)
         except ImportError as error:
+            package = name.replace("_", "-")
             raise ImportError(
-                f'Preparing needs {name}: pip install "bark-tf[train]"'
+                f'Preparing needs {package}: pip install "bark-tf[{extra}]"'
             ) from error
 
 

@@ -24,12 +24,14 @@ A shard is finished when its index exists.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -277,7 +279,7 @@ def write_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, offset = [], 0
     with hub.atomic_write(path) as temporary:
-        with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
+        with _record_writer(temporary) as writer:
             for entry in entries:
                 if isinstance(entry, Skipped):
                     row = {"id": entry.id, "where": entry.where}
@@ -293,6 +295,19 @@ def write_shard(
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with hub.atomic_write(path.with_suffix(INDEX_SUFFIX)) as temporary:
         temporary.write_text(lines, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
+    """Turns what TensorFlow says of a full disk into what Python says."""
+    try:
+        with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+            yield writer
+    except tf.errors.ResourceExhaustedError as error:  # memory, too, ends in this
+        reason = os.strerror(errno.ENOSPC)
+        if reason not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, reason, os.fspath(path)) from error
 
 
 def _index_row(

@@ -1,132 +1,35 @@
-"""From recordings to a model that has learned from them, at toy size."""
+"""Preparing recordings, at toy size: what is kept, what is skipped, and why."""
 
 import json
-import shutil
+import signal
 import subprocess
-import wave
-
-import numpy as np
-import pytest
-
-pytest.importorskip("soundfile")
-pytest.importorskip("soxr")
+import sys
 
 import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy_speech
+from toy_speech import RATE
 
 from bark_tf import BarkModel, BarkProcessor, cli
-from bark_tf.config import (
-    BarkCoarseConfig,
-    BarkCoarseGenerationConfig,
-    BarkConfig,
-    BarkFineConfig,
-    BarkFineGenerationConfig,
-    BarkGenerationConfig,
-    BarkSemanticConfig,
-    BarkSemanticGenerationConfig,
-    EncodecConfig,
-)
+from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import Layout
-from bark_tf.tokenizer import BarkTokenizer
-from bark_tf.training import prepare as module
 from bark_tf.training.prepare import align, is_held_out, prepare
 from bark_tf.training.shards import ShardSet
 
-RATE = 8_000
-WORDS = "zero one two three four five six seven eight nine".split()
-TEXTS = [
-    f"{a} {b} {c}"
-    for a, b, c in zip(WORDS, WORDS[3:] + WORDS, WORDS[::-1], strict=False)
-]
-SMALL = {"num_layers": 1, "num_heads": 2, "hidden_size": 16, "bias": False}
-
-
-def start():
-    """A toy Bark: 8 kHz, 50 Hz, 20 semantic tokens, 4 codebooks of 16."""
-    config = BarkConfig(
-        semantic_config=BarkSemanticConfig(
-            input_vocab_size=40, output_vocab_size=21, block_size=216, **SMALL
-        ),
-        coarse_acoustics_config=BarkCoarseConfig(
-            input_vocab_size=54, output_vocab_size=54, block_size=512, **SMALL
-        ),
-        fine_acoustics_config=BarkFineConfig(
-            input_vocab_size=17,
-            output_vocab_size=17,
-            block_size=64,
-            n_codes_total=4,
-            **SMALL,
-        ),
-        codec_config=EncodecConfig(
-            sampling_rate=RATE,
-            target_bandwidths=(0.8,),
-            num_filters=2,
-            hidden_size=8,
-            upsampling_ratios=(8, 5, 4),
-            num_lstm_layers=1,
-            codebook_size=16,
-        ),
-    )
-    generation_config = BarkGenerationConfig(
-        semantic_config=BarkSemanticGenerationConfig(
-            eos_token_id=20,
-            max_new_tokens=200,
-            text_encoding_offset=21,
-            text_pad_token=38,
-            semantic_infer_token=39,
-            semantic_vocab_size=20,
-            max_input_semantic_length=16,
-            semantic_rate_hz=50,
-        ),
-        coarse_acoustics_config=BarkCoarseGenerationConfig(
-            coarse_semantic_pad_token=52,
-            coarse_infer_token=53,
-            coarse_rate_hz=50,
-            max_coarse_input_length=64,
-            max_coarse_history=100,
-            sliding_window_len=20,
-        ),
-        fine_acoustics_config=BarkFineGenerationConfig(
-            max_fine_history_length=32, max_fine_input_length=64, n_fine_codebooks=4
-        ),
-        sample_rate=RATE,
-        codebook_size=16,
-    )
-    return config, generation_config, tokenizer()
-
-
-def tokenizer():
-    return BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]", *WORDS])
-
-
-def say(text, path):
-    """Speech by flite or espeak-ng; tones, one per word, where both are missing."""
-    if shutil.which("flite"):
-        command = ["flite", "-voice", "slt", "-t", text, "-o", str(path)]
-    elif shutil.which("espeak-ng"):
-        command = ["espeak-ng", "-w", str(path), text]
-    else:
-        pitches = [200 + 90 * WORDS.index(word) for word in text.split()]
-        time = np.arange(4_000) / 16_000
-        tones = [np.sin(2 * np.pi * pitch * time) for pitch in pitches]
-        samples = (np.concatenate(tones) * 8_000).astype("<i2").tobytes()
-        with wave.open(str(path), "wb") as file:
-            file.setparams((1, 2, 16_000, 0, "NONE", ""))
-            file.writeframes(samples)
-        return
-    subprocess.run(command, check=True, capture_output=True)
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Ten recordings in LJSpeech's form, and three lines that are of no use."""
+    """Ten recordings in LJSpeech's form, and four lines that are of no use."""
     folder = tmp_path_factory.mktemp("ann")
-    lines = []
-    for number, text in enumerate(TEXTS):
-        say(text, folder / f"r{number}.wav")
-        lines.append(f"r{number}|{text}|{text}")
+    toy_speech.record(folder)
     (folder / "broken.wav").write_bytes(b"RIFF, but not really")
-    lines += ["broken|one|one", "absent|two|two", "r1|again|again", "a|b|c|d|e"]
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with open(folder / "metadata.csv", "a", encoding="utf-8") as file:
+        file.write("broken|one|one\nabsent|two|two\nr1|again|again\na|b|c|d|e\n")
     return folder
 
 
@@ -134,9 +37,7 @@ def recordings(tmp_path_factory):
 def model(tmp_path_factory):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("model")
-    config, generation_config, words = start()
-    BarkModel(config, generation_config).save_pretrained(folder)
-    BarkProcessor(words).save_pretrained(folder)
+    toy_speech.write_model(folder)
     return folder
 
 
@@ -151,6 +52,13 @@ def with_tokenizer(model, audio):
     command = ["train-tokenizer", str(audio[1]), str(model), "-q"]
     assert cli.main(command) == 0
     return model
+
+
+@pytest.fixture(scope="module")
+def tokens(with_tokenizer, recordings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tokens")
+    prepare(recordings, out, model=with_tokenizer, keep_audio=True)
+    return out
 
 
 # === Preparing ===
@@ -170,9 +78,8 @@ def test_what_is_of_no_use_is_a_row_of_the_report(audio):
     )
 
 
-def test_tokens_and_codes_are_of_one_length(with_tokenizer, recordings, tmp_path):
-    prepare(recordings, tmp_path, model=with_tokenizer, keep_audio=True)
-    shards = ShardSet(tmp_path / "train")
+def test_tokens_and_codes_are_of_one_length(with_tokenizer, tokens):
+    shards = ShardSet(tokens / "train")
     config = BarkGenerationConfig.from_pretrained(with_tokenizer)
     sizes = Layout(config.semantic_config, config.coarse_acoustics_config, 16)
     codec = BarkModel.from_pretrained(with_tokenizer).codec_model
@@ -184,39 +91,138 @@ def test_tokens_and_codes_are_of_one_length(with_tokenizer, recordings, tmp_path
         # int16 in the shard: a code next to a border may change.
         codes = codec.encode(one.audio[None]).numpy()[0, :, : one.codes.shape[1]]
         assert (codes == one.codes).mean() > 0.98
-        ids = tokenizer().encode(one.text)
+        ids = toy_speech.tokenizer().encode(one.text)
         assert one.text_ids.tolist() == ids
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(
-    recordings, tmp_path, monkeypatch
+# Dies, as by a kill from outside, in the middle of the third shard.
+KILLED = """
+import os, signal, sys
+from bark_tf.training import prepare as module
+
+write_shard = module.write_shard
+
+def dies(path, entries, info):
+    def until_killed():
+        for number, entry in enumerate(entries):
+            if path.name == "shard-00002.tfrecord" and number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield entry
+    write_shard(path, until_killed(), info)
+
+module.write_shard = dies
+module.prepare(sys.argv[1], sys.argv[2], sample_rate=8_000, shard_size=3)
+"""
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_a_killed_run_goes_on_in_processes_and_gives_the_same_bytes(
+    recordings, tmp_path
 ):
-    how = {"sample_rate": RATE, "shard_size": 3, "validation": 0.2}
-    prepare(recordings, tmp_path / "whole", **how)
-    made = []
-    make_shard = module.make_shard
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    prepare(recordings, whole, sample_rate=RATE, shard_size=3)
+    command = [sys.executable, "-c", KILLED, recordings, part]
+    killed = subprocess.run(command, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    finished = {path: path.stat() for path in part.glob("train/shard-*")}
+    assert len(finished) == 2 * 2
+    assert list(part.glob("train/.shard-*"))  # what it was writing
+    prepare(recordings, part, sample_rate=RATE, shard_size=3, num_workers=2)
+    for path, before in finished.items():
+        assert path.stat().st_ino == before.st_ino  # not written again
+    assert contents(part) == contents(whole)
 
-    def dies(*args):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(args[0].path.name)
-        make_shard(*args)
 
-    monkeypatch.setattr(module, "make_shard", dies)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(recordings, tmp_path / "part", **how)
-    monkeypatch.setattr(
-        module, "make_shard", lambda *args: (made.append(1), make_shard(*args))
-    )
-    prepare(recordings, tmp_path / "part", **how)
-    files = sorted(
-        p.relative_to(tmp_path / "whole") for p in tmp_path.glob("whole/*/*")
-    )
-    shards = [path for path in files if path.suffix == ".tfrecord"]
-    assert len(made) == len(shards) > 2
-    for path in files:
-        one, two = tmp_path / "whole" / path, tmp_path / "part" / path
-        assert one.read_bytes() == two.read_bytes()
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    recordings, tmp_path, monkeypatch, capsys
+):
+    real = tf.io.TFRecordWriter
+    monkeypatch.setattr(tf.io, "TFRecordWriter", lambda path: real("/dev/full"))
+    command = ["prepare", str(recordings), str(tmp_path), "--sample-rate", str(RATE)]
+    assert cli.main(command) == 1
+    error = capsys.readouterr().err
+    assert f"The disk of {str(tmp_path)!r} is full" in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("*shard*"))
+    monkeypatch.undo()
+    assert cli.main([*command, "-q"]) == 0
+    assert len(ShardSet(tmp_path / "train")) == 10
+
+
+# === Of no use ===
+
+
+def sound(seconds, peak=0.5, sample_rate=RATE):
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    return peak * np.sin(2 * np.pi * 300 * time)
+
+
+SOUNDS = {
+    "bits8": (sound(1), RATE, "PCM_U8"),
+    "float32": (sound(1), RATE, "FLOAT"),
+    "loud": (sound(1, peak=7.0), RATE, "FLOAT"),
+    "silence": (np.zeros(RATE), RATE, "PCM_16"),
+    "moment": (sound(0.2), RATE, "PCM_16"),
+    "minutes": (np.zeros(600 * 4_000), 4_000, "PCM_U8"),
+    "nan": (np.full(RATE, np.nan), RATE, "FLOAT"),
+    "empty": (sound(1), RATE, "PCM_16"),
+    "latin": (sound(1), RATE, "PCM_16"),
+    "bars": (sound(1), RATE, "PCM_16"),
+}
+LINES = b"""bits8|one
+float32|two
+loud|three
+silence|four
+moment|five
+minutes|six
+nan|seven
+text|eight
+nothing|nine
+missing|one
+empty|
+latin|caf\xe9
+bars|one|two|three|four
+bits8|two
+"""
+REASONS = {
+    "silence": "must not be silent",
+    "moment": "must last 0.3 to 60 s. Received: the recording, 0.20 s",
+    "minutes": "at most 60 s. Received: the recording, 600.0 s",
+    "nan": "must be finite",
+    "text": "cannot be decoded",
+    "nothing": "0 bytes",
+    "missing": "no audio file missing.wav",
+    "empty": "text is empty",
+    "": "not UTF-8 (byte 10)",  # of such a line not even the id is known
+    "bars": "5 columns; expected id|text",
+    "bits8": "used before, in metadata.csv:1",
+}
+
+
+def test_all_that_is_of_no_use_has_a_row_with_its_reason(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, (samples, sample_rate, subtype) in SOUNDS.items():
+        soundfile.write(folder / f"{name}.wav", samples, sample_rate, subtype)
+    (folder / "text.wav").write_text("a text, not a recording\n" * 100)
+    (folder / "nothing.wav").touch()
+    (folder / "metadata.csv").write_bytes(LINES)
+    report = prepare(folder, out, sample_rate=RATE)
+    assert ShardSet(out / "train").ids == ["bits8", "float32", "loud"]
+    found = {one.id: one.reason for one in report.skipped}
+    assert found.keys() == REASONS.keys() and len(report.skipped) == len(REASONS)
+    for name, reason in REASONS.items():
+        assert reason in found[name], name
+    rows = (out / "report.md").read_text(encoding="utf-8")
+    assert "Skipped: 11" in rows
+    for one in report.skipped:
+        assert f"- 1 x {one.reason}: {one.id or one.where}" in rows
+
+
+# === Refused ===
 
 
 def test_another_dataset_or_setting_is_refused(recordings, audio):
@@ -242,7 +248,7 @@ def test_a_tokenizer_for_another_model_is_refused(model, recordings, audio, tmp_
 
 @pytest.mark.parametrize(("tokens", "frames"), [(10, 10), (10, 9), (9, 12), (1, 1)])
 def test_aligned_lengths_fit(tokens, frames):
-    config = start()[1]
+    config = toy_speech.start()[1]
     sizes = Layout(config.semantic_config, config.coarse_acoustics_config, 16)
     semantic, codes = align(np.arange(tokens), np.zeros((4, frames)), sizes)
     assert codes.shape[1] == sizes.num_frames(len(semantic)) == min(tokens, frames)
@@ -253,94 +259,54 @@ def test_wrong_arguments_are_refused(recordings, tmp_path):
         prepare(recordings, tmp_path, validation=1.0)
     with pytest.raises(ValueError, match="sample_rate is the model's own"):
         prepare(recordings, tmp_path, model="x", sample_rate=RATE)
+    with pytest.raises(ValueError, match="workers of its own"):
+        prepare(recordings, tmp_path, runner="DirectRunner", num_workers=2)
     with pytest.raises(FileNotFoundError):
         prepare(tmp_path / "absent", tmp_path / "out")
 
 
-# === End to end ===
-
-RECIPE = '''"""Trains the toy a little."""
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
-
-RECIPE = [
-    Recipe(stage="codec", segment_s=0.3, batch_size=2, codec={"quantize_from": 4},
-           options=TrainingOptions(steps=8, learning_rate=3e-3, warmup_steps=1,
-                                   log_every=1)),
-    *[
-        Recipe(stage=stage, batch_size=4, history_probability=0.3, method=method,
-               options=TrainingOptions(steps=8, learning_rate=3e-3, warmup_steps=1,
-                                       log_every=1, validate_every=8))
-        for stage, method in
-        (("semantic", "full"), ("coarse", "lora"), ("fine", "full"))
-    ],
-]
-'''
-
-
-def test_every_stage_is_trained_and_the_model_speaks(
-    with_tokenizer, recordings, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("package", "extra", "options"),
+    [("soxr", "train", {}), ("apache_beam", "beam", {"runner": "DirectRunner"})],
+)
+def test_a_missing_package_is_named_before_any_work(
+    recordings, tmp_path, monkeypatch, package, extra, options
 ):
-    data, out = tmp_path / "data", tmp_path / "out"
-    prepared = ["prepare", str(recordings), str(data), "--model", str(with_tokenizer)]
-    assert cli.main([*prepared, "--keep-audio", "--validation", "0.2"]) == 0
-    assert "Skipped: 4" in capsys.readouterr().out
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    command = ["train", str(recipe), "--set", f"data={data}", f"out={out}"]
-    command += [f"model={with_tokenizer}", "semantic.seed=3"]
-    # Only the first may name the model; the others go on from what it made.
-    command[-2:] = [f"codec.model={with_tokenizer}", "semantic.seed=3"]
-    assert cli.main(command) == 0, capsys.readouterr().err
-    for stage in ("codec", "semantic", "coarse", "fine"):
-        folder = out / "training" / stage
-        lines = (folder / "log.jsonl").read_text().splitlines()
-        losses = [json.loads(line).get("loss") for line in lines]
-        losses = [loss for loss in losses if loss is not None]
-        assert len(losses) == 8 and losses[-1] < losses[0], stage
-        assert (folder / "done.json").is_file()
-    assert (out / "adapters" / "coarse.safetensors").is_file()
-    before = BarkModel.from_pretrained(with_tokenizer)
-    after = BarkModel.from_pretrained(out)
-    for name, part in after.parts.items():
-        old = before.parts[name].weights
-        changed = [
-            np.any(a.numpy() != b.numpy())
-            for a, b in zip(part.weights, old, strict=True)
-        ]
-        assert any(changed), name
-    processor = BarkProcessor.from_pretrained(out)
-    inputs = processor("four two", return_tensors="np")
-    speech = after.generate(**inputs, semantic_max_new_tokens=40, seed=1)
-    assert np.isfinite(speech).all() and speech.shape[1] > 0
-    # A second call finds everything done.
-    assert cli.main([*command, "-q"]) == 0
+    monkeypatch.setitem(sys.modules, package, None)
+    name = package.replace("_", "-")
+    with pytest.raises(ImportError, match=rf"needs {name}: .*bark-tf\[{extra}\]"):
+        prepare(recordings, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_model_from_nothing_starts_itself(audio, tmp_path, capsys):
+def test_a_runner_without_a_name_is_one_line(recordings, tmp_path, capsys):
+    assert cli.main(["prepare", str(recordings), str(tmp_path), "--runner"]) == 1
+    assert "--runner needs the NAME" in capsys.readouterr().err
+
+
+# === Recipes ===
+
+
+def test_a_model_from_nothing_starts_itself(tokens, tmp_path, capsys):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
-        f"""
-import importlib.util
-spec = importlib.util.spec_from_file_location("toy_start", {__file__!r})
-toy = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toy)
+        """
+from toy_speech import start
 from bark_tf.training.fit import TrainingOptions
 from bark_tf.training.recipe import Recipe
-RECIPE = Recipe(stage="codec", start=toy.start, segment_s=0.2, batch_size=2,
-                codec={{"quantize_from": 2}},
+RECIPE = Recipe(stage="semantic", start=start, batch_size=2,
                 options=TrainingOptions(steps=3, learning_rate=1e-3, log_every=1))
 """,
         encoding="utf-8",
     )
-    command = ["train", str(recipe), "--set", f"data={audio[1]}"]
+    command = ["train", str(recipe), "--set", f"data={tokens}"]
     assert cli.main([*command, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
     assert (
         BarkProcessor.from_pretrained(tmp_path / "out")("one").input_ids.shape[1] == 16
     )
     assert BarkModel.from_pretrained(tmp_path / "out").codec_model.config.codebook_size
     assert cli.main(["train", str(recipe), "--show"]) == 0
-    assert "codec.learning_rate=0.001" in capsys.readouterr().out
+    assert "semantic.learning_rate=0.001" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -153,22 +153,27 @@ def test_where_nothing_was_prepared_there_is_advice(tmp_path):
 
 
 def test_a_full_disk_leaves_no_shard(rng, tmp_path, monkeypatch):
-    class Full:
-        def __init__(self, path):
-            open(path, "wb").close()
+    """TensorFlow says ResourceExhaustedError, as it does for memory."""
+    real = tf.io.TFRecordWriter
 
-        def __enter__(self):
-            return self
+    def full(path):
+        open(path, "wb").close()
+        return real("/dev/full")
 
-        def __exit__(self, *error):
-            return False
-
-        def write(self, record):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(tf.io, "TFRecordWriter", full)
+    with pytest.raises(OSError, match="No space") as caught:
         write_shard(shard_path(tmp_path, 0), [utterance(rng, "a")], INFO)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_want_of_memory_is_not_taken_for_a_full_disk(tmp_path):
+    def entries():
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+        yield
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        write_shard(shard_path(tmp_path, 0), entries(), INFO)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,117 @@
+"""From ten recordings to a model that has learned from them and speaks, at toy size."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import toy_speech
+from toy_speech import RATE
+
+from bark_tf import BarkModel, BarkProcessor, cli
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+STAGES = ("codec", "semantic", "coarse", "fine")
+STEPS = 8
+RECIPE = f'''"""Trains the toy a little."""
+from bark_tf.training.fit import TrainingOptions
+from bark_tf.training.recipe import Recipe
+
+OPTIONS = TrainingOptions(steps={STEPS}, learning_rate=3e-3, warmup_steps=1,
+                          log_every=1, validate_every={STEPS})
+RECIPE = [
+    Recipe(stage="codec", segment_s=0.3, batch_size=2, options=OPTIONS,
+           codec={{"quantize_from": 4}}),
+    *[Recipe(stage=stage, method=method, batch_size=4, options=OPTIONS)
+      for stage, method in
+      (("semantic", "full"), ("coarse", "lora"), ("fine", "full"))],
+]
+'''
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Everything, on the command line; gives the folder of all results."""
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("made")
+    for name in ("recordings", "start"):
+        (folder / name).mkdir()
+    toy_speech.record(folder / "recordings")
+    toy_speech.write_model(folder / "start")
+    (folder / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    for line in (
+        f"prepare recordings audio --sample-rate {RATE}",
+        "train-tokenizer audio start",
+        "prepare recordings data --model start --keep-audio --validation 0.2",
+        "train recipe.py --set data=data codec.model=start out=out",
+    ):
+        run(folder, line)
+    return folder
+
+
+def run(folder, line):
+    """A command whose words are files of the folder where there are such."""
+    names = {"recordings", "start", "audio", "data", "out", "recipe.py"}
+    words = []
+    for word in line.split():
+        key, sign, value = word.rpartition("=")
+        words.append(key + sign + (str(folder / value) if value in names else value))
+    assert cli.main([*words, "-q"]) == 0, line
+
+
+def test_the_losses_of_every_stage_fall(made):
+    for stage in STAGES:
+        lines = (made / "out/training" / stage / "log.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        losses = [row["loss"] for row in rows if "loss" in row]
+        assert len(losses) == STEPS and losses[-1] < losses[0], stage
+        if stage != "codec":
+            assert any("val_loss" in row for row in rows), stage
+
+
+def test_every_stage_has_changed_and_is_saved(made):
+    before = BarkModel.from_pretrained(made / "start")
+    after = BarkModel.from_pretrained(made / "out")
+    for name, part in after.parts.items():
+        pairs = zip(part.weights, before.parts[name].weights, strict=True)
+        assert any(np.any(new.numpy() != old.numpy()) for new, old in pairs), name
+    assert (made / "out/adapters/coarse.safetensors").is_file()
+
+
+def test_started_again_everything_is_done(made):
+    marks = [made / "out/training" / stage / "done.json" for stage in STAGES]
+    times = [mark.stat().st_mtime_ns for mark in marks]
+    run(made, "train recipe.py --set data=data codec.model=start out=out")
+    assert [mark.stat().st_mtime_ns for mark in marks] == times
+
+
+def test_the_result_speaks(made):
+    inputs = BarkProcessor.from_pretrained(made / "out")("four two")
+    model = BarkModel.from_pretrained(made / "out")
+    audio = model.generate(
+        **inputs, semantic_max_new_tokens=20, seed=1, jit_compile=False
+    )
+    assert audio.shape[1] > 0 and np.isfinite(audio).all() and np.any(audio)
+
+
+@pytest.mark.reference
+def test_the_result_speaks_alike_in_transformers(made):
+    """Opened there, it says the same greedy tokens and makes the same audio."""
+    torch = pytest.importorskip("torch")
+    from transformers import BarkModel as TheirModel
+
+    inputs = BarkProcessor.from_pretrained(made / "out")("four two")
+    ours = BarkModel.from_pretrained(made / "out")
+    theirs = TheirModel.from_pretrained(made / "out").eval()
+    options = {"do_sample": False, "semantic_max_new_tokens": 20}
+    expected = ours.generate(
+        **inputs, **options, compat="hf", return_dict=True, jit_compile=False
+    )
+    with torch.no_grad():
+        found = theirs.generate(
+            **{name: torch.tensor(ids).long() for name, ids in inputs.items()},
+            **options,
+        )
+    np.testing.assert_allclose(found, expected.audio, rtol=0, atol=1e-4)

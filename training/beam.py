@@ -1,0 +1,120 @@
+"""Shards made on Apache Beam, by the functions that make them here.
+
+The runner decides where: in this process, in several, on a cluster. Every worker needs
+this package with its extra `train`, and must see the dataset, the model and the
+output under the same paths. Needs the extra `beam`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apache_beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from .datasets import Recording
+from .prepare import Job, Maker, Settings, make_shard
+from .shards import DatasetInfo, is_finished
+
+# Beam's DirectRunner downloads a program before anything else and is this one only
+# where that fails.
+_DIRECT = "FnApiRunner"
+_DIRECT_NAMES = ("direct", "directrunner")
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    settings: Settings,
+    info: DatasetInfo,
+    runner: str,
+    options: Sequence[str] = (),
+    done: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Makes shards on a runner of Apache Beam.
+
+    Args:
+        jobs: Shards to make.
+        settings: Of all of them.
+        info: What the records must be.
+        runner: Its name, such as `"DirectRunner"` or `"FlinkRunner"`.
+        options: The pipeline's own, such as `"--direct_num_workers=4"`.
+        done: Called with the number of recordings, at the end.
+
+    Raises:
+        ValueError: If Beam knows no such runner.
+        OSError: If a worker's disk is full, or workers write where nobody here sees it.
+        RuntimeError: If the pipeline fails for another reason.
+    """
+    if not jobs:
+        return
+    name = _DIRECT if runner.lower() in _DIRECT_NAMES else runner
+    pipeline = apache_beam.Pipeline(
+        options=PipelineOptions([f"--runner={name}", *options])
+    )
+    _ = (
+        pipeline
+        | apache_beam.Create([_packed(job) for job in jobs])
+        | apache_beam.ParDo(_MakeShards(_absolute(settings), info))
+    )
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise _in_one_line(error) from error
+    missing = [job.path for job in jobs if not is_finished(job.path)]
+    if missing:
+        raise OSError(
+            f"All workers must see the output under the same path. Received: {runner}, "
+            f"whose workers left no {missing[0]}"
+        )
+    done(sum(len(job.recordings) for job in jobs))
+
+
+class _MakeShards(apache_beam.DoFn):
+    """Makes one shard per element; each worker loads the model once."""
+
+    def __init__(self, settings: Settings, info: DatasetInfo):
+        self._settings, self._info = settings, info
+
+    def setup(self) -> None:
+        self._maker = Maker(self._settings)
+
+    def process(self, packed: tuple) -> None:
+        job = _unpacked(packed)
+        # A runner may repeat what it believes lost.
+        if not is_finished(job.path):
+            make_shard(job, self._maker, self._info)
+
+
+def _packed(job: Job) -> tuple:
+    """A job of plain values, which every coder of Beam takes."""
+    rows = [(*one[:3], os.fspath(one.path)) for one in job.recordings]
+    return (os.path.abspath(job.path), rows)
+
+
+def _unpacked(packed: tuple) -> Job:
+    path, rows = packed
+    recordings = (Recording(*row[:3], Path(row[3])) for row in rows)
+    return Job(Path(path), tuple(recordings))
+
+
+def _absolute(settings: Settings) -> Settings:
+    """The same settings for a worker that runs in another directory."""
+    found = {"model": settings.model, "semantic_tokenizer": settings.semantic_tokenizer}
+    paths = {
+        name: os.path.abspath(path)
+        for name, path in found.items()
+        if path and os.path.isdir(path)
+    }
+    return dataclasses.replace(settings, **paths)
+
+
+def _in_one_line(error: Exception) -> Exception:
+    """What went wrong in a worker; runners give it as a traceback in a text."""
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    if f"[Errno {errno.ENOSPC}]" in last[0]:
+        return OSError(errno.ENOSPC, last[0])
+    return RuntimeError(f"The pipeline failed: {last[0]}")
