@@ -137,7 +137,8 @@ def mapped(handle: BinaryIO, first_byte: int, layout: Layout) -> np.ndarray:
     """A read-only view of a tensor in an open file; pages are read when touched.
 
     Each call makes a mapping of its own that ends with the array, so that tensors
-    which were dropped no longer count as memory of the process.
+    which were dropped no longer count as memory of the process. The mapping is private:
+    who makes the array writable changes neither the file nor another array.
     """
     if not layout.num_bytes:
         return np.empty(layout.shape, layout.dtype)
@@ -145,7 +146,7 @@ def mapped(handle: BinaryIO, first_byte: int, layout: Layout) -> np.ndarray:
     pages = mmap.mmap(
         handle.fileno(),
         into_page + layout.num_bytes,
-        access=mmap.ACCESS_READ,
+        access=mmap.ACCESS_COPY,
         offset=first_byte - into_page,
     )
     return laid_out(pages, into_page, layout)
@@ -162,5 +163,5 @@ def laid_out(buffer: Any, first_byte: int, layout: Layout) -> np.ndarray:
     )
     if not array.flags.aligned:
         array = array.copy()
-        array.flags.writeable = False
+    array.flags.writeable = False
     return array

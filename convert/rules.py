@@ -221,7 +221,7 @@ def load(
 
     for rule in table.rules:
         array = checkpoint.read(stored[rule.theirs])
-        put(variables[rule.ours], rule.operation.to_ours(array))
+        put(variables[rule.ours], rule.operation.to_ours(array), share=True)
 
 
 def tensors(

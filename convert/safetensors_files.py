@@ -30,7 +30,8 @@ from .file_tensors import (
 METADATA_KEY = "__metadata__"
 MAX_HEADER_BYTES = 32 * 2**20  # Bark's have 100 kB; parsed, they are 20 times larger.
 _LENGTH_BYTES = 8
-_ALIGNMENT = 8
+# TensorFlow uses a file's pages as they are where a tensor starts at such a byte.
+_ALIGNMENT = 64
 
 _DTYPES = {
     "BOOL": DTYPES["bool"],
@@ -190,8 +191,11 @@ def write_safetensors(
     Raises:
         ValueError: If a source makes another shape or dtype than it said.
     """
-    # The package's order: with the widest first, every tensor is aligned.
-    ordered = sorted(sources, key=lambda s: (-s.dtype.itemsize, s.name))
+    # First what leaves the next tensor aligned; then, as in the package, the widest.
+    ordered = sorted(
+        sources,
+        key=lambda s: (s.num_bytes % _ALIGNMENT > 0, -s.dtype.itemsize, s.name),
+    )
     with open(path, "wb") as handle:
         handle.write(_header(ordered, metadata))
         for source in ordered:
@@ -212,7 +216,7 @@ def _header(sources: Sequence[Source], metadata: Mapping[str, str]) -> bytes:
         }
         position = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+    text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 

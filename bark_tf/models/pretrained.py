@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import gc
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,13 +25,33 @@ def allocate_only() -> Iterator[None]:
     """Variables made inside are memory without content.
 
     For weights that are read from a file right after: drawing random numbers for
-    them costs more time than reading, and untouched memory costs nothing.
+    them costs more time than reading, and untouched memory costs nothing. Building
+    makes many objects and no garbage, so Python does not look for any meanwhile.
     """
     token = _ALLOCATE_ONLY.set(True)
+    collects = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
+        if collects:
+            gc.enable()
         _ALLOCATE_ONLY.reset(token)
+
+
+def drawn(initializer: str | Callable) -> Callable:
+    """An initializer for variables that are only memory inside `allocate_only`.
+
+    Args:
+        initializer: A Keras initializer, or its name.
+    """
+
+    def make(shape, dtype=None):
+        if _ALLOCATE_ONLY.get():
+            return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=False)
+        return keras.initializers.get(initializer)(shape, dtype=dtype)
+
+    return make
 
 
 @keras.saving.register_keras_serializable("bark_tf")
@@ -46,30 +67,36 @@ class Normal(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         """Makes the initial value."""
-        if _ALLOCATE_ONLY.get():
-            return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=False)
-        return keras.initializers.RandomNormal(stddev=self.stddev)(shape, dtype)
+        return drawn(keras.initializers.RandomNormal(stddev=self.stddev))(shape, dtype)
 
     def get_config(self):
         """The arguments, for serialization."""
         return {"stddev": self.stddev}
 
 
-# Arrays of at least this size go into memory of their own, block by block.
+# Arrays of at least this size do not go into TensorFlow's memory.
+_LARGE_BYTES = 2**16
+# They are copied in blocks of this size.
 _BLOCK_BYTES = 16 * 2**20
+# TensorFlow reads a tensor with instructions that need it (EIGEN_MAX_ALIGN_BYTES).
+_ALIGNMENT = 64
 
 
-def put(variable: Any, value: Any) -> None:
+def put(variable: Any, value: Any, *, share: bool = False) -> None:
     """Sets a Keras variable, whatever it held: nothing, or another shape.
 
     Args:
         variable: Keras variable.
         value: Tensor or array of its shape (or of none, to free its memory); cast to
             its dtype.
+        share: Whether the variable may use the pages of a file that `value` lies in,
+            where they fit, instead of a copy. TensorFlow never writes into memory that
+            is not its own: the first change of the variable makes another copy.
     """
     dtype = tf.as_dtype(variable.dtype)
-    if isinstance(value, np.ndarray) and value.nbytes >= _BLOCK_BYTES:
-        value = _own_memory(value, dtype)
+    if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES:
+        fits = share and _is_mapped(value) and _fits(value, dtype)
+        value = _handed_over(value if fits else _own_memory(value, dtype), dtype)
     value = tf.cast(value, dtype)
     # Under a `tf.distribute.Strategy` one variable per device.
     for part in getattr(variable.value, "values", (variable.value,)):
@@ -78,7 +105,25 @@ def put(variable: Any, value: Any) -> None:
         )
 
 
-def _own_memory(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
+def _is_mapped(value: np.ndarray) -> bool:
+    """Whether an array's memory are pages of a file, or others of `mmap`."""
+    return isinstance(value.base, mmap.mmap)
+
+
+def _fits(value: np.ndarray, dtype: tf.DType) -> bool:
+    """Whether TensorFlow could use an array's memory as it is.
+
+    Elsewhere than on POSIX systems a file that is in use could not be replaced.
+    """
+    return (
+        os.name == "posix"
+        and value.dtype == dtype.as_numpy_dtype
+        and value.flags.c_contiguous
+        and value.ctypes.data % _ALIGNMENT == 0
+    )
+
+
+def _own_memory(value: np.ndarray, dtype: tf.DType) -> np.ndarray:
     """A copy that never exists twice and goes back to the system when it is dropped.
 
     TensorFlow's allocator keeps what it has; memory that is handed over stays ours.
@@ -90,12 +135,19 @@ def _own_memory(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
     rows = max(1, _BLOCK_BYTES // value[0].nbytes)
     for start in range(0, len(value), rows):
         copy[start : start + rows] = value[start : start + rows]
-        if isinstance(value.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        if _is_mapped(value) and hasattr(mmap, "MADV_DONTNEED"):
             value.base.madvise(mmap.MADV_DONTNEED)
+    return copy
+
+
+def _handed_over(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
+    """A tensor over an array's own memory."""
+    value = value.view()
+    value.flags.writeable = True  # nobody writes, but DLPack knows no read-only memory
     from_dlpack = tf.experimental.dlpack.from_dlpack
     if dtype == tf.bfloat16:  # unknown to numpy's side of the exchange
-        return tf.bitcast(from_dlpack(copy.view(np.uint16).__dlpack__()), dtype)
-    return from_dlpack(copy.__dlpack__())
+        return tf.bitcast(from_dlpack(value.view(np.uint16).__dlpack__()), dtype)
+    return from_dlpack(value.__dlpack__())
 
 
 def check_exclusive(**given: Any) -> None:

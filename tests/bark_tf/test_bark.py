@@ -344,6 +344,37 @@ def test_a_saved_model_is_loaded_as_it_was(bark, tmp_path):
             np.testing.assert_array_equal(variable, loaded, err_msg=variable.path)
 
 
+# === One part in memory at a time ===
+
+
+@pytest.fixture(scope="module")
+def saved(bark, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bark")
+    bark.save_pretrained(directory)
+    return directory
+
+
+def test_offloading_changes_no_bit_and_holds_one_part(bark, spoken, saved):
+    offloaded = BarkModel.from_pretrained(saved, offload=True)
+    assert all(part.is_released for part in offloaded.parts.values())
+    held = []
+
+    def look(stage, done, total):
+        held.append([name for name, p in offloaded.parts.items() if not p.is_released])
+
+    assert_equal(generate(offloaded, 4, progress=look), spoken)
+    assert {tuple(names) for names in held} == {(name,) for name in offloaded.parts}
+    assert_equal(generate(offloaded, 4), spoken)  # and again, from the file
+
+
+def test_offloaded_parts_are_not_saved(saved, tmp_path):
+    offloaded = BarkModel.from_pretrained(saved, offload=True)
+    with pytest.raises(ValueError, match="offloaded cannot be saved"):
+        offloaded.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"offload=True.*Received: quantize='int8'"):
+        BarkModel.from_pretrained(saved, offload=True, quantize="int8")
+
+
 # === Progress ===
 
 

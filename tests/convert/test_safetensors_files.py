@@ -83,13 +83,22 @@ def test_bfloat16(tmp_path):
 
 
 def test_written_tensors_are_aligned(tmp_path):
-    """Widest first: an odd number of bytes comes after all that needs alignment."""
-    arrays = {"a": np.ones(3, np.int8), "b": np.ones(3), "c": np.ones(3, np.float16)}
-    with open_checkpoint(write(tmp_path / "x.safetensors", arrays)) as checkpoint:
-        assert checkpoint.names() == ["b", "c", "a"]
+    """Whole lines of 64 bytes first; then widest first, so that odd bytes end it."""
+    arrays = {
+        "a": np.ones(3, np.int8),
+        "b": np.ones(3),
+        "c": np.ones(3, np.float16),
+        "d": np.ones(64, np.int8),
+        "e": np.ones((4, 16), np.float32),
+    }
+    path = write(tmp_path / "x.safetensors", arrays)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.names() == ["e", "d", "b", "c", "a"]
         pointers = {
-            name: checkpoint.read(name).__array_interface__["data"][0] for name in "abc"
+            name: checkpoint.read(name).__array_interface__["data"][0]
+            for name in arrays
         }
+    assert pointers["d"] % 64 == pointers["e"] % 64 == 0
     assert pointers["b"] % 8 == 0 and pointers["c"] % 2 == 0
 
 

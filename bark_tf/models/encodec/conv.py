@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
+from bark_tf.models.pretrained import drawn
 
 GROUP_NORM_EPSILON = 1e-5
 
@@ -99,14 +100,14 @@ class BaseConvolution(keras.layers.Layer):
         """Makes the variables."""
         if self.norm is None:
             self.direction = self.add_weight(
-                self.kernel_shape, "he_uniform", autocast=False, name="direction"
+                self.kernel_shape, drawn("he_uniform"), autocast=False, name="direction"
             )
             self.scale = self.add_weight(
                 (1, 1, self.kernel_shape[-1]), "ones", autocast=False, name="scale"
             )
         else:
             self.kernel = self.add_weight(
-                self.kernel_shape, "he_uniform", name="kernel"
+                self.kernel_shape, drawn("he_uniform"), name="kernel"
             )
             self.norm.build((None, None, self.channels))
         self.bias = self.add_weight((self.channels,), "zeros", name="bias")

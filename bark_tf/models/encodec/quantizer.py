@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
 from bark_tf.models.encodec.conv import build_all
+from bark_tf.models.pretrained import drawn
 
 # Codes depend on small differences, so the search is float32 under every policy.
 SEARCH_DTYPE = "float32"
@@ -44,9 +45,9 @@ class Codebook(keras.layers.Layer):
     def build(self, input_shape=None):
         """Makes the variables."""
         shape = (self.size, self.width)
-        self.embed = self._buffer("embed", shape, "he_uniform")
+        self.embed = self._buffer("embed", shape, drawn("he_uniform"))
         self.embed_avg = self._buffer(
-            "embed_avg", shape, lambda shape, dtype: tf.identity(self.embed)
+            "embed_avg", shape, drawn(lambda shape, dtype: tf.identity(self.embed))
         )
         self.cluster_size = self._buffer("cluster_size", shape[:1], "zeros")
         self.inited = self._buffer("inited", (1,), "ones")

@@ -17,6 +17,7 @@ from bark_tf.models.encodec.conv import (
     build_all,
     wide_dtype,
 )
+from bark_tf.models.pretrained import drawn
 
 NUM_GATES = 4  # input, forget, cell, output
 # Steps of the LSTM per turn of its loop: the loop's own cost, shared by these.
@@ -49,9 +50,9 @@ class LSTMLayer(keras.layers.Layer):
         """Makes the variables."""
         gates = NUM_GATES * self.width
         shape = (self.width, gates)
-        self.kernel = self.add_weight(shape, "glorot_uniform", name="kernel")
+        self.kernel = self.add_weight(shape, drawn("glorot_uniform"), name="kernel")
         self.recurrent_kernel = self.add_weight(
-            shape, "glorot_uniform", name="recurrent_kernel"
+            shape, drawn("glorot_uniform"), name="recurrent_kernel"
         )
         self.input_bias = self.add_weight((gates,), "zeros", name="input_bias")
         self.recurrent_bias = self.add_weight((gates,), "zeros", name="recurrent_bias")

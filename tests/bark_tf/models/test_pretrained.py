@@ -1,0 +1,158 @@
+"""Where weights lie: in the pages of a file, in memory of their own, or nowhere."""
+
+import gc
+import json
+import mmap
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+import toy_files
+
+from bark_tf.models import pretrained
+from bark_tf.models.causal import BarkSemanticModel
+
+# Its token embeddings, 128 kB, are the only tensor large enough to be shared.
+CONFIG = toy.semantic_config(bias=False, input_vocab_size=2048)
+LARGE_TENSORS = 1
+MAPS = Path("/proc/self/maps")
+
+needs_maps = pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists mappings")
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A checkpoint as this library writes it."""
+    toy.randomize(BarkSemanticModel(CONFIG)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def num_mappings(path):
+    """How many mappings of a file, or of what it was before, the process has."""
+    gc.collect()
+    return sum(str(path) in line for line in MAPS.read_text().splitlines())
+
+
+def values(model):
+    return {weight.path: np.array(weight) for weight in model.weights}
+
+
+def unaligned(path):
+    """The same tensors where the package would put them, and never at 64 bytes."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length])).encode()
+    header += b" " * (-len(header) % 64)  # the data follow at 64 n + 8
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+
+
+# === Sharing a file's pages ===
+
+
+@needs_maps
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_the_pages_of_a_file_that_fits(dtype, tmp_path):
+    written = toy.randomize(BarkSemanticModel(CONFIG, dtype=dtype))
+    written.save_pretrained(tmp_path)
+    model = BarkSemanticModel.from_pretrained(tmp_path, dtype=dtype)
+    toy_files.assert_same(values(model), values(written))
+    assert num_mappings(tmp_path) == LARGE_TENSORS
+    model.release()
+    assert num_mappings(tmp_path) == 0
+
+
+@needs_maps
+@pytest.mark.parametrize("reason", ["unaligned", "another dtype"])
+def test_weights_are_copied_from_a_file_that_does_not_fit(reason, directory):
+    expected = values(BarkSemanticModel.from_pretrained(directory))
+    if reason == "unaligned":
+        unaligned(directory / "model.safetensors")
+    dtype = "float64" if reason == "another dtype" else None
+    model = BarkSemanticModel.from_pretrained(directory, dtype=dtype)
+    assert num_mappings(directory) == 0
+    for path, value in values(model).items():
+        np.testing.assert_array_equal(value, expected[path])
+
+
+def test_training_changes_neither_the_file_nor_another_network(directory):
+    before = (directory / "model.safetensors").read_bytes()
+    model, other = (BarkSemanticModel.from_pretrained(directory) for _ in range(2))
+    untouched = values(other)
+    ids = toy.ids(2, 9)
+    model.compile(optimizer=keras.optimizers.SGD(1.0))
+    model.fit({"input_ids": ids, "labels": ids}, verbose=0)
+    changed = values(model)
+    assert all(np.any(changed[path] != untouched[path]) for path in changed)
+    toy_files.assert_same(values(other), untouched)
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
+def test_the_directory_of_a_loaded_network_can_be_saved_over(directory):
+    """The old file lives on, without a name, as long as somebody reads it."""
+    model, other = (BarkSemanticModel.from_pretrained(directory) for _ in range(2))
+    before = values(other)
+    model.token_embedding.embeddings.assign_add(tf.ones((2048, 16)))
+    model.save_pretrained(directory)
+    toy_files.assert_same(values(other), before)
+    again = BarkSemanticModel.from_pretrained(directory)
+    toy_files.assert_same(values(again), values(model))
+    other.save_pretrained(directory)  # what is read is what is replaced
+    toy_files.assert_same(values(BarkSemanticModel.from_pretrained(directory)), before)
+
+
+def test_arrays_of_a_caller_are_never_shared():
+    memory = np.ones(2**16, np.float32)
+    pages = np.ndarray(memory.shape, np.float32, mmap.mmap(-1, memory.nbytes))
+    pages[:] = memory
+    for array in (memory, pages):
+        variable = keras.Variable(np.zeros_like(memory))
+        pretrained.put(variable, array)
+        array[:] = 2
+        assert np.all(variable.numpy() == 1)
+
+
+# === Memory ===
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+@needs_maps
+def test_memory_of_copied_weights_goes_back_to_the_system():
+    """Also of a few MB each, which TensorFlow's allocator would keep."""
+    arrays = [np.ones((2**10, 2**10), np.float32) for _ in range(24)]
+    variables = [keras.Variable(array[:1]) for array in arrays]
+    size = sum(array.nbytes for array in arrays)
+    before = resident_bytes()
+    for variable, array in zip(variables, arrays, strict=True):
+        pretrained.put(variable, array)
+    assert resident_bytes() - before > 0.9 * size
+    for variable in variables:
+        pretrained.put(variable, tf.zeros((0,)))
+    gc.collect()
+    assert resident_bytes() - before < 0.1 * size
+
+
+def test_inside_allocate_only_nothing_is_drawn():
+    draw = pretrained.drawn(keras.initializers.Constant(3.0))
+    with pretrained.allocate_only():
+        assert draw((2, 2), "float16").dtype == tf.float16
+        assert pretrained.drawn("no such initializer")((2,), "float32").shape == (2,)
+    assert np.all(draw((2, 2), "float16") == 3)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_collecting_garbage_goes_on_as_it_was(collects):
+    (gc.enable if collects else gc.disable)()
+    try:
+        with pretrained.allocate_only():
+            assert not gc.isenabled()
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
