@@ -1,0 +1,392 @@
+"""Who judges speech: what is understood, whose voice it is, how good it sounds.
+
+A recogniser is any callable `(audio, sample_rate) -> text`; a judge of voices gives a
+vector, which points the same way for the same speaker; a judge of quality gives scores
+by name. Audio is float32 (samples,) in [-1, 1]. The ones here wrap other packages, each
+an extra of this one, and read models that are on the disk: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+SAMPLE_RATE = 16_000  # of every model here
+RECOGNISERS = ("pocketsphinx", "faster-whisper:DIRECTORY")
+_FULL_SCALE = 32_767
+# Of a converted Whisper. Without the last, faster-whisper asks the hub for it.
+_WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json")
+
+
+class Recogniser(Protocol):
+    """Understands speech.
+
+    Attributes:
+        name: What it is, for reports.
+    """
+
+    name: str
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
+        """The words that were understood; empty if none."""
+
+
+class VoiceJudge(Protocol):
+    """Knows voices.
+
+    Attributes:
+        name: What it is, for reports.
+    """
+
+    name: str
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
+        """float32 (size,), of which the direction counts."""
+
+
+class QualityJudge(Protocol):
+    """Scores the sound.
+
+    Attributes:
+        name: What it is, for reports.
+    """
+
+    name: str
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """Scores by name, the more the better."""
+
+
+# === By name ===
+
+
+def recogniser_of(
+    name: str,
+    words: Iterable[str] | str | os.PathLike | None = None,
+    *,
+    language: str | None = None,
+) -> Recogniser:
+    """Makes a recogniser.
+
+    Args:
+        name: `"pocketsphinx"` (English), or `"faster-whisper:DIRECTORY"` with a
+            converted Whisper.
+        words: All that pocketsphinx may understand, in any order and number: words, or
+            the path of a file that holds them between spaces or line ends. None: its
+            own language model of general English.
+        language: Code of the language that Whisper hears, such as `"en"`; None: it
+            guesses, recording by recording.
+
+    Returns:
+        The recogniser.
+
+    Raises:
+        FileNotFoundError: If there is no such file or directory.
+        ValueError: If the name is unknown, an argument is not for it, or a word has no
+            pronunciation.
+        ImportError: If the package is not installed.
+
+    Example:
+        >>> recognise = recogniser_of("pocketsphinx", ["yes", "no"])
+        >>> audio, sample_rate = read_audio("yes.wav")
+        >>> recognise(audio, sample_rate)
+        'yes'
+    """
+    kind, _, directory = name.partition(":")
+    if kind == "faster-whisper" and directory:
+        if words is not None:
+            raise ValueError(
+                f"words are for pocketsphinx; Whisper knows its own. Received: {name!r}"
+            )
+        return FasterWhisper.from_directory(directory, language)
+    if name != "pocketsphinx":
+        raise ValueError(
+            f"The recogniser must be one of {', '.join(RECOGNISERS)}. "
+            f"Received: {name!r}"
+        )
+    if language is not None:
+        raise ValueError(
+            "language is for faster-whisper; pocketsphinx hears English. "
+            f"Received: language={language!r}"
+        )
+    if isinstance(words, str | os.PathLike):
+        words = read_words(words)
+    return Pocketsphinx(words)
+
+
+def read_words(path: str | os.PathLike) -> list[str]:
+    """Reads the words of a UTF-8 file, lower case, each once.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no UTF-8 text or has no words.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text") from error
+    words = list(dict.fromkeys(text.lower().split()))
+    if not words:
+        raise ValueError(f"{str(path)!r} holds no words")
+    return words
+
+
+def _required(module: str, extra: str) -> Any:
+    """Imports an optional package; ImportError names the extra."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0].replace("_", "-")
+        raise ImportError(
+            f'This needs {package}: pip install "bark-tf[{extra}]"'
+        ) from error
+
+
+def at_rate(audio: Any, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarray:
+    """Resamples audio and keeps it in [-1, 1].
+
+    Args:
+        audio: Float (samples,).
+        sample_rate: Samples per second.
+        wanted: Of the result.
+
+    Returns:
+        float32 (samples,).
+
+    Raises:
+        ValueError: If the audio has another shape or is not finite.
+    """
+    audio = np.asarray(audio, np.float32)
+    if audio.ndim != 1 or not np.isfinite(audio).all():
+        raise ValueError(
+            "audio must be finite numbers of shape (samples,). "
+            f"Received: shape {audio.shape}"
+        )
+    if sample_rate != wanted and audio.size:
+        audio = _required("soxr", "evaluate").resample(audio, sample_rate, wanted)
+    return np.clip(audio, -1, 1).astype(np.float32)
+
+
+# === Words ===
+
+
+class Pocketsphinx:
+    """CMU's recogniser with the English model that comes with its package.
+
+    Every recording is heard as if it were the first: what came before it changes
+    nothing.
+
+    Args:
+        words: All that may be understood, in any order and number; None: what its
+            language model of general English expects.
+
+    Raises:
+        ValueError: If a word is not in its dictionary.
+        ImportError: If pocketsphinx is not installed.
+    """
+
+    def __init__(self, words: Iterable[str] | None = None):
+        # The mean of a whole recording, not that of the recordings before.
+        settings = {"samprate": SAMPLE_RATE, "cmn": "batch", "loglevel": "FATAL"}
+        decoder = _required("pocketsphinx", "evaluate").Decoder
+        self.name = "pocketsphinx, general English"
+        if words is None:
+            self._decoder = decoder(**settings)
+            return
+        words = list(dict.fromkeys(word.lower() for word in words))
+        self._decoder = decoder(lm=None, **settings)
+        self._listen_for(words)
+        self.name = f"pocketsphinx, any sequence of {len(words)} words"
+
+    def _listen_for(self, words: Sequence[str]) -> None:
+        unknown = [word for word in words if self._decoder.lookup_word(word) is None]
+        if unknown or not words:
+            raise ValueError(
+                "words must be in pocketsphinx's dictionary of English, at least one. "
+                f"Received: {', '.join(unknown) or 'none'}"
+            )
+        # A grammar in JSGF has an arc from every word to every other: with 150 words
+        # it takes minutes per recording.
+        there = [(0, 1, 1 / len(words), word) for word in words]
+        graph = self._decoder.create_fsg("words", 0, 1, [*there, (1, 0, 1.0)])
+        self._decoder.add_fsg("words", graph)
+        self._decoder.activate_search("words")
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
+        """The words that were understood; empty if none.
+
+        Args:
+            audio: float32 (samples,), [-1, 1].
+            sample_rate: Samples per second.
+        """
+        samples = np.rint(at_rate(audio, sample_rate) * _FULL_SCALE).astype("<i2")
+        if not samples.any():
+            return ""
+        # Forgets the noise of the recordings before.
+        self._decoder.reinit_feat()
+        self._decoder.start_utt()
+        self._decoder.process_raw(samples.tobytes(), no_search=False, full_utt=True)
+        self._decoder.end_utt()
+        found = self._decoder.hyp()
+        return found.hypstr if found is not None else ""
+
+
+class FasterWhisper:
+    """OpenAI's Whisper, run by faster-whisper; numbers are written as words.
+
+    Args:
+        model: A `faster_whisper.WhisperModel`.
+        language: Code of the language; None: it guesses.
+        name: For reports.
+    """
+
+    def __init__(
+        self, model: Any, language: str | None = None, name: str = "faster-whisper"
+    ):
+        self.name, self._model, self._language = name, model, language
+        # "seven two", as texts to be spoken have it, rather than "72".
+        self._digits = [
+            number
+            for token, number in model.hf_tokenizer.get_vocab().items()
+            if not token.startswith("<|") and any(map(str.isdigit, token))
+        ]
+
+    @classmethod
+    def from_directory(
+        cls, directory: str | os.PathLike, language: str | None = None
+    ) -> FasterWhisper:
+        """Opens a converted Whisper.
+
+        Args:
+            directory: With `model.bin`, `config.json` and `tokenizer.json`.
+            language: Code of the language; None: it guesses.
+
+        Raises:
+            FileNotFoundError: If one of the files is missing.
+            ImportError: If faster-whisper is not installed.
+        """
+        directory = Path(directory)
+        missing = [name for name in _WHISPER_FILES if not (directory / name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{str(directory)!r} holds no Whisper for faster-whisper: there is no "
+                f"{', '.join(missing)}. Nothing is downloaded"
+            )
+        package = _required("faster_whisper", "evaluate-whisper")
+        model = package.WhisperModel(str(directory), local_files_only=True)
+        return cls(model, language, f"faster-whisper, {directory.name}")
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
+        """The words that were understood; empty if none.
+
+        Args:
+            audio: float32 (samples,), [-1, 1].
+            sample_rate: Samples per second.
+        """
+        audio = at_rate(audio, sample_rate)
+        if not audio.size:
+            return ""
+        segments, _ = self._model.transcribe(
+            audio,
+            language=self._language,
+            beam_size=5,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            suppress_tokens=[-1, *self._digits],
+        )
+        return " ".join(segment.text.strip() for segment in segments).strip()
+
+
+# === Voices ===
+
+
+class Resemblyzer:
+    """Voices as the encoder of the package resemblyzer hears them.
+
+    Raises:
+        ImportError: If resemblyzer is not installed.
+    """
+
+    name = "resemblyzer"
+
+    def __init__(self):
+        package = _required("resemblyzer", "evaluate-speakers")
+        self._prepare = package.preprocess_wav
+        self._encoder = package.VoiceEncoder("cpu", verbose=False)
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
+        """float32 (256,), of length 1; zeros if there is no voice.
+
+        Args:
+            audio: float32 (samples,), [-1, 1].
+            sample_rate: Samples per second.
+        """
+        audio = at_rate(audio, sample_rate)
+        speech = self._prepare(audio) if np.any(audio) else audio[:0]
+        if not speech.size:
+            return np.zeros(256, np.float32)
+        return self._encoder.embed_utterance(speech)
+
+
+# === Quality ===
+
+
+class Dnsmos:
+    """DNSMOS P.835 and P.808: what listeners would say, from 1 (bad) to 5.
+
+    Raises:
+        ImportError: If speechmos is not installed.
+    """
+
+    name = "DNSMOS"
+
+    def __init__(self):
+        self._run = _required("speechmos.dnsmos", "evaluate-quality").run
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """`overall`, `signal`, `background` and `p808`; nothing for empty audio.
+
+        Args:
+            audio: float32 (samples,), [-1, 1].
+            sample_rate: Samples per second.
+        """
+        audio = at_rate(audio, sample_rate)
+        if not audio.size:
+            return {}
+        scores = self._run(audio, SAMPLE_RATE)
+        names = {"ovrl": "overall", "sig": "signal", "bak": "background"}
+        return {
+            names.get(key.removesuffix("_mos"), "p808"): float(value)
+            for key, value in scores.items()
+        }
+
+
+def voice_judge_of(name: str) -> VoiceJudge:
+    """Makes a judge of voices: `"resemblyzer"`.
+
+    Raises:
+        ValueError: If there is none of this name.
+        ImportError: If the package is not installed.
+    """
+    return _judge_of(name, {"resemblyzer": Resemblyzer}, "The judge of voices")
+
+
+def quality_judge_of(name: str) -> QualityJudge:
+    """Makes a judge of quality: `"dnsmos"`.
+
+    Raises:
+        ValueError: If there is none of this name.
+        ImportError: If the package is not installed.
+    """
+    return _judge_of(name, {"dnsmos": Dnsmos}, "The judge of quality")
+
+
+def _judge_of(name: str, known: dict[str, Any], what: str) -> Any:
+    if name not in known:
+        raise ValueError(f"{what} must be {', '.join(known)}. Received: {name!r}")
+    return known[name]()
