@@ -89,7 +89,7 @@ class Dropout:
     numbers again, which a layer with hidden state could not promise.
 
     Attributes:
-        rate: Share of values that become zero.
+        rate: Share of values that become zero; counted in 256ths.
         seed: int32 (2,), new for every training step; None when not training.
     """
 
@@ -101,10 +101,20 @@ class Dropout:
         if self.seed is None or self.rate == 0:
             return x
         seed = self.seed + tf.constant([0, place], self.seed.dtype)
-        keep = tf.random.stateless_uniform(tf.shape(x), seed) >= self.rate
-        return tf.where(
-            keep, x / tf.cast(1 - self.rate, x.dtype), tf.zeros((), x.dtype)
-        )
+        # A byte decides about a value: drawing a float for each of the attention's
+        # weights would cost as much as their softmax, three times over.
+        least = min(max(round(self.rate * 256), 1), 255)
+        keep = tf.cast(_random_bytes(tf.shape(x), seed) >= least, x.dtype)
+        return x * keep * tf.cast(256 / (256 - least), x.dtype)
+
+
+def _random_bytes(shape, seed):
+    """Uniform uint8 of a shape."""
+    count = tf.reduce_prod(shape)
+    words = tf.random.stateless_uniform(
+        [(count + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32
+    )
+    return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:count], shape)
 
 
 NO_DROPOUT = Dropout(0.0, None)
