@@ -59,11 +59,13 @@ class Table(NamedTuple):
             heads). Read when the first name is missing.
         constants: Name -> function that makes a tensor which no variable stores
             (causal mask buffers). Dropped on reading, made anew on writing.
+        dropped: Tensors of no use here (heads for training). Neither read nor written.
     """
 
     rules: tuple[Rule, ...]
     aliases: Mapping[str, str] = {}
     constants: Mapping[str, Callable[[], np.ndarray]] = {}
+    dropped: frozenset[str] = frozenset()
 
     def below(self, ours: str, theirs: str) -> Table:
         """The same table for a model that is part of a larger one."""
@@ -73,6 +75,7 @@ class Table(NamedTuple):
             ),
             {theirs + a: theirs + b for a, b in self.aliases.items()},
             {theirs + name: make for name, make in self.constants.items()},
+            frozenset(theirs + name for name in self.dropped),
         )
 
 
@@ -82,6 +85,7 @@ def join(*tables: Table) -> Table:
         tuple(rule for table in tables for rule in table.rules),
         {a: b for table in tables for a, b in table.aliases.items()},
         {name: make for table in tables for name, make in table.constants.items()},
+        frozenset(name for table in tables for name in table.dropped),
     )
 
 
@@ -160,7 +164,7 @@ def fit(
             stored.setdefault(first, stored[second])
     wanted = {rule.theirs for rule in table.rules} | table.aliases.keys()
     missing = wanted - table.aliases.keys() - stored.keys()
-    unknown = stored.keys() - wanted - table.constants.keys()
+    unknown = stored.keys() - wanted - table.constants.keys() - table.dropped
     if missing or unknown:
         what = [f"lacks {_some(missing, prefix)}"] if missing else []
         what += [f"has no place for {_some(unknown, prefix)}"] if unknown else []

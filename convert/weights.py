@@ -7,16 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bark_tf.config import EncodecConfig
+from bark_tf import hub
+from bark_tf.config import EncodecConfig, HubertConfig, HubertQuantizerConfig
 
-from . import bark, encodec
+from . import bark, encodec, hubert
 from .checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from .rules import Table, canonical_name, join, load, tensors, variables_of
+from .safetensors_files import Source, check_source, write_safetensors
 
 # A tensor that only this kind of checkpoint holds.
 _SIGNS = {
     "suno": "transformer.wpe.weight",
     "meta": "quantizer.vq.layers.0._codebook.embed",
+    "fairseq": hubert.FAIRSEQ_SIGN,
+}
+# Networks whose sizes their tensors tell.
+_CONFIG_READERS = {
+    HubertConfig: hubert.hubert_config,
+    HubertQuantizerConfig: hubert.quantizer_config,
 }
 
 
@@ -25,16 +33,53 @@ def table_for(config: Any, names: str = "hf") -> Table:
 
     Args:
         config: Its configuration.
-        names: `"hf"`, `"suno"` (transformers) or `"meta"` (codec).
+        names: `"hf"`, `"suno"` (transformers), `"meta"` (codec) or `"fairseq"`
+            (HuBERT).
     """
+    if isinstance(config, HubertQuantizerConfig):
+        return hubert.quantizer_table(config)
+    if isinstance(config, HubertConfig):
+        return hubert.table(config, names)
     module = encodec if isinstance(config, EncodecConfig) else bark
     return module.table(config, names)
 
 
 def spelling(checkpoint: Checkpoint) -> str:
-    """Whose names a checkpoint uses: `"hf"`, `"suno"` or `"meta"`."""
+    """Whose names a checkpoint uses: `"hf"`, `"suno"`, `"meta"` or `"fairseq"`."""
     names = {canonical_name(name) for name in checkpoint.names()}
     return next((kind for kind, sign in _SIGNS.items() if sign in names), "hf")
+
+
+def read_config(cls: type, path: str | os.PathLike, prefix: str = "") -> Any:
+    """The configuration of a network, from the shapes of its tensors.
+
+    Args:
+        cls: `HubertConfig` or `HubertQuantizerConfig`.
+        path: As in `load_weights`.
+        prefix: Where the network stands in a larger one; removed where it is there.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or its tensors are not such a network's;
+            also for another `cls`, whose shapes do not tell all.
+    """
+    if cls not in _CONFIG_READERS:
+        raise ValueError(
+            f"config must be given: tensors do not tell all of a {cls.__name__}. "
+            "Received: None"
+        )
+    with open_checkpoint(path) as checkpoint:
+        shapes = {
+            canonical_name(name).removeprefix(prefix): checkpoint.shape(name)
+            for name in checkpoint.names()
+        }
+    try:
+        return _CONFIG_READERS[cls](shapes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load_weights(model: Any, path: str | os.PathLike) -> None:
@@ -85,3 +130,22 @@ def save_weights(
     return write_checkpoint(
         directory, tensors(join(*tables), variables), max_shard_size=max_shard_size
     )
+
+
+def save_file(models: Sequence[Any], path: str | os.PathLike) -> None:
+    """Writes networks into one safetensors file, each below its checkpoint prefix.
+
+    Args:
+        models: The networks.
+        path: The file, written beside and renamed.
+    """
+    sources = [
+        check_source(Source(*tensor))
+        for model in models
+        for tensor in tensors(
+            table_for(model.config).below("", model.checkpoint_prefix),
+            variables_of(model),
+        )
+    ]
+    with hub.atomic_write(path) as temporary:
+        write_safetensors(temporary, sources, {"format": "pt"})

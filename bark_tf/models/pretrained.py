@@ -160,6 +160,18 @@ def check_exclusive(**given: Any) -> None:
         )
 
 
+def save_together(models: Sequence[Any], path: str | os.PathLike) -> None:
+    """Writes networks into one safetensors file, from which each `from_file` reads.
+
+    Args:
+        models: Networks with different checkpoint prefixes.
+        path: The file, written beside and renamed.
+    """
+    from bark_tf.convert.weights import save_file
+
+    save_file(models, path)
+
+
 class PretrainedModel(keras.Model):
     """Base of the four networks; abstract.
 
@@ -271,6 +283,35 @@ class PretrainedModel(keras.Model):
         load_weights(model, path)
         if quantize is not None:
             model.quantize(quantize)
+        return model
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike, *, config: Any = None, dtype: Any = None
+    ):
+        """Loads the network from one file of weights, whoever wrote it.
+
+        Args:
+            path: A safetensors file or one of `torch.save`, or an index of shards.
+            config: The configuration; None: as the shapes of the tensors tell it, which
+                works for a HuBERT and its quantizer.
+            dtype: A Keras dtype policy; Keras's global policy by default.
+
+        Returns:
+            The network.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or of another network, or `config` is
+                needed.
+        """
+        from bark_tf.convert.weights import load_weights, read_config
+
+        if config is None:
+            config = read_config(cls.config_class, path, cls.checkpoint_prefix)
+        with allocate_only():
+            model = cls(config, dtype=dtype)
+        load_weights(model, path)
         return model
 
     def save_pretrained(

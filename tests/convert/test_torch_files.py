@@ -13,17 +13,31 @@ import struct
 import time
 import tracemalloc
 import zipfile
-from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
+from torch_writer import (
+    ORDERED_DICT,
+    REBUILD,
+    SIX,
+    SYSTEM,
+    Call,
+    Name,
+    Persistent,
+    Raw,
+    emit,
+    pickled,
+    six,
+    storage,
+    tensor,
+    write_legacy,
+    write_zip,
+)
 
 from bark_tf.convert import inert_pickle, torch_files
 from bark_tf.convert.checkpoints import CheckpointError, open_checkpoint
 
-MAGIC = 0x1950A86A20F9469CFC6C
-SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
 DTYPES = {
     "Float": np.float32,
     "Double": np.float64,
@@ -37,109 +51,6 @@ DTYPES = {
     "Bool": np.bool_,
     "ComplexFloat": np.complex64,
 }
-SIX = np.arange(6, dtype=np.float32)
-
-
-# A writer of pickles -----------------------------------------------------------------
-
-
-class Name(NamedTuple):
-    """A global."""
-
-    module: str
-    name: str
-
-
-class Call(NamedTuple):
-    """REDUCE of a global; BUILD with `state` if there is one."""
-
-    function: Any
-    arguments: tuple
-    state: Any = None
-
-
-class Persistent(NamedTuple):
-    """A persistent id."""
-
-    identity: tuple
-
-
-class Raw(NamedTuple):
-    """Instructions as they are."""
-
-    code: bytes
-
-
-ORDERED_DICT = Name("collections", "OrderedDict")
-REBUILD = Name("torch._utils", "_rebuild_tensor_v2")
-
-
-def emit(value) -> bytes:
-    """Instructions that push a value, in the spelling of protocol 2."""
-    match value:
-        case Raw(code):
-            return code
-        case Name(module, name):
-            return f"c{module}\n{name}\n".encode()
-        case Call(function, arguments, state):
-            build = b"" if state is None else emit(state) + b"b"
-            return emit(function) + emit(arguments) + b"R" + build
-        case Persistent(identity):
-            return emit(identity) + b"Q"
-        case tuple():
-            return b"(" + b"".join(map(emit, value)) + b"t"
-        case list():
-            return b"](" + b"".join(map(emit, value)) + b"e"
-        case dict():
-            items = b"".join(emit(k) + emit(v) for k, v in value.items())
-            return b"}(" + items + b"u"
-        case _:
-            return pickle.dumps(value, protocol=2)[2:-1]
-
-
-def pickled(value) -> bytes:
-    return b"\x80\x02" + emit(value) + b"."
-
-
-def storage(key, count, kind="Float", *view):
-    return Persistent(
-        ("storage", Name("torch", f"{kind}Storage"), key, "cpu", count, *view)
-    )
-
-
-def tensor(stored, shape, strides, first=0):
-    return Call(REBUILD, (stored, first, shape, strides, False, Call(ORDERED_DICT, ())))
-
-
-def six(shape=(2, 3), strides=(3, 1), first=0, count=6):
-    """A tensor over storage "0", which holds six floats."""
-    return tensor(storage("0", count), shape, strides, first)
-
-
-def write_zip(path, tree, storages=None, *, compression=0, byteorder=b"little", **more):
-    """A zip file as torch writes it; `more` are members with other contents."""
-    data = tree if isinstance(tree, bytes) else pickled(tree)
-    storages = {"0": SIX} if storages is None else storages
-    members = {"data.pkl": data, "byteorder": byteorder, "version": b"3\n"}
-    members |= {f"data/{key}": array.tobytes() for key, array in storages.items()}
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in (members | more).items():
-            archive.writestr(f"archive/{name}", content)
-    return path
-
-
-def write_legacy(path, tree, storages=None, *, system=SYSTEM, keys=None):
-    """A file as torch wrote it before 1.6."""
-    data = tree if isinstance(tree, bytes) else pickled(tree)
-    storages = {"0": SIX} if storages is None else storages
-    keys = list(storages) if keys is None else keys
-    parts = [pickled(MAGIC), pickled(1001), pickled(system), data, pickled(keys)]
-    for array in storages.values():
-        parts += [struct.pack("<q", array.size), array.tobytes()]
-    path.write_bytes(b"".join(parts))
-    return path
-
-
 WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
 
 

@@ -24,7 +24,7 @@ FORMAT = 1
 # Kind -> module in this package and class; imported when it is asked for.
 KINDS = {
     "kmeans": ("kmeans", "KMeansTokenizer"),
-    "hubert": ("hubert", "HubertTokenizer"),
+    "hubert": ("hubert_tokenizer", "HubertTokenizer"),
 }
 
 
@@ -124,8 +124,13 @@ def write_files(
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     with hub.atomic_write(directory / ARRAYS_NAME) as temporary:
         temporary.write_bytes(save(contiguous))
+    write_settings(directory, settings)
+
+
+def write_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Writes the JSON file of a tokenizer; last, as it is what makes it one."""
     text = json.dumps({"format": FORMAT, **settings}, indent=2) + "\n"
-    with hub.atomic_write(directory / FILE_NAME) as temporary:
+    with hub.atomic_write(Path(directory) / FILE_NAME) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -22,6 +22,8 @@ from bark_tf.models.pretrained import drawn
 NUM_GATES = 4  # input, forget, cell, output
 # Steps of the LSTM per turn of its loop: the loop's own cost, shared by these.
 STEPS_PER_TURN = 8
+# A gate's input at which it is 0 or 1 exactly, in half precision too.
+_SHUT = 1e4
 
 
 class LSTMLayer(keras.layers.Layer):
@@ -32,27 +34,30 @@ class LSTMLayer(keras.layers.Layer):
     takes several steps per turn.
 
     Args:
-        width: Channels of input and output.
+        width: Channels H of the output.
+        input_width: Channels I of the input; None means H.
         **kwargs: `name`, `dtype`.
 
     Call arguments:
-        x: (B, T, H).
+        x: (B, T, I).
 
     Returns:
         (B, T, H).
     """
 
-    def __init__(self, width: int, **kwargs):
+    def __init__(self, width: int, input_width: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.width = width
+        self.input_width = width if input_width is None else input_width
 
     def build(self, input_shape=None):
         """Makes the variables."""
         gates = NUM_GATES * self.width
-        shape = (self.width, gates)
-        self.kernel = self.add_weight(shape, drawn("glorot_uniform"), name="kernel")
+        self.kernel = self.add_weight(
+            (self.input_width, gates), drawn("glorot_uniform"), name="kernel"
+        )
         self.recurrent_kernel = self.add_weight(
-            shape, drawn("glorot_uniform"), name="recurrent_kernel"
+            (self.width, gates), drawn("glorot_uniform"), name="recurrent_kernel"
         )
         self.input_bias = self.add_weight((gates,), "zeros", name="input_bias")
         self.recurrent_bias = self.add_weight((gates,), "zeros", name="recurrent_bias")
@@ -77,21 +82,42 @@ class LSTMLayer(keras.layers.Layer):
 
     def call(self, x):
         """Runs over time."""
+        return self.run(x)[0]
+
+    def run(self, x, state=None):
+        """Runs over a piece of time.
+
+        Args:
+            x: (B, T, I), T at least 1.
+            state: Returned for the piece before; None at the start.
+
+        Returns:
+            Output (B, T, H), and the state after it: hidden (B, H), cell (B, H).
+        """
         batch, length = tf.unstack(tf.shape(x)[:2])
         bias = self.input_bias + self.recurrent_bias
         gates = tf.matmul(x, tf.convert_to_tensor(self.kernel)) + bias
         gates = tf.transpose(gates, [1, 0, 2])  # (T, B, 4H)
         turns = -(-length // STEPS_PER_TURN)
-        surplus = turns * STEPS_PER_TURN - length
-        gates = tf.pad(gates, [[0, surplus], [0, 0], [0, 0]])
+        gates = self._fill(gates, turns * STEPS_PER_TURN - length, batch)
         gates = tf.reshape(
             gates, [turns, STEPS_PER_TURN, batch, NUM_GATES * self.width]
         )
-        hidden = self._loop(gates, turns, batch)
-        hidden = tf.reshape(hidden, [-1, batch, self.width])[:length]  # (T, B, H)
-        return tf.transpose(hidden, [1, 0, 2])
+        if state is None:
+            hidden = tf.zeros([batch, self.width], gates.dtype)
+            state = hidden, tf.cast(hidden, wide_dtype(self.compute_dtype))
+        outputs, cell = self._loop(gates, turns, *state)
+        outputs = tf.reshape(outputs, [-1, batch, self.width])[:length]  # (T, B, H)
+        return tf.transpose(outputs, [1, 0, 2]), (outputs[-1], cell)
 
-    def _loop(self, gates, turns, batch):
+    def _fill(self, gates, surplus, batch):
+        """Appends steps up to whole turns; they forget nothing and add nothing."""
+        shut = tf.constant([-1.0, 1.0, 0.0, 0.0], gates.dtype) * _SHUT
+        row = tf.repeat(shut, self.width)
+        fill = tf.broadcast_to(row, [surplus, batch, NUM_GATES * self.width])
+        return tf.concat([gates, fill], axis=0)
+
+    def _loop(self, gates, turns, hidden, cell):
         kernel = tf.convert_to_tensor(self.recurrent_kernel)
         inputs = tf.TensorArray(gates.dtype, turns).unstack(gates)
         outputs = tf.TensorArray(
@@ -105,15 +131,13 @@ class LSTMLayer(keras.layers.Layer):
                 written.append(hidden)
             return index + 1, hidden, cell, outputs.write(index, tf.stack(written))
 
-        state = tf.zeros([batch, self.width], gates.dtype)
-        cell = tf.cast(state, wide_dtype(self.compute_dtype))
-        *_, outputs = tf.while_loop(
+        _, _, cell, outputs = tf.while_loop(
             lambda index, *_: index < turns,
             turn,
-            (0, state, cell, outputs),
+            (0, hidden, cell, outputs),
             maximum_iterations=turns,
         )
-        return outputs.stack()
+        return outputs.stack(), cell
 
 
 class SkipLSTM(keras.layers.Layer):

@@ -1,0 +1,273 @@
+"""Conversion tables of HuBERT and of the quantizer that makes Bark's tokens of it.
+
+HuBERT is spelled in two ways: transformers' and fairseq's, which numbers the modules of
+a sequence. Quantizers are the community's, in the names of one file format.
+
+Source of the names: Hugging Face transformers (model `hubert`); facebookresearch/
+fairseq, `models/wav2vec/wav2vec2.py` and `models/hubert/hubert.py`; gitmylo/
+bark-voice-cloning-HuBERT-quantizer, `customtokenizer.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from bark_tf.config import HubertConfig, HubertQuantizerConfig
+
+from .encodec import LSTM_VARIABLES
+from .rules import REVERSE_AXES, Rule, Table
+
+Shapes = Mapping[str, tuple[int, ...]]
+# What a checkpoint's shapes do not tell: width of a head, strides of base.
+HEAD_SIZE = 64
+CONV_STRIDE = HubertConfig.conv_stride
+# Twice as many as the largest HuBERT has.
+MAX_LAYERS = 96
+
+
+class Names(NamedTuple):
+    """How one kind of checkpoint calls the parts of HuBERT.
+
+    Attributes:
+        conv: A convolution of the front end, from its number.
+        conv_norm: The norm after one, from its number; base has the first.
+        projection: Norm and linear layer behind the front end.
+        positions: The convolution of the positions.
+        attention: The beginning of the four linear layers' names.
+        norms: After attention and MLP.
+        mlp: Both linear layers.
+        mask: What stood for hidden frames.
+        heads: What only its training needs, not read.
+    """
+
+    conv: str
+    conv_norm: str
+    projection: tuple[str, str]
+    positions: str
+    attention: str
+    norms: tuple[str, str]
+    mlp: tuple[str, str]
+    mask: str
+    heads: tuple[str, ...]
+
+
+NAMES = {
+    "hf": Names(
+        conv="feature_extractor.conv_layers.{}.conv",
+        conv_norm="feature_extractor.conv_layers.{}.layer_norm",
+        projection=("feature_projection.layer_norm", "feature_projection.projection"),
+        positions="encoder.pos_conv_embed.conv",
+        attention="attention",
+        norms=("layer_norm", "final_layer_norm"),
+        mlp=("feed_forward.intermediate_dense", "feed_forward.output_dense"),
+        mask="masked_spec_embed",
+        heads=(),
+    ),
+    "fairseq": Names(
+        conv="feature_extractor.conv_layers.{}.0",
+        conv_norm="feature_extractor.conv_layers.{}.2",
+        projection=("layer_norm", "post_extract_proj"),
+        positions="encoder.pos_conv.0",
+        attention="self_attn",
+        norms=("self_attn_layer_norm", "final_layer_norm"),
+        mlp=("fc1", "fc2"),
+        mask="mask_emb",
+        heads=("final_proj.weight", "final_proj.bias", "label_embs_concat"),
+    ),
+}
+# A tensor that only fairseq's checkpoints hold.
+FAIRSEQ_SIGN = "post_extract_proj.weight"
+
+
+def table(config: HubertConfig, names: str = "hf") -> Table:
+    """The table of HuBERT.
+
+    Args:
+        config: Its configuration.
+        names: `"hf"` or `"fairseq"`.
+
+    Returns:
+        The table, in paths below `HubertModel`.
+
+    Raises:
+        ValueError: For other `names`.
+
+    Example:
+        >>> table(HubertConfig()).rules[0][:2]
+        ('front/conv_0/kernel', 'feature_extractor.conv_layers.0.conv.weight')
+    """
+    if names not in NAMES:
+        raise ValueError(f"names must be one of {tuple(NAMES)}. Received: {names!r}")
+    spelling = NAMES[names]
+    rules = [*_front(config, spelling), *_encoder(config, spelling)]
+    dropped = spelling.heads
+    if config.has_mask_embedding:
+        rules.append(Rule("mask_embedding", spelling.mask))
+    else:
+        dropped = (*dropped, spelling.mask)
+    return Table(tuple(rules), dropped=frozenset(dropped))
+
+
+def _front(config: HubertConfig, names: Names) -> Iterator[Rule]:
+    for index in range(len(config.conv_dim)):
+        theirs = f"{names.conv.format(index)}.weight"
+        yield Rule(f"front/conv_{index}/kernel", theirs, REVERSE_AXES)
+    yield from _norm("front/norm", names.conv_norm.format(0))
+    norm, linear = names.projection
+    yield from _norm("projection/norm", norm)
+    yield from _linear("projection/linear", linear)
+
+
+def _encoder(config: HubertConfig, names: Names) -> Iterator[Rule]:
+    yield Rule("positions/direction", f"{names.positions}.weight_v", REVERSE_AXES)
+    yield Rule("positions/scale", f"{names.positions}.weight_g", REVERSE_AXES)
+    yield Rule("positions/bias", f"{names.positions}.bias")
+    yield from _norm("norm", "encoder.layer_norm")
+    for index in range(config.num_hidden_layers):
+        ours, theirs = f"block_{index}", f"encoder.layers.{index}"
+        for part in ("query", "key", "value", "out"):
+            # "out" is called so by both; the others by their first letter.
+            short = part if part == "out" else part[0]
+            name = f"{theirs}.{names.attention}.{short}_proj"
+            yield from _linear(f"{ours}/attention/{part}", name)
+        for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
+            yield from _norm(f"{ours}/{part}", f"{theirs}.{name}")
+        for part, name in zip(("fc", "proj"), names.mlp, strict=True):
+            yield from _linear(f"{ours}/{part}", f"{theirs}.{name}")
+
+
+def _norm(ours: str, theirs: str) -> Iterator[Rule]:
+    yield Rule(f"{ours}/gamma", f"{theirs}.weight")
+    yield Rule(f"{ours}/beta", f"{theirs}.bias")
+
+
+def _linear(ours: str, theirs: str) -> Iterator[Rule]:
+    yield Rule(f"{ours}/kernel", f"{theirs}.weight")
+    yield Rule(f"{ours}/bias", f"{theirs}.bias")
+
+
+def quantizer_table(config: HubertQuantizerConfig) -> Table:
+    """The table of a quantizer.
+
+    Args:
+        config: Its configuration.
+
+    Returns:
+        The table, in paths below `HubertQuantizer`.
+    """
+    rules = [
+        Rule(f"lstm_{index}/{ours}", f"lstm.{theirs}_l{index}", REVERSE_AXES)
+        for index in range(config.num_layers)
+        for ours, theirs in LSTM_VARIABLES.items()
+    ]
+    if config.intermediate_size:
+        rules += _linear("intermediate", "intermediate")
+    rules += _linear("head", "fc")
+    return Table(tuple(rules))
+
+
+# Sizes from shapes --------------------------------------------------------------------
+
+
+def hubert_config(shapes: Shapes) -> HubertConfig:
+    """The configuration of a HuBERT that comes without one.
+
+    Heads of 64 channels and base's strides are taken for granted: shapes do not tell
+    them, and every published HuBERT has them.
+
+    Args:
+        shapes: Canonical name -> shape, in either spelling.
+
+    Returns:
+        The configuration. Whether it fits all tensors is `rules.fit`'s to say.
+
+    Raises:
+        ValueError: If the tensors that tell sizes are missing, or are HuBERT large's.
+    """
+    names = NAMES["fairseq" if FAIRSEQ_SIGN in shapes else "hf"]
+    convs = [
+        _shape(shapes, f"{names.conv.format(index)}.weight", 3)
+        for index in range(len(CONV_STRIDE))
+    ]
+    hidden_size, group, taps = _shape(shapes, f"{names.positions}.weight_v", 3)
+    wide, _ = _shape(shapes, f"encoder.layers.0.{names.mlp[0]}.weight", 2)
+    query = f"encoder.layers.0.{names.attention}.q_proj.weight"
+    _require(shapes, query, (hidden_size, hidden_size))
+    _require(shapes, f"{names.projection[1]}.weight", (hidden_size, convs[-1][0]))
+    second_norm = f"{names.conv_norm.format(1)}."
+    has_norms = any(name.startswith(second_norm) for name in shapes)
+    return HubertConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=_count(shapes, r"encoder\.layers\.(\d{1,9})\."),
+        num_attention_heads=hidden_size // HEAD_SIZE,
+        intermediate_size=wide,
+        conv_dim=tuple(out for out, _, _ in convs),
+        conv_kernel=tuple(kernel for _, _, kernel in convs),
+        conv_bias=f"{names.conv.format(0)}.bias" in shapes,
+        feat_extract_norm="layer" if has_norms else "group",
+        num_conv_pos_embeddings=taps,
+        num_conv_pos_embedding_groups=hidden_size // max(group, 1),
+        mask_time_prob=0.05 if names.mask in shapes else 0.0,
+    )
+
+
+def quantizer_config(shapes: Shapes) -> HubertQuantizerConfig:
+    """The configuration of a quantizer, from its tensors.
+
+    The files' own `.info` repeats what the tensors tell. It is not read: it is lost
+    when a file is renamed, and then tells the wrong version.
+
+    Args:
+        shapes: Name -> shape.
+
+    Returns:
+        The configuration. Whether it fits all tensors is `rules.fit`'s to say.
+
+    Raises:
+        ValueError: If the tensors that tell sizes are missing.
+    """
+    _, input_size = _shape(shapes, "lstm.weight_ih_l0", 2)
+    _, hidden_size = _shape(shapes, "lstm.weight_hh_l0", 2)
+    output_size, _ = _shape(shapes, "fc.weight", 2)
+    intermediate_size = 0
+    if "intermediate.weight" in shapes:
+        intermediate_size, _ = _shape(shapes, "intermediate.weight", 2)
+    _require(shapes, "lstm.weight_hh_l0", (4 * hidden_size, hidden_size))
+    _require(shapes, "lstm.weight_ih_l0", (4 * hidden_size, input_size))
+    _require(shapes, "fc.weight", (output_size, intermediate_size or hidden_size))
+    return HubertQuantizerConfig(
+        input_size=input_size,
+        hidden_size=hidden_size,
+        num_layers=_count(shapes, r"lstm\.weight_ih_l(\d{1,9})$"),
+        intermediate_size=intermediate_size,
+        output_size=output_size,
+    )
+
+
+def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
+    shape = tuple(shapes.get(name, ()))
+    if len(shape) != rank:
+        found = f"shape {shape}" if name in shapes else "no such tensor"
+        raise ValueError(f"Expected {name!r} of {rank} axes. Received: {found}")
+    return shape
+
+
+def _require(shapes: Shapes, name: str, expected: tuple[int, ...]) -> None:
+    """Checks a large tensor: a network that no file could fill is not built."""
+    if tuple(shapes.get(name, ())) != expected:
+        raise ValueError(
+            f"Expected {name!r} of shape {expected}. Received: {shapes.get(name)}"
+        )
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many layers the names number, from 0 without gaps."""
+    found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+    if found != set(range(len(found))) or not 0 < len(found) <= MAX_LAYERS:
+        raise ValueError(
+            f"Expected 1 to {MAX_LAYERS} layers, numbered from 0. "
+            f"Received: {len(found)}, the last with the number {max(found, default=0)}"
+        )
+    return len(found)

@@ -1,0 +1,106 @@
+"""The community's quantizer: HuBERT's frames to the semantic tokens Bark speaks.
+
+Bark's own tokenizer was never released. These networks learned, from what Bark speaks,
+which token belongs to which frame: LSTMs, and one linear layer (version 0) or two
+(version 1).
+
+Axes: B batch, T frames, D width of a frame, H width of an LSTM, V tokens.
+
+Source: gitmylo/bark-voice-cloning-HuBERT-quantizer.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from bark_tf.config import HubertQuantizerConfig
+from bark_tf.models.encodec.conv import build_all
+from bark_tf.models.encodec.seanet import LSTMLayer
+from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.models.transformer import Projection
+
+
+@keras.saving.register_keras_serializable("bark_tf")
+class HubertQuantizer(PretrainedModel):
+    """Frames to logits of semantic tokens.
+
+    All variables exist after construction.
+
+    Args:
+        config: `HubertQuantizerConfig`.
+        name: Name of the model.
+        **kwargs: Of `keras.Model`.
+
+    Call arguments:
+        frames: Float (B, T, D), T at least 1.
+
+    Returns:
+        Logits (B, T, V); the original ends in a log-softmax, which changes no order.
+
+    Example:
+        >>> quantizer = HubertQuantizer.from_file("quantifier_hubert_base_ls960_14.pth")
+        >>> quantizer(np.zeros((1, 50, 768), "float32")).shape
+        TensorShape([1, 50, 10000])
+    """
+
+    config_class = HubertQuantizerConfig
+    checkpoint_prefix = "quantizer."
+
+    def __init__(
+        self, config: HubertQuantizerConfig, name: str = "quantizer", **kwargs
+    ):
+        super().__init__(config, name=name, **kwargs)
+        policy = self.dtype_policy
+        self.lstms = [
+            LSTMLayer(
+                config.hidden_size,
+                None if index else config.input_size,
+                name=f"lstm_{index}",
+                dtype=policy,
+            )
+            for index in range(config.num_layers)
+        ]
+        self.intermediate = None
+        if config.intermediate_size:
+            self.intermediate = Projection(
+                config.intermediate_size, True, name="intermediate", dtype=policy
+            )
+        self.head = Projection(config.output_size, True, name="head", dtype=policy)
+        self.build()
+
+    def build(self, input_shape=None):
+        """Makes the variables; the constructor has done it already."""
+        if self.built:
+            return
+        build_all(*self.lstms)
+        width = self.config.hidden_size
+        if self.intermediate is not None:
+            self.intermediate.build((None, None, width))
+            width = self.config.intermediate_size
+        self.head.build((None, None, width))
+        self.built = True
+
+    def call(self, frames, training=False):
+        """Classifies frames."""
+        return self.run(frames)[0]
+
+    def run(self, frames, state=None):
+        """Classifies a piece of a recording's frames.
+
+        Args:
+            frames: Float (B, T, D), T at least 1.
+            state: Returned for the piece before; None at the start.
+
+        Returns:
+            Logits (B, T, V), and the state after the piece.
+        """
+        x, after = tf.cast(frames, self.compute_dtype), []
+        for lstm, before in zip(
+            self.lstms, state or [None] * len(self.lstms), strict=True
+        ):
+            x, last = lstm.run(x, before)
+            after.append(last)
+        if self.intermediate is not None:
+            x = self.intermediate(x)
+        return self.head(x), after
