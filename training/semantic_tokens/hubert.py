@@ -494,7 +494,7 @@ class HubertModel(PretrainedModel):
     ):
         """See the class."""
         audio = _checked_audio(audio, self.config)
-        lengths = _lengths(attention_mask, audio)
+        lengths = _lengths(attention_mask, audio, self.config)
         if compat not in (None, "hf"):
             raise ValueError(f"compat must be None or 'hf'. Received: {compat!r}")
         level = self._moments(audio, None if compat == "hf" else lengths)
@@ -571,7 +571,7 @@ def _checked_audio(audio: Any, config: HubertConfig) -> tf.Tensor:
     return audio
 
 
-def _lengths(mask: Any, audio: tf.Tensor) -> tf.Tensor | None:
+def _lengths(mask: Any, audio: tf.Tensor, config: HubertConfig) -> tf.Tensor | None:
     """Samples of each row, int32 (B,); values are checked where they are known."""
     if mask is None:
         return None
@@ -582,10 +582,19 @@ def _lengths(mask: Any, audio: tf.Tensor) -> tf.Tensor | None:
             f"Received: {mask.shape}"
         )
     if hasattr(mask, "numpy"):
-        values = mask.numpy()
-        if np.any(np.diff(values, axis=1) > 0) or not np.all(np.isin(values, (0, 1))):
-            raise ValueError(
-                "attention_mask must be ones for samples, then zeros for padding. "
-                "Received: another order, or other values"
-            )
+        _check_mask(mask.numpy(), config.receptive_field)
     return tf.reduce_sum(mask, axis=1)
+
+
+def _check_mask(mask: np.ndarray, least: int) -> None:
+    if np.any(np.diff(mask, axis=1) > 0) or not np.all(np.isin(mask, (0, 1))):
+        raise ValueError(
+            "attention_mask must be ones for samples, then zeros for padding. "
+            "Received: another order, or other values"
+        )
+    lengths = mask.sum(axis=1)
+    if np.any(lengths < least):
+        raise ValueError(
+            f"attention_mask must leave every row at least {least} samples. "
+            f"Received: a row of {lengths.min()}"
+        )

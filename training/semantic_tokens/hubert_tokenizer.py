@@ -300,7 +300,9 @@ class HubertTokenizer(SemanticTokenizer):
     ) -> HubertTokenizer:
         """Reads the tokenizer; see the base class."""
         path = Path(directory) / ARRAYS_NAME
-        rate_hz = settings.get("rate_hz")
+        layer, rate_hz = settings.get("layer"), settings.get("rate_hz")
+        if layer is None:
+            raise ValueError("layer must be the number of a layer. Received: None")
         if type(rate_hz) not in (int, float) or not 0 < rate_hz <= SAMPLE_RATE:
             raise ValueError(f"rate_hz must be positive. Received: {rate_hz!r}")
         configs = []
@@ -317,7 +319,7 @@ class HubertTokenizer(SemanticTokenizer):
         return cls(
             HubertModel.from_file(path, config=configs[0]),
             HubertQuantizer.from_file(path, config=configs[1]),
-            layer=settings.get("layer"),
+            layer=layer,
             rate_hz=float(rate_hz),
         )
 

@@ -126,9 +126,11 @@ class LSTMLayer(keras.layers.Layer):
 
         def turn(index, hidden, cell, outputs):
             written = []
+            shape = hidden.shape  # of a given state, it is known and must stay so
             for x in tf.unstack(inputs.read(index), STEPS_PER_TURN):
                 hidden, cell = self.step(x, hidden, cell, kernel)
                 written.append(hidden)
+            hidden, cell = (tf.ensure_shape(part, shape) for part in (hidden, cell))
             return index + 1, hidden, cell, outputs.write(index, tf.stack(written))
 
         _, _, cell, outputs = tf.while_loop(

@@ -186,6 +186,7 @@ def test_sizes_of_base():
         ({"attention_mask": np.ones((1, 99), "i")}, "shape of audio"),
         ({"attention_mask": np.eye(1, 100, 1, "i")}, "ones for samples"),
         ({"attention_mask": np.full((1, 100), 2)}, "ones for samples"),
+        ({"attention_mask": np.zeros((1, 100), "i")}, "at least 30 samples.*row of 0"),
     ],
 )
 def test_bad_input(hubert, arguments, message):
