@@ -1,4 +1,4 @@
-"""The commands that train: prepare, train-tokenizer, train.
+"""The commands that train: prepare, train-tokenizer, train, evaluate.
 
 What they do is in `bark_tf.training`; everything heavy is imported by the command.
 """
@@ -6,7 +6,9 @@ What they do is in `bark_tf.training`; everything heavy is imported by the comma
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _PREPARE_EXAMPLES = """examples:
@@ -34,6 +36,17 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
 """
 
+_EVALUATE_EXAMPLES = """examples:
+  # Losses of each stage, and what the codec leaves of recordings:
+  bark-tf evaluate my-voice prepared --out report
+  # Against the model it came from, and which stage costs how many words:
+  bark-tf evaluate my-voice prepared --before my-bark --recogniser pocketsphinx
+  # Sentences of your own, by a recogniser that knows their words only:
+  bark-tf evaluate my-voice --texts a.txt --recogniser pocketsphinx --words words.txt
+  # How near to the speaker, and how clean:
+  bark-tf evaluate my-voice prepared --similarity resemblyzer --quality dnsmos
+"""
+
 
 def add_commands(add_command: Callable, add_amount_of_output: Callable) -> None:
     """Adds the commands.
@@ -42,7 +55,7 @@ def add_commands(add_command: Callable, add_amount_of_output: Callable) -> None:
         add_command: Takes name, function, summary and examples; gives the parser.
         add_amount_of_output: Adds --verbose and --quiet to a parser.
     """
-    for add in (_add_prepare, _add_tokenizer, _add_train):
+    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
         add_amount_of_output(add(add_command))
 
 
@@ -154,6 +167,72 @@ def _add_train(add_command: Callable) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_evaluate(add_command: Callable) -> argparse.ArgumentParser:
+    parser = add_command(
+        "evaluate", _evaluate, "measure a model, stage by stage", _EVALUATE_EXAMPLES
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="directory of a checkpoint, or id"
+    )
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="what `prepare --validation` made for this model, with --keep-audio for "
+        "all figures; or any folder of shards",
+    )
+    parser.add_argument("--before", metavar="MODEL", help="a model to compare with")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for report.md, report.json and plots"
+    )
+    parser.add_argument(
+        "--texts", metavar="FILE", help="sentences to speak, one per line"
+    )
+    parser.add_argument(
+        "--voice", metavar="NAME|FILE.npz", help="who speaks; default: anybody"
+    )
+    parser.add_argument(
+        "--recogniser",
+        metavar="NAME",
+        help="who counts wrong words: pocketsphinx (English; bark-tf[evaluate]), or "
+        "faster-whisper:DIRECTORY of a converted Whisper (bark-tf[evaluate-whisper])",
+    )
+    parser.add_argument(
+        "--words",
+        metavar="FILE",
+        help="all words that pocketsphinx may understand; default: general English",
+    )
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        help="what Whisper hears, such as en; default: it guesses",
+    )
+    parser.add_argument(
+        "--similarity",
+        metavar="NAME",
+        help="who compares voices: resemblyzer (bark-tf[evaluate-speakers])",
+    )
+    parser.add_argument(
+        "--quality",
+        metavar="NAME",
+        help="who scores the sound: dnsmos (bark-tf[evaluate-quality])",
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="at most N recordings and N sentences, evenly spread",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA: sooner done with a few sentences",
+    )
+    return parser
+
+
 # === Running ===
 
 
@@ -247,3 +326,56 @@ def _fields(value: Any) -> tuple:
     import dataclasses
 
     return dataclasses.fields(value)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Measures a model."""
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.evaluate import evaluate
+    from bark_tf.training.recognisers import quality_judge_of, voice_judge_of
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        result = evaluate(
+            arguments.model,
+            arguments.data,
+            texts=_lines(arguments.texts),
+            recogniser=_recogniser(arguments),
+            similarity=arguments.similarity and voice_judge_of(arguments.similarity),
+            quality=arguments.quality and quality_judge_of(arguments.quality),
+            voice=arguments.voice,
+            before=arguments.before,
+            limit=arguments.limit,
+            seed=arguments.seed,
+            jit_compile=arguments.jit_compile,
+            out=arguments.out,
+            progress=report,
+        )
+    if not arguments.quiet:
+        sys.stdout.write(result.markdown() + "\n")
+
+
+def _recogniser(arguments: argparse.Namespace) -> Any:
+    from bark_tf.training.recognisers import recogniser_of
+
+    if arguments.recogniser is not None:
+        return recogniser_of(
+            arguments.recogniser, arguments.words, language=arguments.language
+        )
+    for name in ("words", "language"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} is for a --recogniser. Received: none")
+    return None
+
+
+def _lines(path: str | None) -> list[str] | None:
+    """The lines of a UTF-8 file that are not empty."""
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} is not UTF-8 text") from error
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise ValueError(f"{path!r} holds no texts")
+    return lines
