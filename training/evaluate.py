@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bark_tf.bark import BarkModel
+from bark_tf.config import BarkConfig
 from bark_tf.processor import BarkProcessor
 
 from .examples import TRAINERS, StageExamples
@@ -105,6 +106,9 @@ def evaluate(
             "similarity compares with recordings: data must hold audio. Prepare it "
             "with --keep-audio"
         )
+    paths = [path for path in (before, model) if path is not None]
+    for path in paths:
+        _check_model(path, judges, voice)
     run = _Run(
         recordings,
         texts,
@@ -117,11 +121,7 @@ def evaluate(
     )
     settings = run.settings(data)
     original = run.original()
-    results = [
-        run.evaluation(path, settings, original)
-        for path in (before, model)
-        if path is not None
-    ]
+    results = [run.evaluation(path, settings, original) for path in paths]
     result = results[-1]
     if before is not None:
         result = dataclasses.replace(result, before=results[0])
@@ -148,6 +148,15 @@ def _checked(data, texts, judges: Judges, limit, out) -> list[str]:
         if not normalised(text):
             raise ValueError(f"Each text must have words. Received: {text!r}")
     return [texts[i] for i in _spread(len(texts), limit)]
+
+
+def _check_model(path: Any, judges: Judges, voice: Any) -> None:
+    """Finds what would be missed only when the others have been measured."""
+    BarkConfig.from_pretrained(path)
+    if judges:
+        processor = BarkProcessor.from_pretrained(path)
+        if voice is not None:
+            processor([0], voice=voice)
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

@@ -21,7 +21,8 @@ from bark_tf.tokenizer import BarkTokenizer
 from bark_tf.voices import VoicePreset
 
 RATE = 24_000
-COMMANDS = ("speak", "voices", "convert")
+COMMANDS = ("speak", "voices", "convert", "prepare", "train-tokenizer", "train")
+COMMANDS += ("evaluate",)
 SPECIAL = ["[PAD]", "[UNK]"]
 WORDS = [f"word{i}" for i in range(198)]
 VOICES = ("v2/en_speaker_1", "v2/en_speaker_2", "announcer")
@@ -183,7 +184,7 @@ def test_the_examples_of_the_help_are_valid(capsys):
 def test_only_commands_that_exist_are_listed(capsys):
     main(["--help"])
     out = capsys.readouterr().out
-    listed = re.findall(r"^    (\w+)  ", out, flags=re.MULTILINE)
+    listed = re.findall(r"^    ([\w-]+)(?:  |$)", out, flags=re.MULTILINE)
     assert listed == list(COMMANDS)
 
 

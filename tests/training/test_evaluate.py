@@ -258,8 +258,15 @@ def test_wrong_arguments_are_refused_before_any_work(data, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             evaluate("no/such/model", **arguments)
-    with pytest.raises(FileNotFoundError):
-        evaluate(str(tmp_path / "absent"), data)
+
+
+def test_what_is_missing_is_missed_before_anybody_listens(model, data, tmp_path):
+    absent, parrot = str(tmp_path / "absent"), Parrot()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        evaluate(absent, data, before=model, recogniser=parrot)
+    with pytest.raises(ValueError, match="no voice 'nobody'"):
+        evaluate(model, data, recogniser=parrot, voice="nobody")
+    assert parrot.heard == []
 
 
 # === The command ===
