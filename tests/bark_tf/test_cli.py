@@ -23,8 +23,8 @@ from bark_tf.voices import VoicePreset
 RATE = 24_000
 COMMANDS = ("speak", "voices", "convert", "prepare", "train-tokenizer", "train")
 COMMANDS += ("evaluate",)
-SPECIAL = ["[PAD]", "[UNK]"]
-WORDS = [f"word{i}" for i in range(198)]
+SPECIAL = ["[PAD]", "[UNK]", "."]
+WORDS = [f"word{i}" for i in range(197)]
 VOICES = ("v2/en_speaker_1", "v2/en_speaker_2", "announcer")
 TEXT = "word1 word2 word3"
 
@@ -60,7 +60,7 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A whole checkpoint: random weights, 198 words, three voices."""
+    """A whole checkpoint: random weights, 197 words, three voices."""
     from bark_tf.bark import BarkModel
 
     directory = tmp_path_factory.mktemp("checkpoint")

@@ -88,7 +88,7 @@ class FakeModel:
 
 @pytest.fixture(scope="module")
 def processor():
-    words = ["[PAD]", "[UNK]", "One", "Two", "Three", "word", "end", ".", "*"]
+    words = ["[PAD]", "[UNK]", "No", "One", "Two", "Three", "word", "end", ".", "*"]
     return BarkProcessor(BarkTokenizer.from_vocabulary(words))
 
 
