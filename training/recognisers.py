@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -315,7 +316,10 @@ class Resemblyzer:
     name = "resemblyzer"
 
     def __init__(self):
-        package = _required("resemblyzer", "evaluate-speakers")
+        with warnings.catch_warnings():
+            # What it imports has been renamed, and says so.
+            warnings.simplefilter("ignore")
+            package = _required("resemblyzer", "evaluate-speakers")
         self._prepare = package.preprocess_wav
         self._encoder = package.VoiceEncoder("cpu", verbose=False)
 
