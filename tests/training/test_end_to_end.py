@@ -46,6 +46,7 @@ def made(tmp_path_factory):
         "train-tokenizer audio start",
         "prepare recordings data --model start --keep-audio --validation 0.2",
         "train recipe.py --set data=data codec.model=start out=out",
+        "evaluate out data --before start --out report",
     ):
         run(folder, line)
     return folder
@@ -53,7 +54,7 @@ def made(tmp_path_factory):
 
 def run(folder, line):
     """A command whose words are files of the folder where there are such."""
-    names = {"recordings", "start", "audio", "data", "out", "recipe.py"}
+    names = {"recordings", "start", "audio", "data", "out", "recipe.py", "report"}
     words = []
     for word in line.split():
         key, sign, value = word.rpartition("=")
@@ -78,6 +79,14 @@ def test_every_stage_has_changed_and_is_saved(made):
         pairs = zip(part.weights, before.parts[name].weights, strict=True)
         assert any(np.any(new.numpy() != old.numpy()) for new, old in pairs), name
     assert (made / "out/adapters/coarse.safetensors").is_file()
+
+
+def test_held_out_recordings_are_met_better_than_before(made):
+    after = json.loads((made / "report/report.json").read_text(encoding="utf-8"))
+    for stage in ("semantic", "coarse", "fine"):
+        assert after["stages"][stage]["loss"] < after["before"]["stages"][stage]["loss"]
+    assert after["codec"]["mel_db"] < after["before"]["codec"]["mel_db"]
+    assert "| semantic |" in (made / "report/report.md").read_text(encoding="utf-8")
 
 
 def test_started_again_everything_is_done(made):
