@@ -93,14 +93,16 @@ def run(
 def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     """Gives every recipe its directories."""
     filled: list[Recipe] = []
-    for recipe in recipes:
+    for number, recipe in enumerate(recipes):
         if filled:
             before = filled[-1]
+            # --set model=... names it for all recipes and means the first one's.
+            is_own = recipe.model != recipes[number - 1].model
             recipe = dataclasses.replace(
                 recipe,
                 data=recipe.data or before.data,
                 out=recipe.out or before.out,
-                model=recipe.model or recipe.out or before.out,
+                model=(is_own and recipe.model) or before.out,
             )
         for name in ("data", "out"):
             if not getattr(recipe, name):

@@ -171,7 +171,11 @@ def run_on_two_devices(directory, weights, **changes):
     split_cpu(2)
     strategy = strategy_of("mirrored")
     _, weights = run(directory, strategy=strategy, weights=weights, **changes)
-    _keep(directory / "result.npz", weights, devices=strategy.num_replicas_in_sync)
+    with strategy.scope():
+        network = trainer(dropout=0.5).model
+    seeds = strategy.run(lambda: network._dropout(True).seed)
+    seeds = strategy.experimental_local_results(seeds)
+    _keep(directory / "result.npz", weights, seeds=np.stack(seeds))
 
 
 def run_as_worker(directory, addresses, index, dies_at=None, **changes):

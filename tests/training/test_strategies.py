@@ -58,7 +58,9 @@ def test_two_devices_take_the_steps_of_one(start, alone, tmp_path):
     assert child.exit_code() == 0
     assert_same_curves(directory, tmp_path)
     with np.load(tmp_path / "result.npz") as arrays:
-        assert arrays["devices"] == 2
+        # Dropout draws other numbers for other rows.
+        one, two = arrays["seeds"]
+        assert one[0] != two[0] and one[1] == two[1]
     for one, two in zip(result_of(tmp_path / "result.npz"), weights, strict=True):
         # Adam divides by the size of a gradient, however small that is.
         np.testing.assert_allclose(one, two, atol=1e-3)
@@ -174,12 +176,13 @@ def test_bark_tf_train_makes_the_same_model_on_all_of_them(start, prepared, tmp_
     models = [BarkModel.from_pretrained(out) for out in outs]
     before = BarkModel.from_pretrained(prepared / "model")
     for stage in ("semantic", "fine_acoustics"):
-        own, first, *others = [getattr(model, stage) for model in (before, *models)]
-        moved = toy.largest_difference(own.weights[0], first.weights[0])
-        assert moved > 0.005
+        own, first, *others = [
+            [weight.numpy() for weight in getattr(model, stage).weights]
+            for model in (before, *models)
+        ]
+        assert max(map(toy.largest_difference, own, first)) > 0.005
         for other in others:
-            for one, two in zip(first.weights, other.weights, strict=True):
-                np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-3)
+            assert max(map(toy.largest_difference, first, other)) < 1e-3
     for out in outs:
         assert_same_curves(outs[0] / "training/semantic", out / "training/semantic")
         assert (out / "adapters/semantic.safetensors").is_file()
