@@ -665,7 +665,9 @@ class HubertConfig(_Config):
         )
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             is_divisor = self.hidden_size % getattr(self, name) == 0
-            self._require(is_divisor, name, f"a divisor of {self.hidden_size=}")
+            self._require(
+                is_divisor, name, f"a divisor of hidden_size={self.hidden_size}"
+            )
         for name in ("conv_dim", "conv_stride", "conv_kernel"):
             values = getattr(self, name)
             self._require(
@@ -676,6 +678,10 @@ class HubertConfig(_Config):
             )
         for name in ("layer_norm_eps", "initializer_range"):
             self._require(getattr(self, name) > 0, name, "positive")
+        for name in ("mask_time_prob", "mask_feature_prob"):
+            value = getattr(self, name)
+            is_share = isinstance(value, int | float) and 0 <= value <= 1
+            self._require(is_share, name, "in [0, 1]")
         for field in dataclasses.fields(self):
             is_fixed = field.type in ("bool", "str")
             value = getattr(self, field.name)

@@ -44,7 +44,7 @@ WINDOW = 3_000
 MARGIN = 250
 # Of layer 0, and of all layers within one window: nothing but the order of sums.
 LOCAL_TOLERANCE = 1e-4
-# Samples whose level is measured at once; a multiple of every stride there is.
+# Samples whose level is measured at once.
 _LEVEL_PIECE = 30 * SAMPLE_RATE
 
 
