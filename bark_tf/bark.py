@@ -32,7 +32,11 @@ from bark_tf.generation.semantic import check_semantic_limit, generate_semantic
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
-from bark_tf.models.pretrained import PretrainedModel, allocate_only
+from bark_tf.models.pretrained import (
+    PretrainedModel,
+    allocate_only,
+    return_free_memory,
+)
 from bark_tf.streaming import LATENCIES, exact_pieces, low_latency_pieces
 from bark_tf.voices import VoicePreset
 
@@ -48,6 +52,10 @@ Progress = Callable[[str, int, int], None]
 
 # Threads that read weights while the next part is built.
 READERS = 2
+
+# TensorFlow's own CPU allocator keeps all the memory that it ever had. It looks at this
+# once, when it allocates for the first time; later nothing changes.
+SYSTEM_ALLOCATOR = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
 
 # One big dense pass per call: the plain graph is as fast as XLA and needs no compiling.
 FINE_JIT_COMPILE = False
@@ -149,6 +157,7 @@ class BarkModel:
             for other in self._parts.values():
                 if not other.is_released:
                     other.release()
+            return_free_memory()
             self._bring_back(name)
         return part
 
@@ -200,6 +209,9 @@ class BarkModel:
     ) -> BarkModel:
         """Loads a checkpoint directory or a repository of the hub.
 
+        Weights that fit stay in the file until they are used. It may be replaced
+        meanwhile, but must not be changed in place.
+
         Args:
             path_or_id: A directory, or an id such as `"suno/bark-small"`.
             dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; Keras's
@@ -208,7 +220,9 @@ class BarkModel:
                 the transformers' blocks; None: off.
             offload: Whether only the part at work is in memory. Parts are read from
                 the file again whenever their turn comes, so changes to their weights
-                are lost; not together with `quantize`.
+                are lost; not together with `quantize`. Sets
+                `TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1` in the environment, which saves
+                more where TensorFlow has not computed anything before.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for private repositories.
@@ -239,12 +253,15 @@ class BarkModel:
             )
         from bark_tf.convert.weights import load_weights
 
+        if offload:
+            os.environ.setdefault(SYSTEM_ALLOCATOR, "1")
         # One part is read while the next is built.
         with allocate_only(), ThreadPoolExecutor(READERS) as readers:
             loading: list[Future] = []
 
             def read(part: PretrainedModel) -> None:
                 if offload:
+                    part.is_offloaded = True
                     part.release()
                 else:
                     loading.append(readers.submit(load_weights, part, path))

@@ -28,6 +28,7 @@ from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import Alphabet, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
 from bark_tf.generation.semantic import pad_rows
+from bark_tf.models.pretrained import rest
 
 STAGE = "coarse"
 # Frames dropped from the end of a voice's coarse history (Suno's time alignment).
@@ -296,6 +297,7 @@ class CoarseStage:
             self.values,
             tf.constant(self._seen(prompts, batch)),
         )
+        rest(self.model)
 
     def _seen(self, prompts, batch: int) -> np.ndarray:
         letters = self.compiled.alphabet

@@ -19,6 +19,7 @@ from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import kept
 from bark_tf.generation.sampling import row_keys, sample_codes
 from bark_tf.generation.semantic import pad_rows
+from bark_tf.models.pretrained import rest
 
 STAGE = "fine"
 
@@ -241,6 +242,7 @@ def fill_window(
             tf.constant(n * config.n_fine_codebooks + codebook),
             temperature,
         )[: len(shown)]
+        rest(program.model)
 
 
 def history_of(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):

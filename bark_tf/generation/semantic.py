@@ -15,6 +15,7 @@ from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
 from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import Alphabet, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
+from bark_tf.models.pretrained import rest
 
 STAGE = "semantic"
 # Tokens between two reports of progress.
@@ -177,6 +178,7 @@ def generate_semantic(
         config.semantic_infer_token,
     )
     state = compiled.prefill(embeds, tf.constant(0), rows, values, tf.constant(seen))
+    rest(model)
     step = 1
     while step < limit and not np.all(state.done):
         if progress is not None:

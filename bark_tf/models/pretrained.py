@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import ctypes
+import functools
 import gc
 import mmap
 import os
@@ -150,6 +152,35 @@ def _handed_over(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
     return from_dlpack(value.__dlpack__())
 
 
+def return_free_memory() -> None:
+    """Gives the memory that the C library keeps for later back to the system.
+
+    TensorFlow frees tensors of some MB to it, and it keeps them. Only glibc has the
+    function; elsewhere nothing happens.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def rest(model: Any) -> None:
+    """Returns free memory between two steps of a model, if it is offloaded.
+
+    After a prompt was read above all: the largest moment is the next one, when XLA
+    compiles and its loop begins with a copy of the caches.
+    """
+    if getattr(model, "is_offloaded", False):
+        return_free_memory()
+
+
 def check_exclusive(**given: Any) -> None:
     """Raises ValueError unless exactly one of the named values is not None."""
     present = [name for name, value in given.items() if value is not None]
@@ -196,6 +227,8 @@ class PretrainedModel(keras.Model):
         self.config = config
         # Whether the weights have been let go by `release`.
         self.is_released = False
+        # Whether the weights come and go, because memory is scarce.
+        self.is_offloaded = False
 
     # === Memory ===
 
@@ -247,7 +280,8 @@ class PretrainedModel(keras.Model):
     ):
         """Loads the network from its own checkpoint or out of a whole Bark.
 
-        Reads only this network's tensors, one at a time.
+        Reads only this network's tensors, one at a time. Those that fit stay in the
+        file until they are used: it may be replaced, but must not be changed in place.
 
         Args:
             path_or_id: A checkpoint directory, or a repository id on the hub.

@@ -1,13 +1,16 @@
 """Text to audio through all four networks, at toy size."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import toy
 
-from bark_tf.bark import BarkModel, BarkOutput
+from bark_tf.bark import SYSTEM_ALLOCATOR, BarkModel, BarkOutput
 from bark_tf.config import BarkConfig, BarkGenerationConfig
+from bark_tf.models import pretrained
 from bark_tf.models.transformer import TransformerModel
 from bark_tf.voices import VoicePreset
 
@@ -354,8 +357,12 @@ def saved(bark, tmp_path_factory):
     return directory
 
 
-def test_offloading_changes_no_bit_and_holds_one_part(bark, spoken, saved):
+def test_offloading_changes_no_bit_and_holds_one_part(bark, spoken, saved, monkeypatch):
+    trims = []
+    monkeypatch.setattr(pretrained, "return_free_memory", lambda: trims.append(1))
+    monkeypatch.delenv(SYSTEM_ALLOCATOR, raising=False)
     offloaded = BarkModel.from_pretrained(saved, offload=True)
+    assert os.environ[SYSTEM_ALLOCATOR] == "1"
     assert all(part.is_released for part in offloaded.parts.values())
     held = []
 
@@ -364,7 +371,11 @@ def test_offloading_changes_no_bit_and_holds_one_part(bark, spoken, saved):
 
     assert_equal(generate(offloaded, 4, progress=look), spoken)
     assert {tuple(names) for names in held} == {(name,) for name in offloaded.parts}
+    assert len(trims) >= 4  # after two prompts, and two codebooks of the fine stage
     assert_equal(generate(offloaded, 4), spoken)  # and again, from the file
+    trims.clear()
+    assert_equal(generate(bark, 4), spoken)
+    assert not trims
 
 
 def test_offloaded_parts_are_not_saved(saved, tmp_path):
