@@ -276,15 +276,15 @@ class CodecTrainer(keras.Model):
     def _learn(self, tape, loss, discriminator_loss):
         variables = self.codec.trainable_variables
         gradients = tape.gradient(loss, variables)
-        until = self.options.freeze_encoder_from
-        if until is not None:
-            of_encoder = {id(v) for v in self.codec.encoder.trainable_variables}
-            learns = tf.cast(self.step < until, tf.float32)
-            gradients = [
-                g * learns if id(v) in of_encoder else g
-                for g, v in zip(gradients, variables, strict=True)
-            ]
+        encoder = self.codec.encoder.trainable_variables
+        if self.options.freeze_encoder_from is None:
+            encoder = []
+        before = [tf.identity(variable) for variable in encoder]
         self.optimizer.apply(gradients, variables)
+        # The optimizer's memory and weight decay move even what has no gradient.
+        learns = self.step < (self.options.freeze_encoder_from or 0)
+        for variable, kept in zip(encoder, before, strict=True):
+            variable.assign(tf.where(learns, tf.identity(variable), kept))
         if discriminator_loss is not None:
             variables = self.discriminator.trainable_variables
             gradients = tape.gradient(discriminator_loss, variables)

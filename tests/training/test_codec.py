@@ -94,7 +94,7 @@ def test_codebooks_start_and_freeze_at_the_asked_steps(config, batch):
     """Step by step, eagerly: few steps cost less than their trace."""
     options = {"quantize_from": 3, "freeze_encoder_from": 4, "kmeans_latents": 1200}
     trainer = trainer_of(config, **options)
-    trainer.compile(optimizer=keras.optimizers.SGD(1e-3), run_eagerly=True)
+    trainer.compile(optimizer=keras.optimizers.AdamW(1e-3), run_eagerly=True)
     batch = {"audio": batch["audio"][:, :800]}
     first = trainer.codec.quantizer.codebooks[0]
     before = first.embed.numpy()
