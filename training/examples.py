@@ -554,13 +554,15 @@ class SemanticTrainer(StageTrainer):
     def call(self, batch, training=False):
         """Logits of the tokens after the prompt."""
         config = self.generation_config.semantic_config
-        prompt = prompt_embeddings(
-            self.model, batch["text"], batch["history"], config.semantic_infer_token
-        )
         targets = tf.convert_to_tensor(batch["targets"])
         read = tf.where(targets == IGNORED_LABEL, config.semantic_pad_token, targets)
-        tokens = self.model.token_embedding(read[:, :-1])
-        x = tf.concat([prompt, tokens], axis=1)
+        x = prompt_embeddings(
+            self.model,
+            batch["text"],
+            batch["history"],
+            config.semantic_infer_token,
+            read[:, :-1],
+        )
         x = self.model.forward(x, training=training)[0]
         # The infer token stands at position P and says the first token.
         return self.model.logits(x[:, config.max_input_semantic_length :])

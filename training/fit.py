@@ -25,6 +25,7 @@ from .callbacks import (
     Validation,
     restore_best,
 )
+from .optimizers import AdamW
 from .schedules import WarmUpCosine
 
 # Names of variables: biases, and the scales of norms.
@@ -112,7 +113,7 @@ class TrainingOptions:
 
 def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:
     """AdamW with everything that the options ask for."""
-    optimizer = keras.optimizers.AdamW(
+    optimizer = AdamW(
         learning_rate=WarmUpCosine(
             options.learning_rate,
             options.steps,

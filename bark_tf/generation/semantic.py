@@ -85,7 +85,7 @@ def _check_vocabulary(
         )
 
 
-def prompt_embeddings(model: Any, text, history, infer_token: int):
+def prompt_embeddings(model: Any, text, history, infer_token: int, tokens=None):
     """The prompt as the network sees it: summed embeddings and the infer token.
 
     Args:
@@ -93,13 +93,18 @@ def prompt_embeddings(model: Any, text, history, infer_token: int):
         text: int (B, P), text ids.
         history: int (B, P), history ids.
         infer_token: Ends the prompt.
+        tokens: int (B, n), ids that follow the prompt; None: none.
 
     Returns:
-        (B, P + 1, C).
+        (B, P + 1 + n, C).
     """
+    length = tf.shape(text)[1]
     infer = tf.fill((tf.shape(text)[0], 1), infer_token)
-    embed = model.token_embedding
-    return tf.concat([embed(text) + embed(history), embed(infer)], axis=1)
+    # Read at once: in training the table of 100 million numbers has one gradient.
+    ids = tf.concat([text, history, infer, *([] if tokens is None else [tokens])], 1)
+    x = model.token_embedding(ids)
+    summed = x[:, :length] + x[:, length : 2 * length]
+    return tf.concat([summed, x[:, 2 * length :]], axis=1)
 
 
 def check_semantic_limit(

@@ -175,6 +175,42 @@ def matmul_rows(x, kernel):
     return tf.matmul(x, tf.cast(kernel, x.dtype), transpose_b=True)
 
 
+@keras.saving.register_keras_serializable("bark_tf")
+class Embedding(keras.layers.Embedding):
+    """A table of vectors whose gradient is one number per weight.
+
+    Keras' own is a list of rows in which an id stands as often as it was read. Its
+    optimizers square these rows one by one: the norm that clips and Adam's second
+    moments are then wrong wherever a token repeats, as padding does.
+
+    Args:
+        **kwargs: Of `keras.layers.Embedding`.
+
+    Call arguments:
+        inputs: int, any shape, values in [0, input_dim).
+
+    Returns:
+        (..., output_dim).
+    """
+
+    def call(self, inputs):
+        """See the class."""
+        rows = _gather(tf.convert_to_tensor(self.embeddings), inputs)
+        return tf.cast(rows, self.compute_dtype)
+
+
+@tf.custom_gradient
+def _gather(table, ids):
+    ids = tf.cast(ids, tf.int32)
+
+    def gradient(upstream):
+        upstream = tf.reshape(upstream, (-1, table.shape[1]))
+        flat = tf.reshape(ids, [-1])
+        return tf.math.unsorted_segment_sum(upstream, flat, table.shape[0]), None
+
+    return tf.gather(table, ids), gradient
+
+
 def _linear(config: BarkSubModelConfig, size: int, **kwargs) -> Projection:
     """A linear layer of Bark's blocks."""
     initializer = Normal(config.initializer_range)
@@ -401,7 +437,7 @@ class TransformerModel(PretrainedModel):
         self.seeds = keras.random.SeedGenerator() if config.dropout else None
 
     def _embedding(self, rows: int, name: str):
-        table = keras.layers.Embedding(
+        table = Embedding(
             rows,
             self.config.hidden_size,
             embeddings_initializer=Normal(self.config.initializer_range),
