@@ -62,7 +62,8 @@ def test_directory_named_like_a_repository_wins(tmp_path, hub, monkeypatch):
         "C:voice",
     ],
 )
-def test_missing_directory_is_never_a_request(path, hub):
+def test_missing_directory_is_never_a_request(path, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for find in (bark_hub.find_file, bark_hub.find_optional):
         with pytest.raises(FileNotFoundError, match="There is no directory"):
             find(path, "config.json")
