@@ -555,6 +555,8 @@ class BarkTokenizer:
         self, row: str | list[str], encoding: tokenizers.Encoding
     ) -> list[str]:
         """The words that the vocabulary lacks, each once, in order."""
+        # Each is a new list of everything whenever it is asked for.
+        ids, offsets = encoding.ids, encoding.offsets
         pieces: dict[int, list[int]] = {}
         for place, word in enumerate(encoding.word_ids):
             if word is not None:
@@ -562,11 +564,8 @@ class BarkTokenizer:
         words = []
         for word, places in pieces.items():
             is_split = self._is_closed and len(places) > 1
-            if is_split or encoding.ids[places[0]] == self._unknown_id:
-                start, end = (
-                    encoding.offsets[places[0]][0],
-                    encoding.offsets[places[-1]][1],
-                )
+            if is_split or ids[places[0]] == self._unknown_id:
+                start, end = offsets[places[0]][0], offsets[places[-1]][1]
                 words.append(row[word] if isinstance(row, list) else row[start:end])
         return list(dict.fromkeys(words))
 
