@@ -5,6 +5,7 @@ Source: suno-ai/bark, `bark/api.py`; Hugging Face transformers, `BarkModel`.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import secrets
@@ -149,6 +150,28 @@ class BarkModel:
     def parts(self) -> dict[str, PretrainedModel]:
         """The four networks by name; idle ones may be without their weights."""
         return dict(self._parts)
+
+    def with_part(self, name: str, part: PretrainedModel) -> BarkModel:
+        """The same model with another network in one place; the others are shared.
+
+        Args:
+            name: Of the part, such as `"semantic"`.
+            part: A network of the same kind.
+
+        Raises:
+            ValueError: If there is no such part, or the network is of another kind.
+
+        Example:
+            >>> better = model.with_part("semantic", fine_tuned)
+        """
+        if not isinstance(part, PARTS.get(name, ())):
+            raise ValueError(
+                f"name must be one of {', '.join(PARTS)}, and part a network of its "
+                f"kind. Received: name={name!r}, part={type(part).__name__}"
+            )
+        other = copy.copy(self)
+        other._parts = {**self._parts, name: part}
+        return other
 
     def bring(self, name: str) -> PretrainedModel:
         """Gives a part with its weights in place; with offloading, the others go."""

@@ -283,6 +283,9 @@ class AudioSamples(keras.callbacks.Callback):
         make: Called with the step; gives name -> float32 (samples,).
         sample_rate: Samples per second.
 
+    Attributes:
+        start: Steps taken before; `train` sets it.
+
     Raises:
         ImportError: If TensorBoard is not installed.
     """
@@ -296,6 +299,7 @@ class AudioSamples(keras.callbacks.Callback):
     ):
         super().__init__()
         self.every, self.make, self.sample_rate = every, make, sample_rate
+        self.start = 0
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
                 'Audio samples need tensorboard: pip install "bark-tf[train]"'
@@ -306,7 +310,7 @@ class AudioSamples(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Writes samples every `every` steps."""
-        step = int(self.model.optimizer.iterations)
+        step = self.start + batch + 1
         if step % self.every:
             return
         with self._writer.as_default():

@@ -19,6 +19,7 @@ import keras
 
 from . import checkpoints, strategies
 from .callbacks import (
+    AudioSamples,
     Checkpoints,
     Log,
     StopOnSignal,
@@ -190,6 +191,9 @@ def train(
         validate = Validation(directory, validation, options, start, log, workers)
         facts = {"options": fingerprint}
         keep = Checkpoints(directory, options, start, facts, log)
+        for callback in callbacks:
+            if isinstance(callback, AudioSamples):
+                callback.start = start
         rest, callbacks = options.steps - start, [log, validate, keep, *callbacks]
         with StopOnSignal() as stop:
             workers.fit(trainer, batches, start, rest, callbacks, stop)

@@ -19,6 +19,8 @@ import ast
 import dataclasses
 import importlib.util
 import runpy
+import types
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,9 @@ class Recipe:
         codec: Fields of `CodecOptions`.
         speakers: Speaker -> how often its recordings are picked for the codec.
         discriminator: Whether the codec trains against a discriminator.
+        sample_every: Steps between two samples that one hears in TensorBoard: a
+            held-out recording through the codec, or a held-out text, for which all the
+            model is in memory. Not on several devices. None: none.
         options: `TrainingOptions`, or a dict of its fields.
 
     Raises:
@@ -93,6 +98,7 @@ class Recipe:
     codec: dict[str, Any] = dataclasses.field(default_factory=dict)
     speakers: dict[str, float] = dataclasses.field(default_factory=dict)
     discriminator: bool = False
+    sample_every: int | None = None
     options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
 
     def __post_init__(self):
@@ -103,6 +109,11 @@ class Recipe:
             ("method", self.method in METHODS, f"one of {', '.join(METHODS)}"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lora_rank", self.lora_rank >= 1, "at least 1"),
+            (
+                "sample_every",
+                self.sample_every is None or self.sample_every >= 1,
+                "None or at least 1",
+            ),
             ("segment_s", self.segment_s > 0, "positive"),
             ("history_probability", 0 <= self.history_probability <= 1, "in [0, 1]"),
             ("past_weight", 0 <= self.past_weight <= 1, "in [0, 1]"),
@@ -116,39 +127,63 @@ class Recipe:
 
     def replace(self, name: str, value: Any) -> Recipe:
         """A copy with one field, of the recipe or of its options, changed."""
-        fields = {field.name for field in dataclasses.fields(self)}
-        if name in fields - _FIXED:
-            kind = type(getattr(self, name))
-            return dataclasses.replace(self, **{name: _as(kind, name, value)})
-        options = {field.name for field in dataclasses.fields(self.options)}
+        fields = _hints(type(self))
+        if name in fields.keys() - _FIXED:
+            value = _as(fields[name], name, value)
+            return dataclasses.replace(self, **{name: value})
+        options = _hints(TrainingOptions)
         if name in options:
-            kind = type(getattr(self.options, name))
-            value = _as(kind, name, value)
+            value = _as(options[name], name, value)
             changed = dataclasses.replace(self.options, **{name: value})
             return dataclasses.replace(self, options=changed)
-        known = ", ".join(sorted(fields - _FIXED | options))
+        known = ", ".join(sorted(fields.keys() - _FIXED | options.keys()))
         raise ValueError(f"A recipe has no {name!r}. It has: {known}")
 
 
-def _as(kind: type, name: str, value: Any) -> Any:
-    """A value from the command line, as a field of a type takes it."""
-    if kind is str or not isinstance(value, str):
+def _hints(cls: type) -> dict[str, tuple[type, ...]]:
+    """The fields of a dataclass and the types that each may have."""
+    hints = typing.get_type_hints(cls)
+    several = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {
+        name: tuple(
+            typing.get_origin(kind) or kind
+            for kind in (typing.get_args(hint) if _is_union(hint) else (hint,))
+        )
+        for name, hint in several.items()
+    }
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def _as(kinds: tuple[type, ...], name: str, value: Any) -> Any:
+    """A value from the command line, as a field of some types takes it."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none" and type(None) in kinds:
+        return None
+    if str in kinds:
         return value
     try:
         read = ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        read = {"true": True, "false": False, "none": None}.get(value.lower(), value)
-    if kind is bool and not isinstance(read, bool):
+        read = {"true": True, "false": False}.get(value.lower(), value)
+    if bool in kinds and not isinstance(read, bool):
         raise ValueError(f"{name} must be True or False. Received: {name}={value}")
-    if kind in (int, float) and (
-        isinstance(read, bool) or not isinstance(read, int | float | None)
-    ):
+    is_number = isinstance(read, int | float) and not isinstance(read, bool)
+    if {int, float} & {*kinds} and not is_number:
         raise ValueError(f"{name} must be a number. Received: {name}={value}")
-    if kind is int and isinstance(read, float):
+    if int in kinds and isinstance(read, float):
         if not read.is_integer():
             raise ValueError(f"{name} must be a whole number. Received: {name}={value}")
         return int(read)
-    return tuple(read) if kind is tuple and isinstance(read, list) else read
+    if tuple in kinds and isinstance(read, list):
+        return tuple(read)
+    if {tuple, dict} & {*kinds} and not isinstance(read, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name} must be a {names}. Received: {name}={value}")
+    return read
 
 
 def recipe_names() -> list[str]:

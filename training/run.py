@@ -129,12 +129,14 @@ def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = _model(recipe, base)
         trainer, batches, validation = _prepared(recipe, model, base)
+    callbacks = [] if strategy is not None else _samples(recipe, model, base, folder)
     history = train(
         trainer,
         batches,
         options=recipe.options,
         directory=folder,
         validation=validation,
+        callbacks=callbacks,
         progress=progress,
     )
     if not workers.is_chief:
@@ -177,15 +179,44 @@ def _model(recipe: Recipe, base: str):
     return model
 
 
-def _prepared(recipe: Recipe, model, base: str):
-    """The trainer, its batches, and the batches of the held-out data or None."""
+def _shards(recipe: Recipe):
+    """The recordings to learn from, and the held-out ones or None."""
     from .shards import ShardSet
 
     data = Path(recipe.data)
     has_split = (data / "train").is_dir()
-    shards = ShardSet(data / "train" if has_split else data)
     held_out = data / "validation"
-    held_out = ShardSet(held_out) if held_out.is_dir() else None
+    return (
+        ShardSet(data / "train" if has_split else data),
+        ShardSet(held_out) if held_out.is_dir() else None,
+    )
+
+
+def _samples(recipe: Recipe, model, base: str, folder: Path) -> list:
+    """The callback that lets one hear the run, if it is wanted."""
+    if recipe.sample_every is None:
+        return []
+    from .callbacks import AudioSamples
+    from .samples import codec_samples, speech_samples
+
+    shards, held_out = _shards(recipe)
+    heard = held_out if held_out else shards
+    if recipe.stage == "codec":
+        make = codec_samples(model, heard)
+    else:
+        make = speech_samples(_part(recipe), model, base, heard)
+    rate = BarkGenerationConfig.from_pretrained(base).sample_rate
+    return [AudioSamples(folder, recipe.sample_every, make, rate)]
+
+
+def _part(recipe: Recipe) -> str:
+    """The stage's network among the parts of `BarkModel`."""
+    return MODELS[recipe.stage].checkpoint_prefix.rstrip(".")
+
+
+def _prepared(recipe: Recipe, model, base: str):
+    """The trainer, its batches, and the batches of the held-out data or None."""
+    shards, held_out = _shards(recipe)
     if recipe.stage == "codec":
         return _codec(recipe, model, shards, held_out)
     return _transformer(recipe, model, base, shards, held_out)
@@ -268,7 +299,7 @@ def _write(recipe: Recipe, model, base: str) -> None:
         save_lora(model, out / "adapters" / f"{recipe.stage}.safetensors")
         merge_lora(model)
     bark = BarkModel.from_pretrained(base)
-    part = bark.parts[MODELS[recipe.stage].checkpoint_prefix.rstrip(".")]
+    part = bark.parts[_part(recipe)]
     part.put_weights([weight.numpy() for weight in model.weights])
     bark.save_pretrained(out)
     if Path(base).resolve() != out.resolve():

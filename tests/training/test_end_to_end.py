@@ -23,8 +23,8 @@ OPTIONS = TrainingOptions(steps={STEPS}, learning_rate=3e-3, warmup_steps=1,
                           log_every=1, validate_every={STEPS})
 RECIPE = [
     Recipe(stage="codec", segment_s=0.3, batch_size=2, options=OPTIONS,
-           codec={{"quantize_from": 4}}),
-    *[Recipe(stage=stage, method=method, batch_size=4, options=OPTIONS)
+           codec={{"quantize_from": 4}}, sample_every=4),
+    *[Recipe(stage=stage, method=method, batch_size=4, options=OPTIONS, sample_every=8)
       for stage, method in
       (("semantic", "full"), ("coarse", "lora"), ("fine", "full"))],
 ]
@@ -79,6 +79,16 @@ def test_every_stage_has_changed_and_is_saved(made):
         pairs = zip(part.weights, before.parts[name].weights, strict=True)
         assert any(np.any(new.numpy() != old.numpy()) for new, old in pairs), name
     assert (made / "out/adapters/coarse.safetensors").is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_can_hear_every_stage(made, stage):
+    pytest.importorskip("tensorboard")
+    events = (made / "out/training" / stage / "tensorboard").glob("events*")
+    written = b"".join(path.read_bytes() for path in events)
+    names = ("recording", "reconstruction") if stage == "codec" else ("speech",)
+    for name in names:
+        assert f"{name}_spectrogram".encode() in written and b"RIFF" in written
 
 
 def test_held_out_recordings_are_met_better_than_before(made):

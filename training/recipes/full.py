@@ -17,6 +17,7 @@ RECIPE = [
         gradient_checkpointing=True,
         batch_size=2,
         history_probability=0.5,
+        sample_every=500,
         options=TrainingOptions(
             steps=steps,
             learning_rate=2e-5,

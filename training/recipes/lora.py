@@ -20,6 +20,7 @@ RECIPE = [
         lora_rank=16,
         batch_size=2,
         history_probability=0.5,
+        sample_every=500,
         options=TrainingOptions(
             steps=steps,
             learning_rate=2e-4,

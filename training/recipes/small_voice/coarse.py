@@ -16,6 +16,7 @@ RECIPE = Recipe(
     history_probability=0.5,
     # Cheaper than exact: the past of a window is learned once more.
     past_weight=0.1,
+    sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
         learning_rate=1.5e-3,

@@ -19,6 +19,7 @@ RECIPE = Recipe(
     # The first voice most; the second so that others can be learned later.
     speakers={"kumo": 0.65, "alpha": 0.35},
     codec={"quantize_from": 1_500, "weights": {"waveform": 0.05}},
+    sample_every=1_000,
     options=TrainingOptions(
         steps=10_000,
         learning_rate=1e-3,

@@ -14,6 +14,7 @@ RECIPE = Recipe(
     batch_size=16,
     dropout=0.1,
     history_probability=0.5,
+    sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
         learning_rate=1.5e-3,

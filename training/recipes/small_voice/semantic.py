@@ -16,6 +16,7 @@ RECIPE = Recipe(
     # Half of the time without a history, because most people speak without a voice.
     history_probability=0.5,
     vary_text=vary_text,
+    sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
         learning_rate=1.5e-3,
