@@ -453,3 +453,13 @@ def test_what_cannot_work_is_refused_before_any_network_runs(
     inputs = {"input_ids": toy.texts(1, 2)["input_ids"], **options}
     with pytest.raises(ValueError, match=message):
         bark.generate(**inputs, jit_compile=False)
+
+
+def test_another_network_takes_a_place_and_the_others_are_shared(bark):
+    other = BarkModel(bark.config).semantic
+    better = bark.with_part("semantic", other)
+    assert better.semantic is other and bark.semantic is not other
+    assert better.codec_model is bark.codec_model
+    for name, part in (("nothing", other), ("fine_acoustics", other)):
+        with pytest.raises(ValueError, match="name must be one of semantic"):
+            bark.with_part(name, part)
