@@ -3,8 +3,8 @@
     bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05
     bark-tf train small_voice/codec --set data=audio out=small
 
-SPEECH holds one LJSpeech folder per speaker (kumo, alpha). 2.7 million weights; about 7
-steps of 6 audio seconds per second on two idle cores.
+SPEECH holds one LJSpeech folder per speaker (kumo, alpha). 2.1 million weights; at most
+4 steps of 6 audio seconds per second on two idle cores.
 """
 
 from bark_tf.training.fit import TrainingOptions
