@@ -470,6 +470,7 @@ def reference_tokenizer(**settings):
     return transformers.BertTokenizerFast(vocab=vocabulary, **settings)
 
 
+@pytest.mark.filterwarnings(UNKNOWN)
 @pytest.mark.reference
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_ids_equal_those_of_transformers(settings):
@@ -489,6 +490,7 @@ def test_ids_equal_those_of_transformers(settings):
     np.testing.assert_array_equal(result["input_ids"], expected["input_ids"])
 
 
+@pytest.mark.filterwarnings(UNKNOWN)
 @pytest.mark.reference
 def test_cut_rows_equal_those_of_transformers():
     theirs = reference_tokenizer(do_lower_case=False)
