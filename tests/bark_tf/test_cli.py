@@ -588,7 +588,9 @@ def test_an_interrupt_is_130_and_leaves_the_old_file(fake, capsys):
 
 # A model that needs no TensorFlow, for whole processes.
 PROGRAM = """
-import sys, time, types
+import signal, sys, time, types
+# A job in the background inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from bark_tf.config import BarkGenerationConfig
 
