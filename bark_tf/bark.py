@@ -220,7 +220,7 @@ class BarkModel:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str | os.PathLike,
+        path_or_id: str | os.PathLike | None = None,
         *,
         dtype: Any = None,
         quantize: str | None = None,
@@ -236,7 +236,8 @@ class BarkModel:
         meanwhile, but must not be changed in place.
 
         Args:
-            path_or_id: A directory, or an id such as `"suno/bark-small"`.
+            path_or_id: A directory, or an id such as `"suno/bark-small"`; None for
+                the small checkpoint that comes with the package.
             dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; Keras's
                 global policy by default.
             quantize: A Keras quantization mode such as `"int8"` for the kernels of
@@ -258,6 +259,7 @@ class BarkModel:
             FileNotFoundError: If there is no such checkpoint.
             ValueError: If the checkpoint is damaged or no Bark.
         """
+        path_or_id = hub.shipped_checkpoint() if path_or_id is None else path_or_id
         where = {
             "revision": revision,
             "cache_dir": cache_dir,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bark_tf import cli_training
+from bark_tf import cli_training, hub
 from bark_tf._version import __version__
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
@@ -33,7 +33,6 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 # As a shell reports a program that a signal has ended: 128 + its number.
 INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13
 
-_SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 _SEED_LIMIT = 2**31
 _MEGABYTE = 10**6
@@ -158,7 +157,7 @@ class _Parser(argparse.ArgumentParser):
 _MODEL_HELP = (
     "a directory with a checkpoint, or a repository such as suno/bark-small, which is "
     f"downloaded once (1.7 GB) and kept; default: ${MODEL_VARIABLE}, or the small "
-    "checkpoint that comes with bark-tf"
+    "voice that comes with bark-tf (147 words)"
 )
 
 _EXAMPLES = f"""examples:
@@ -263,8 +262,8 @@ def _add_speak(commands: Any) -> None:
     text.add_argument(
         "--long",
         action=argparse.BooleanOptionalAction,
-        help="speak sentence after sentence; default: if the text takes more than "
-        "about 13 seconds, the most that Bark says in one go",
+        help="speak sentence after sentence; default: if the text takes longer than "
+        "the model says in one go, 13 seconds for Bark",
     )
     _add_speak_output(parser)
     _add_speak_model(parser)
@@ -452,26 +451,13 @@ def _note(arguments: argparse.Namespace, text: str) -> None:
         _say(text)
 
 
-def _find_model(arguments: argparse.Namespace) -> str | None:
-    """What to load, or None if nothing is named and nothing comes with the package."""
+def _model(arguments: argparse.Namespace) -> str:
+    """What to load."""
     named = arguments.model or os.environ.get(MODEL_VARIABLE)
     if named:
         return named
-    if (_SHIPPED_CHECKPOINT / "config.json").is_file():
-        _note(arguments, "using the small checkpoint that comes with bark-tf")
-        return str(_SHIPPED_CHECKPOINT)
-    return None
-
-
-def _model(arguments: argparse.Namespace) -> str:
-    model = _find_model(arguments)
-    if model is None:
-        raise ValueError(
-            "no model. Give --model suno/bark-small (needs internet, downloads 1.7 GB "
-            f"once), --model DIRECTORY of a checkpoint, or set {MODEL_VARIABLE} to "
-            "either"
-        )
-    return model
+    _note(arguments, hub.ABOUT_SHIPPED)
+    return str(hub.SHIPPED_CHECKPOINT)
 
 
 # === speak ===
@@ -588,7 +574,7 @@ def _generate(processor, model, text, arguments, report) -> tuple:
     import numpy as np
 
     options = _generation_options(arguments, model)
-    if _is_long(text, arguments):
+    if _is_long(text, arguments, model):
         from bark_tf.long_form import generate_long
 
         out = generate_long(
@@ -600,12 +586,14 @@ def _generate(processor, model, text, arguments, report) -> tuple:
     return np.asarray(out.audio[0, : out.lengths[0]]), out.voice
 
 
-def _is_long(text: str, arguments: argparse.Namespace) -> bool:
-    from bark_tf.text import MAX_S, estimate_seconds
+def _is_long(text: str, arguments: argparse.Namespace, model: Any) -> bool:
+    from bark_tf.long_form import chunk_seconds
+    from bark_tf.text import estimate_seconds
 
     if arguments.long is not None:
         return arguments.long
-    return estimate_seconds(text) > MAX_S
+    _, longest = chunk_seconds(model.generation_config.semantic_config)
+    return estimate_seconds(text) > longest
 
 
 def _stream(processor, model, text, arguments, report) -> str:
@@ -628,7 +616,7 @@ def _stream(processor, model, text, arguments, report) -> str:
 def _pieces(processor, model, text, arguments, report) -> Iterator:
     """float32 (samples,) each."""
     options = _generation_options(arguments, model)
-    if _is_long(text, arguments):
+    if _is_long(text, arguments, model):
         from bark_tf.long_form import stream_long
 
         long = stream_long(
@@ -645,15 +633,11 @@ def _pieces(processor, model, text, arguments, report) -> Iterator:
 
 def _voices(arguments: argparse.Namespace) -> None:
     """Lists voices and their sources."""
+    from bark_tf.processor import BarkProcessor
     from bark_tf.voices import list_voices
 
-    model = _find_model(arguments)
-    speaker_embeddings = {}
-    if model is not None:
-        from bark_tf.processor import BarkProcessor
-
-        speaker_embeddings = BarkProcessor.from_pretrained(model).speaker_embeddings
-    voices = list_voices(speaker_embeddings)
+    processor = BarkProcessor.from_pretrained(_model(arguments))
+    voices = list_voices(processor.speaker_embeddings)
     if not voices:
         _note(
             arguments,

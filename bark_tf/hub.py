@@ -15,7 +15,9 @@ Every function fails with one line that says what to do:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import tempfile
 import uuid
@@ -25,6 +27,12 @@ from typing import Any
 
 from bark_tf._version import __version__
 
+# A small checkpoint, part of the package.
+SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
+ABOUT_SHIPPED = (
+    "using the small voice that comes with bark-tf, which knows 147 words; the whole "
+    "Bark is suno/bark-small (a download of 1.7 GB) or suno/bark"
+)
 INDEX_SUFFIX = ".index.json"
 # In the order of preference: files without pickle come first.
 WEIGHTS_NAMES = (
@@ -41,6 +49,13 @@ class _FileMissingError(FileNotFoundError):
 
 
 # === Finding ===
+
+
+@functools.cache
+def shipped_checkpoint() -> Path:
+    """The directory of the small checkpoint; logs once what it is."""
+    logging.getLogger(__name__).warning("%s", ABOUT_SHIPPED)
+    return SHIPPED_CHECKPOINT
 
 
 def find_file(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bark_tf import tokens as layout
+from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.generation.options import StageConfigs, stage_configs
 from bark_tf.text import (
     MAX_S,
@@ -79,6 +80,20 @@ _STUCK_S = 3.0
 _LONGEST_CYCLE_S = 1.5
 _ONE_VALUE_SHARE = 0.8
 _SILENCE_PEAK = 1e-3  # -60 dB
+
+
+def chunk_seconds(config: BarkSemanticGenerationConfig) -> tuple[float, float]:
+    """How long chunks should be, and may be: with a lower limit of tokens shorter ones.
+
+    Args:
+        config: Of the semantic stage.
+
+    Returns:
+        Seconds that are aimed at, and seconds of the longest text that is said in one
+        go: 10 and 13 for Bark itself.
+    """
+    share = min(1.0, config.max_new_tokens / config.semantic_rate_hz / _FULL_S)
+    return max(MIN_S, TARGET_S * share), max(MIN_S, MAX_S * share)
 
 
 class ChunkReport(NamedTuple):
@@ -433,16 +448,15 @@ def _prepare(
         raise ValueError("voice is another name of voice_preset. Received: both")
     voice = voice_preset if voice is None else voice
     max_length = configs.semantic.max_input_semantic_length
-    # With a lower limit of tokens, shorter chunks, so that they can end.
     rates = _Rates.of(configs, config.sample_rate)
-    share = min(1.0, configs.semantic.max_new_tokens / rates.semantic_hz / _FULL_S)
+    target_s, max_s = chunk_seconds(configs.semantic)
     chunks = _chunks(
         text,
         lambda piece: len(processor.tokenizer.encode(piece)),
         (gap_s, paragraph_gap_s),
         max_tokens=max(1, max_length - TOKEN_MARGIN),
-        target_s=max(MIN_S, TARGET_S * share),
-        max_s=max(MIN_S, MAX_S * share),
+        target_s=target_s,
+        max_s=max_s,
     )
     return _Run(
         model=model,

@@ -28,7 +28,6 @@ from bark_tf.voices import (
 VOICE_INDEX_NAME = "speaker_embeddings_path.json"
 VOICE_DIRECTORY = "speaker_embeddings"
 
-_SHIPPED_CHECKPOINT = Path(__file__).parent / "assets"
 _TENSOR_KINDS = ("tf", "np", None)
 _PADDING = "max_length"
 
@@ -287,7 +286,7 @@ class BarkProcessor:
             ValueError: If a file holds something else, or the list of voices points
                 out of the checkpoint.
         """
-        path_or_id = _SHIPPED_CHECKPOINT if path_or_id is None else path_or_id
+        path_or_id = hub.shipped_checkpoint() if path_or_id is None else path_or_id
         hub_options = {
             "revision": revision,
             "cache_dir": cache_dir,

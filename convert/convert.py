@@ -46,13 +46,15 @@ COPIED_NAMES = (
     "special_tokens_map.json",
     "vocab.txt",
     "preprocessor_config.json",
+    "semantic_tokenizer.safetensors",
+    "semantic_tokenizer.json",
 )
 # What may be replaced: a directory with anything else is no checkpoint.
 _CHECKPOINT_FILES = re.compile(
     r"(pytorch_)?model.*\.(safetensors|bin|index\.json)|[a-z]*_?config\.json"
     r"|(text|coarse|fine|encodec)\.(safetensors|json)|special_tokens_map\.json"
     r"|tokenizer\.json|vocab\.txt|speaker_embeddings(_path\.json)?"
-    r"|README\.md|\.gitattributes"
+    r"|semantic_tokenizer\.(safetensors|json)|README\.md|\.gitattributes"
 )
 
 Progress = Callable[[str, int, int], None]

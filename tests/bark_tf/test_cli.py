@@ -3,6 +3,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bark_tf import __version__, audio, cli
+from bark_tf import __version__, audio, cli, hub
 from bark_tf.cli import main
 from bark_tf.config import PRESETS, BarkConfig, BarkGenerationConfig
-from bark_tf.processor import BarkProcessor
+from bark_tf.processor import VOICE_INDEX_NAME, BarkProcessor
 from bark_tf.tokenizer import BarkTokenizer
 from bark_tf.voices import VoicePreset
 
@@ -233,23 +234,17 @@ def test_control_characters_of_an_argument_do_not_reach_the_terminal(capsys):
 # === Finding the model ===
 
 
-def test_without_a_model_it_says_how_to_get_one(monkeypatch, capsys):
-    monkeypatch.delenv(cli.MODEL_VARIABLE, raising=False)
-    monkeypatch.setattr(cli, "_SHIPPED_CHECKPOINT", Path("nowhere"))
-    assert main(["speak", "hi"]) == 1
-    line = only_line(capsys)
-    for part in ("--model suno/bark-small", "1.7 GB", "DIRECTORY", cli.MODEL_VARIABLE):
-        assert part in line
-
-
-def test_the_checkpoint_of_the_package_is_used_and_said_once(
+def test_without_a_name_the_voice_of_the_package_speaks(
     fake, checkpoint, monkeypatch, capsys
 ):
     monkeypatch.delenv(cli.MODEL_VARIABLE)
-    monkeypatch.setattr(cli, "_SHIPPED_CHECKPOINT", Path(checkpoint))
+    monkeypatch.setattr(hub, "SHIPPED_CHECKPOINT", Path(checkpoint))
     assert main(["speak", TEXT]) == 0
     assert fake.loaded[0] == checkpoint
-    assert capsys.readouterr().err.count("comes with bark-tf") == 1
+    said = capsys.readouterr().err
+    assert said.count("comes with bark-tf") == 1 and "suno/bark-small" in said
+    assert main(["speak", TEXT, "--quiet"]) == 0
+    assert not capsys.readouterr().err
 
 
 def test_an_argument_wins_over_the_environment(fake, checkpoint, monkeypatch):
@@ -469,6 +464,19 @@ def test_long_text_is_recognised(fake, monkeypatch, num_words, arguments, is_lon
     assert main(["speak", text, "--seed", "7", "--top-k", "3", *arguments]) == 0
     assert bool(asked) == is_long
     assert fake.calls[0]["seed"] == 7 and fake.calls[0]["top_k"] == 3
+
+
+def test_what_is_long_depends_on_the_model(fake, monkeypatch):
+    """A small one that says five seconds in one go, of a text of eight."""
+    monkeypatch.setattr(
+        FakeModel,
+        "generation_config",
+        generation_config().replace(
+            semantic_config={"max_new_tokens": 250, "do_sample": True}
+        ),
+    )
+    assert main(["speak", " ".join(WORDS[:20])]) == 0
+    assert len(fake.calls) > 1
 
 
 def test_a_text_that_went_wrong_leaves_no_voice(fake, capsys):
@@ -715,22 +723,23 @@ def test_voices_are_listed_with_their_source(checkpoint, monkeypatch, capsys):
     assert len({line.index(checkpoint) for line in lines}) == 1
 
 
-def test_no_voices_says_where_they_are(monkeypatch, capsys):
-    monkeypatch.delenv(cli.MODEL_VARIABLE, raising=False)
-    monkeypatch.setattr(cli, "_SHIPPED_CHECKPOINT", Path("nowhere"))
+def test_no_voices_says_where_they_are(checkpoint, tmp_path, monkeypatch, capsys):
+    mute = tmp_path / "mute"
+    shutil.copytree(checkpoint, mute)
+    (mute / VOICE_INDEX_NAME).unlink()
     monkeypatch.setattr("bark_tf.voices.suno_voices", dict)
-    assert main(["voices"]) == 0
+    assert main(["voices", "--model", str(mute)]) == 0
     assert 'pip install "bark-tf[voices]"' in only_line(capsys)
 
 
-def test_names_of_voices_do_not_steer_the_terminal(monkeypatch, capsys):
+def test_names_of_voices_do_not_steer_the_terminal(checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(
         "bark_tf.voices.suno_voices", lambda: {"evil\x1b[2J": Path("a.npz")}
     )
     monkeypatch.setattr("bark_tf.voices.importlib.metadata.version", lambda name: "1")
-    monkeypatch.delenv(cli.MODEL_VARIABLE, raising=False)
-    assert main(["voices"]) == 0
-    assert capsys.readouterr().out.startswith("evil\\x1b[2J")
+    assert main(["voices", "--model", checkpoint]) == 0
+    listed = capsys.readouterr().out
+    assert "evil\\x1b[2J" in listed and "\x1b" not in listed
 
 
 # === convert ===
