@@ -128,7 +128,9 @@ class Projection(keras.layers.EinsumDense):
 
     Keras's own einsum would transpose the kernel before multiplying; a product over
     the last axes of both needs no other order of the weights in memory. Low-rank
-    adapters and quantization are those of `EinsumDense`.
+    adapters and quantization are those of `EinsumDense`, but the adapters' matrices
+    are multiplied with the input one after the other: their product would be as large
+    as the kernel, and so would its gradient.
 
     Args:
         size: Width of the output.
@@ -161,7 +163,14 @@ class Projection(keras.layers.EinsumDense):
     def call(self, inputs, training=None):
         """See the class."""
         shape = tf.shape(inputs)
-        x = matmul_rows(tf.reshape(inputs, (-1, inputs.shape[-1])), self.kernel)
+        rows = tf.reshape(inputs, (-1, inputs.shape[-1]))
+        if self.lora_enabled:
+            low = matmul_rows(rows, self.lora_kernel_b)
+            low = matmul_rows(low, self.lora_kernel_a)
+            x = matmul_rows(rows, self._kernel)
+            x += tf.cast(self.lora_alpha / self.lora_rank, x.dtype) * low
+        else:
+            x = matmul_rows(rows, self.kernel)
         x = x if self.bias is None else x + self.bias
         return tf.reshape(x, (shape[0], shape[1], self.size))
 

@@ -1,16 +1,21 @@
 """The recipe of the small voice: its text, its numbers, and all its steps once."""
 
 import itertools
+import re
 import runpy
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
+import toy_speech
 
+from bark_tf import cli
 from bark_tf.bark import BarkModel
 from bark_tf.processor import BarkProcessor
+from bark_tf.training.recipes import small_voice
 from bark_tf.training.recipes.small_voice import _make_speech as speech
 from bark_tf.training.recipes.small_voice import _start as recipe
 
@@ -129,3 +134,31 @@ def test_transformers_speaks_the_same_tokens(tmp_path):
     count = mine.semantic.shape[1]
     assert np.array_equal(kept["semantic"][:, :count], mine.semantic)
     assert np.array_equal(kept["fine_acoustics"][..., : mine.fine.shape[2]], mine.fine)
+
+
+@pytest.mark.slow
+def test_all_steps_once_from_recordings_to_a_voice_that_is_packed(
+    tmp_path, monkeypatch
+):
+    """The very lines of the recipe's docstring, with few steps and small batches."""
+    monkeypatch.chdir(tmp_path)
+    for speaker in ("kumo", "alpha"):
+        Path("SPEECH", speaker).mkdir(parents=True)
+        toy_speech.record(Path("SPEECH", speaker))
+    Path("words.txt").write_text("\n".join(recipe.WORDS), encoding="utf-8")
+    Path("held_out.txt").write_text("\n".join(recipe.HELD_OUT[:2]), encoding="utf-8")
+    shown = small_voice.__doc__.replace("\n        --", " --")
+    commands = re.findall(r"^    bark-tf (.*)$", shown, re.MULTILINE)
+    assert len(commands) == 10
+    few = "steps=4 warmup_steps=1 batch_size=2 validate_every=4 sample_every=4"
+    for command in commands:
+        words = shlex.split(command)
+        if words[0] == "train":
+            words += few.split()
+        if words[1] == "small_voice/codec":
+            words += ["segment_s=0.4", "codec={'quantize_from': 2}"]
+        assert cli.main([*words, "--quiet"]) == 0, command
+    names = {path.name for path in Path("assets").iterdir()}
+    assert {"tokenizer.json", "semantic_tokenizer.safetensors"} <= names
+    assert sum(path.stat().st_size for path in Path("assets").iterdir()) < MOST_BYTES
+    assert Path("report/report.md").is_file() and Path("speech.wav").is_file()

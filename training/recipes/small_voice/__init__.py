@@ -3,11 +3,17 @@
     bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05
     bark-tf train small_voice/codec --set data=audio out=small
     bark-tf train-tokenizer audio small
-    bark-tf prepare SPEECH/kumo tokens --model small --validation 0.05
+    bark-tf prepare SPEECH/kumo tokens --model small --validation 0.05 --keep-audio
     bark-tf train small_voice/semantic --set model=small data=tokens out=small
     bark-tf train small_voice/coarse --set model=small data=tokens out=small
     bark-tf train small_voice/fine --set model=small data=tokens out=small
-    bark-tf speak "four zero eight two six" --model small
+    bark-tf evaluate small tokens --texts held_out.txt --words words.txt
+        --recogniser pocketsphinx --out report
+    bark-tf convert small assets --dtype float16
+    bark-tf speak "four zero eight two six" --model assets --out speech.wav
 
-Every step goes on where it was when it is started again.
+SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
+`held_out.txt` lie beside this file. Every step goes on where it was when it is started
+again. To train on what comes with the package instead of from nothing, copy its folder
+`assets` to `small` and leave out the codec and the tokenizer.
 """

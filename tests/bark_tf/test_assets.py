@@ -1,0 +1,76 @@
+"""The small voice that comes with the package."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from bark_tf import BarkModel, BarkProcessor, hub
+from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS, start
+
+MOST_BYTES = 20_000_000
+DIGITS = [text for text in HELD_OUT if text.split()[0] in ("four", "seven")]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return BarkModel.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return BarkProcessor.from_pretrained()
+
+
+def test_it_is_small_and_says_what_it_is():
+    files = [path for path in hub.SHIPPED_CHECKPOINT.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    card = (hub.SHIPPED_CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    for part in ("license: mit", "Kokoro-82M", "words.txt", "held-out"):
+        assert part in card
+
+
+def test_it_is_what_the_recipe_makes(model, processor):
+    config, generation, tokenizer = start()
+    assert model.generation_config.to_dict() == generation.to_dict()
+    for part in model.parts.values():
+        wanted = getattr(config, part.config_class.part)
+        assert part.config.replace(extra={}) == wanted.replace(extra={})
+    text = "four zero eight, my cat"
+    assert processor.tokenizer.encode(text) == tokenizer.encode(text)
+
+
+def test_it_is_announced_once(caplog):
+    hub.shipped_checkpoint.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            BarkProcessor.from_pretrained()
+    (record,) = caplog.records
+    assert "suno/bark-small" in record.getMessage()
+
+
+def test_it_says_what_it_is_told_as_long_as_that_takes(model, processor):
+    """A digit takes between 0.15 and 0.8 s, and nobody whispers."""
+    for text in DIGITS[:3]:
+        inputs = processor(text, return_tensors="np")
+        out = model.generate(**inputs, seed=1, jit_compile=False, return_dict=True)
+        seconds = out.lengths[0] / model.generation_config.sample_rate
+        count = len(text.split())
+        assert 0.15 * count < seconds < 0.8 * count + 0.5, text
+        assert 0.02 < np.sqrt(np.mean(np.square(out.audio))) < 0.5
+
+
+@pytest.mark.slow
+def test_digits_are_understood(model, processor):
+    """The bound is far from the figure of the model card, and far from noise."""
+    pytest.importorskip("pocketsphinx")
+    from bark_tf.training.metrics import corpus_word_error_rate
+    from bark_tf.training.recognisers import recogniser_of
+    from bark_tf.training.scores import Speaker
+
+    listen = recogniser_of("pocketsphinx", WORDS[:10])
+    rate = model.generation_config.sample_rate
+    texts = [text for text in HELD_OUT if set(text.split()) <= set(WORDS[:10])][:20]
+    audios = Speaker(model, processor, jit_compile=False).from_texts(texts).audios
+    heard = [listen(audio, rate) for audio in audios]
+    assert corpus_word_error_rate(texts, heard).rate < 0.5
