@@ -109,7 +109,7 @@ def load(
     with _opened(path) as file:
         source_hz = file.samplerate
         audio = _read_all(file, path, max_s)
-    return _finished(_resample(audio, source_hz, sample_rate), path, sample_rate, max_s)
+    return _finished(resample(audio, source_hz, sample_rate), path, sample_rate, max_s)
 
 
 def _check_rate(sample_rate: int) -> None:
@@ -237,7 +237,20 @@ def _num_samples(num_samples: Any, source_hz: Any, target_hz: int) -> Any:
     return (2 * num_samples * target_hz + source_hz) // (2 * source_hz)
 
 
-def _resample(audio: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
+def resample(audio: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
+    """Audio at another rate, through soxr.
+
+    Args:
+        audio: float32 (samples,).
+        source_hz: Samples per second.
+        target_hz: Samples per second of the result.
+
+    Returns:
+        float32 (samples * target_hz / source_hz,), rounded.
+
+    Raises:
+        ImportError: If soxr is needed and not installed.
+    """
     if source_hz == target_hz or not audio.size:
         return audio
     soxr = _required("soxr", "Resampling")

@@ -130,6 +130,30 @@ def _changed(counts: tuple[int, ...], kind: int) -> tuple[int, ...]:
     return tuple(changed)
 
 
+def edit_distance(reference: Sequence, hypothesis: Sequence) -> int:
+    """The fewest changes that turn a reference into a hypothesis, for long sequences.
+
+    `edits` tells their kinds too, a hundred times as slow.
+
+    Args:
+        reference: Numbers, or anything else of which NumPy makes an array.
+        hypothesis: The same.
+
+    Example:
+        >>> edit_distance([1, 2, 3, 4], [1, 9, 3])
+        2
+    """
+    hypothesis = np.asarray(hypothesis)
+    places = np.arange(len(hypothesis) + 1)
+    row = places  # per prefix of the hypothesis
+    for count, wanted in enumerate(reference, start=1):
+        changed = np.minimum(row[1:] + 1, row[:-1] + (hypothesis != wanted))
+        row = np.concatenate([[count], changed])
+        # Insertions: one more than anywhere before, per place.
+        row = np.minimum.accumulate(row - places) + places
+    return int(row[-1])
+
+
 def word_edits(
     reference: str, hypothesis: str, normalise: Callable[[str], str] = normalised
 ) -> Edits:

@@ -152,8 +152,60 @@ def prepare(
         max_s=max_s,
     )
     recordings, problems = read_dataset(dataset)
-    recordings = recordings[:limit]
     maker = Maker(settings)
+
+    def run(pending: Sequence[Job], info: DatasetInfo, done: _Done) -> None:
+        if runner is not None:
+            from .beam import run_jobs
+
+            run_jobs(pending, settings, info, runner, runner_options, done.add)
+        elif num_workers > 1:
+            _run_in_processes(pending, settings, info, num_workers, done)
+        else:
+            _run_here(pending, maker, info, done)
+
+    return make_shards(
+        recordings[:limit],
+        out,
+        maker,
+        validation=validation,
+        shard_size=shard_size,
+        problems=problems,
+        run=run,
+        progress=progress,
+    )
+
+
+def make_shards(
+    recordings: Sequence[Any],
+    out: str | os.PathLike,
+    maker: Any,
+    *,
+    validation: float = 0.0,
+    shard_size: int = SHARD_SIZE,
+    problems: Sequence[Problem] = (),
+    run: Callable[[Sequence[Job], DatasetInfo, _Done], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Makes the shards that are missing, of recordings or of what is spoken.
+
+    Args:
+        recordings: `Recording`s, or others with `id`, `speaker` and `text`.
+        out: As in `prepare`.
+        maker: A `Maker`, or another with `info` and `utterances`.
+        validation: As in `prepare`.
+        shard_size: Recordings per shard.
+        problems: What has been left out already, for the report.
+        run: Makes shards; by default one after the other.
+        progress: Called with (recordings done, recordings).
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: If `out` was made with other settings.
+        OSError: If the disk is full; what is finished stays.
+    """
     info = maker.info(_fingerprint(recordings, validation, shard_size))
     out = Path(out)
     jobs = list(_jobs(recordings, out, validation, shard_size))
@@ -162,19 +214,19 @@ def prepare(
     done = _Done(len(recordings), progress)
     done.add(len(recordings) - sum(len(job.recordings) for job in pending))
     with _full_disk_explained(out):
-        if runner is not None:
-            from .beam import run_jobs
-
-            run_jobs(pending, settings, info, runner, runner_options, done.add)
-        elif num_workers > 1:
-            _run_in_processes(pending, settings, info, num_workers, done)
+        if run is None:
+            _run_here(pending, maker, info, done)
         else:
-            for job in pending:
-                make_shard(job, maker, info)
-                done.add(len(job.recordings))
+            run(pending, info, done)
         report = Report.of(jobs, problems)
         report.save(out)
     return report
+
+
+def _run_here(jobs: Sequence[Job], maker: Any, info: DatasetInfo, done: _Done) -> None:
+    for job in jobs:
+        make_shard(job, maker, info)
+        done.add(len(job.recordings))
 
 
 class _Done:
@@ -333,18 +385,12 @@ class Maker:
                 has_audio=True,
                 settings=settings,
             )
-        semantic = self._config.semantic_config
-        return DatasetInfo(
+        return tokens_info(
+            self.settings.model,
+            self._config,
             sample_rate=self.sample_rate,
-            has_tokens=True,
             has_audio=self.settings.keep_audio,
-            num_codebooks=self._num_codebooks,
-            codebook_size=self._config.codebook_size,
-            frame_rate=float(self._config.coarse_acoustics_config.coarse_rate_hz),
-            semantic_vocab_size=semantic.semantic_vocab_size,
-            semantic_rate_hz=float(semantic.semantic_rate_hz),
             text_vocab_size=self._processor.tokenizer.vocab_size,
-            model=self.settings.model,
             settings=settings,
         )
 
@@ -395,6 +441,26 @@ class Maker:
             rates = (self.sample_rate, self._tokenizer.sample_rate)
             audio = soxr.resample(audio, *rates).astype(np.float32)
         return self._tokenizer(audio)
+
+
+def tokens_info(model: str, config: BarkGenerationConfig, **facts: Any) -> DatasetInfo:
+    """What records with a model's tokens are.
+
+    Args:
+        model: Directory or id of the checkpoint.
+        config: Its generation configuration.
+        **facts: Of `DatasetInfo`: what the configuration does not tell.
+    """
+    return DatasetInfo(
+        has_tokens=True,
+        num_codebooks=config.fine_acoustics_config.n_fine_codebooks,
+        codebook_size=config.codebook_size,
+        frame_rate=float(config.coarse_acoustics_config.coarse_rate_hz),
+        semantic_vocab_size=config.semantic_config.semantic_vocab_size,
+        semantic_rate_hz=float(config.semantic_config.semantic_rate_hz),
+        model=model,
+        **facts,
+    )
 
 
 def align(

@@ -21,7 +21,12 @@ import tensorflow as tf
 
 from bark_tf.config import HubertConfig
 from bark_tf.models.encodec.conv import build_all, wide_dtype
-from bark_tf.models.pretrained import Normal, PretrainedModel
+from bark_tf.models.pretrained import (
+    Normal,
+    PretrainedModel,
+    allocate_only,
+    put,
+)
 from bark_tf.models.transformer import Projection, attention_mask
 
 SAMPLE_RATE = 16_000
@@ -541,6 +546,27 @@ class HubertModel(PretrainedModel):
         for block in self.blocks[:layer]:
             states.append(block(states[-1], padding))
         return states
+
+    def first_layers(self, layer: int) -> HubertModel:
+        """The network without the layers above one, whose output stays what it is.
+
+        Args:
+            layer: As in `call`.
+
+        Returns:
+            A network with the same weights, of at least one layer: a configuration
+            cannot have none.
+        """
+        count = max(1, self.checked_layer(layer))
+        if count == len(self.blocks):
+            return self
+        config = self.config.replace(num_hidden_layers=count)
+        with allocate_only():
+            first = HubertModel(config, name=self.name, dtype=self.dtype_policy)
+        own = {v.path.removeprefix(f"{self.path}/"): v for v in self.weights}
+        for variable in first.weights:
+            put(variable, own[variable.path.removeprefix(f"{first.path}/")].value)
+        return first
 
     def checked_layer(self, layer: int | None) -> int:
         """The number of a layer; None: the last. ValueError if there is none such."""

@@ -95,12 +95,25 @@ class HubertQuantizer(PretrainedModel):
         Returns:
             Logits (B, T, V), and the state after the piece.
         """
+        x, after = self.hear(frames, state)
+        return self.classify(x), after
+
+    def hear(self, frames, state=None):
+        """What the LSTMs make of frames; arguments and state as in `run`.
+
+        Returns:
+            (B, T, H), and the state after the piece.
+        """
         x, after = tf.cast(frames, self.compute_dtype), []
         for lstm, before in zip(
             self.lstms, state or [None] * len(self.lstms), strict=True
         ):
             x, last = lstm.run(x, before)
             after.append(last)
+        return x, after
+
+    def classify(self, x):
+        """Logits (B, T, V) of what was heard, (B, T, H)."""
         if self.intermediate is not None:
             x = self.intermediate(x)
-        return self.head(x), after
+        return self.head(x)

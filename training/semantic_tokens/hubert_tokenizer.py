@@ -104,7 +104,8 @@ def hubert_windows(
 
     Args:
         hubert: The network.
-        audio: float32 (samples,), 16 kHz, at least `config.receptive_field` samples.
+        audio: float32 (samples,), 16 kHz. Silence follows what is too short for a
+            frame.
         layer: Whose output is wanted.
         window: Frames that see each other; more than two margins.
         margin: Frames that a frame sees at least on either side.
@@ -122,6 +123,8 @@ def hubert_windows(
             f"Received: window={window}, margin={margin}"
         )
     layer = hubert.checked_layer(layer)
+    missing = max(0, hubert.config.receptive_field - len(audio))
+    audio = np.pad(audio, (0, missing))
     level = _level(hubert, audio)
     for first, last, start, end in _plan(hubert.num_frames(len(audio)), window, margin):
         states = _states(hubert, audio, level, first, last, layer)
@@ -251,8 +254,8 @@ class HubertTokenizer(SemanticTokenizer):
                 not fit.
         """
         return cls(
-            _opened(HubertModel, hubert, dtype=dtype, **where),
-            _opened(HubertQuantizer, quantizer),
+            open_network(HubertModel, hubert, dtype=dtype, **where),
+            open_network(HubertQuantizer, quantizer),
             layer=layer,
         )
 
@@ -262,8 +265,7 @@ class HubertTokenizer(SemanticTokenizer):
         num_tokens = self.num_tokens(len(audio))
         if not num_tokens:
             return np.zeros(0, np.int32)
-        missing = max(0, self.hubert.config.receptive_field - len(audio))
-        found = self._all_frames(np.pad(audio, (0, missing)))
+        found = self._all_frames(audio)
         chosen = nearest_frames(
             num_tokens, len(found), rate_hz=self.rate_hz, config=self.hubert.config
         )
@@ -282,14 +284,15 @@ class HubertTokenizer(SemanticTokenizer):
         return tf.argmax(logits, axis=-1, output_type=tf.int32), state
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes the tokenizer, with all weights; see the base class."""
+        """Writes the tokenizer, with all weights that it uses; see the base class."""
+        hubert = self.hubert.first_layers(self.layer)
         Path(directory).mkdir(parents=True, exist_ok=True)
-        save_together([self.hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
+        save_together([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
         settings = {
             "kind": self.kind,
             "rate_hz": self.rate_hz,
             "layer": self.layer,
-            "hubert": self.hubert.config.to_dict(),
+            "hubert": hubert.config.to_dict(),
             "quantizer": self.quantizer.config.to_dict(),
         }
         write_settings(directory, settings)
@@ -324,8 +327,14 @@ class HubertTokenizer(SemanticTokenizer):
         )
 
 
-def _opened(cls: type[PretrainedModel], source: str | os.PathLike, **options: Any):
-    """A network from one file, or from a checkpoint."""
+def open_network(cls: type[PretrainedModel], source: str | os.PathLike, **options: Any):
+    """A network from one file of weights, or from a checkpoint.
+
+    Args:
+        cls: `HubertModel` or `HubertQuantizer`.
+        source: As `HubertTokenizer.from_pretrained` takes them.
+        **options: Of `from_pretrained`; of one file, `dtype` alone.
+    """
     if Path(source).is_file():
         return cls.from_file(source, dtype=options.get("dtype"))
     return cls.from_pretrained(source, **options)
