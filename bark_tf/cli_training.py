@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,13 @@ _PREPARE_EXAMPLES = """examples:
 _TOKENIZER_EXAMPLES = """examples:
   # 300 kinds of sound, 49.9 of them per second, saved beside the model:
   bark-tf train-tokenizer audio my-bark --clusters 300
+  # For a model without a tokenizer, such as the published Bark: it speaks a language's
+  # texts, one per line, and a quantizer learns which sound is which of its tokens:
+  bark-tf train-tokenizer pairs my-bark --kind quantizer --make-pairs texts.txt \\
+      --model my-bark --hubert facebook/hubert-base-ls960
+  # Killed, the same line goes on. Later, from these pairs and a quantizer that is there:
+  bark-tf train-tokenizer pairs better --kind quantizer \\
+      --hubert facebook/hubert-base-ls960 --quantizer quantifier_hubert_base_ls960_14.pth
 """
 
 _TRAIN_EXAMPLES = """examples:
@@ -118,25 +125,89 @@ def _add_tokenizer(add_command: Callable) -> argparse.ArgumentParser:
         "learn semantic tokens from audio",
         _TOKENIZER_EXAMPLES,
     )
-    parser.add_argument("data", metavar="DATA", help="shards with audio, of `prepare`")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="shards with audio, of `prepare`; for a quantizer the folder of the pairs",
+    )
     parser.add_argument("out", metavar="OUT", help="folder; a model's own as a rule")
     parser.add_argument(
-        "--kind", choices=("kmeans",), default="kmeans", help="default: kmeans"
+        "--kind",
+        choices=("kmeans", "quantizer"),
+        default="kmeans",
+        help="kmeans: tokens of its own, for a model that is trained on them; quantizer: "
+        "those that a model speaks already; default: kmeans",
     )
-    parser.add_argument(
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    group = parser.add_argument_group("k-means")
+    group.add_argument(
         "--clusters",
         type=int,
         metavar="N",
         help="semantic tokens; default: semantic_vocab_size of the model in OUT",
     )
-    parser.add_argument(
+    group.add_argument(
         "--rate",
         type=float,
         metavar="HZ",
         help="tokens per second; default: semantic_rate_hz of the model in OUT",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    _add_quantizer(parser.add_argument_group("quantizer"))
+    _add_pairs(parser.add_argument_group("pairs for a quantizer"))
     return parser
+
+
+def _add_quantizer(group: Any) -> None:
+    group.add_argument(
+        "--hubert",
+        metavar="DIR|ID|FILE",
+        help="the HuBERT whose frames become tokens, such as facebook/hubert-base-ls960",
+    )
+    group.add_argument(
+        "--layer", type=int, metavar="N", help="of the HuBERT; default: 9"
+    )
+    group.add_argument(
+        "--quantizer", metavar="FILE|DIR", help="start from this one, not from nothing"
+    )
+    group.add_argument(
+        "--width", type=int, metavar="N", help="of the LSTMs; default: 1024"
+    )
+    group.add_argument("--steps", type=int, metavar="N", help="default: 3000")
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="pairs per step; default: 8"
+    )
+    group.add_argument(
+        "--restart",
+        action="store_true",
+        help="forget what an earlier run into OUT has done; pairs stay",
+    )
+
+
+def _add_pairs(group: Any) -> None:
+    group.add_argument(
+        "--make-pairs",
+        metavar="FILE",
+        help="first let --model speak these texts, one per line, into DATA",
+    )
+    group.add_argument("--model", metavar="DIR|ID", help="the model that speaks")
+    group.add_argument(
+        "--voice",
+        nargs="+",
+        metavar="NAME|FILE.npz",
+        help="who speaks, in turns; default: anybody",
+    )
+    group.add_argument(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="share of the texts that is held out; default: 0.1",
+    )
+    group.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA: sooner done with a few texts",
+    )
 
 
 def _add_train(add_command: Callable) -> argparse.ArgumentParser:
@@ -263,8 +334,27 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print(result)
 
 
+# Arguments of train-tokenizer that only one kind takes, or only --make-pairs.
+_KIND_ARGUMENTS = {
+    "kmeans": ("clusters", "rate"),
+    "quantizer": (
+        *("hubert", "layer", "quantizer", "width", "steps", "batch_size", "restart"),
+        "make_pairs",
+    ),
+}
+_PAIR_ARGUMENTS = ("model", "voice", "validation")
+
+
 def _train_tokenizer(arguments: argparse.Namespace) -> None:
     """Learns semantic tokens."""
+    for kind, names in _KIND_ARGUMENTS.items():
+        if kind != arguments.kind:
+            _refuse(arguments, names, f"--kind {kind}", f"--kind {arguments.kind}")
+    if arguments.make_pairs is None:
+        _refuse(arguments, _PAIR_ARGUMENTS, "--make-pairs FILE", "none")
+    if arguments.kind == "quantizer":
+        _train_quantizer(arguments)
+        return
     from bark_tf.progress import progress_bar
     from bark_tf.training.semantic_tokens.train import train_tokenizer
 
@@ -278,10 +368,69 @@ def _train_tokenizer(arguments: argparse.Namespace) -> None:
             progress=lambda done, total: report("k-means", done, total),
         )
     if not arguments.quiet:
-        print(
-            f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
-            f"in {arguments.out}"
+        print(_about(tokenizer, arguments))
+
+
+def _refuse(
+    arguments: argparse.Namespace, names: Sequence[str], wanted: str, given: str
+) -> None:
+    """Raises ValueError if an argument is given that would do nothing."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for {wanted}. Received: {given}")
+
+
+def _about(tokenizer: Any, arguments: argparse.Namespace) -> str:
+    return (
+        f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
+        f"in {arguments.out}"
+    )
+
+
+def _train_quantizer(arguments: argparse.Namespace) -> None:
+    """Makes pairs if they are wanted, and learns from them."""
+    if arguments.hubert is None:
+        raise ValueError("--kind quantizer needs a --hubert. Received: none")
+    texts = _lines(arguments.make_pairs)
+    if texts is not None and arguments.model is None:
+        raise ValueError("--make-pairs needs the --model that speaks. Received: none")
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.semantic_tokens import quantizer_training as training
+    from bark_tf.training.semantic_tokens.pairs import VALIDATION, make_pairs
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        pairs = texts and make_pairs(
+            texts,
+            arguments.data,
+            model=arguments.model,
+            voices=arguments.voice or (),
+            validation=_given(arguments.validation, VALIDATION),
+            seed=arguments.seed,
+            jit_compile=arguments.jit_compile,
+            progress=lambda done, total: report("pairs", done, total),
         )
+        tokenizer, score = training.train_quantizer(
+            arguments.data,
+            arguments.out,
+            hubert=arguments.hubert,
+            layer=_given(arguments.layer, training.LAYER),
+            quantizer=arguments.quantizer,
+            hidden_size=arguments.width,
+            options=training.quantizer_options(
+                _given(arguments.steps, training.STEPS), arguments.seed
+            ),
+            batch_size=_given(arguments.batch_size, training.BATCH_SIZE),
+            restart=arguments.restart,
+            progress=report,
+        )
+    if not arguments.quiet:
+        parts = [pairs, score, _about(tokenizer, arguments)]
+        print("\n\n".join(str(part) for part in parts if part))
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ BATCH_SIZE = 8
 # SI-SDR beyond these, which may be infinite, would decide a mean alone.
 _SI_SDR_RANGE = (-60.0, 60.0)
 # Of the warning for a row that ended at once; it is counted here.
-_EMPTY_ROWS = "The text-to-semantic stage ended rows"
+EMPTY_ROWS = "The text-to-semantic stage ended rows"
 
 Progress = Callable[[int, int], None]
 
@@ -229,7 +229,7 @@ class Speaker:
         def speak(rows, seeds):
             inputs = self.processor(rows, return_tensors="np")
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", _EMPTY_ROWS)
+                warnings.filterwarnings("ignore", EMPTY_ROWS)
                 out = self.bark.generate(
                     **inputs,
                     history_prompt=self._stages["history_prompt"],
