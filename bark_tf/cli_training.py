@@ -23,13 +23,12 @@ _PREPARE_EXAMPLES = """examples:
 _TOKENIZER_EXAMPLES = """examples:
   # 300 kinds of sound, 49.9 of them per second, saved beside the model:
   bark-tf train-tokenizer audio my-bark --clusters 300
-  # For a model without a tokenizer, such as the published Bark: it speaks a language's
-  # texts, one per line, and a quantizer learns which sound is which of its tokens:
-  bark-tf train-tokenizer pairs my-bark --kind quantizer --make-pairs texts.txt \\
-      --model my-bark --hubert facebook/hubert-base-ls960
-  # Killed, the same line goes on. Later, from these pairs and a quantizer that is there:
-  bark-tf train-tokenizer pairs better --kind quantizer \\
-      --hubert facebook/hubert-base-ls960 --quantizer quantifier_hubert_base_ls960_14.pth
+  # A model without a tokenizer, such as the published Bark, speaks texts, one per line,
+  # and a quantizer learns which sound is which of its tokens. Killed, the line goes on.
+  # hubert: a folder with facebook/hubert-base-ls960, or that name itself.
+  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt --hubert hubert
+  # From the pairs alone, starting with a quantizer that there is already:
+  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert --quantizer old.pth
 """
 
 _TRAIN_EXAMPLES = """examples:
@@ -135,8 +134,8 @@ def _add_tokenizer(add_command: Callable) -> argparse.ArgumentParser:
         "--kind",
         choices=("kmeans", "quantizer"),
         default="kmeans",
-        help="kmeans: tokens of its own, for a model that is trained on them; quantizer: "
-        "those that a model speaks already; default: kmeans",
+        help="kmeans: new tokens, for a model to learn; quantizer: those that a model "
+        "speaks already; default: kmeans",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     group = parser.add_argument_group("k-means")
@@ -161,7 +160,7 @@ def _add_quantizer(group: Any) -> None:
     group.add_argument(
         "--hubert",
         metavar="DIR|ID|FILE",
-        help="the HuBERT whose frames become tokens, such as facebook/hubert-base-ls960",
+        help="whose frames become tokens, such as facebook/hubert-base-ls960",
     )
     group.add_argument(
         "--layer", type=int, metavar="N", help="of the HuBERT; default: 9"
@@ -189,7 +188,9 @@ def _add_pairs(group: Any) -> None:
         metavar="FILE",
         help="first let --model speak these texts, one per line, into DATA",
     )
-    group.add_argument("--model", metavar="DIR|ID", help="the model that speaks")
+    group.add_argument(
+        "--model", metavar="DIR|ID", help="the model that speaks; default: that in OUT"
+    )
     group.add_argument(
         "--voice",
         nargs="+",
@@ -393,8 +394,6 @@ def _train_quantizer(arguments: argparse.Namespace) -> None:
     if arguments.hubert is None:
         raise ValueError("--kind quantizer needs a --hubert. Received: none")
     texts = _lines(arguments.make_pairs)
-    if texts is not None and arguments.model is None:
-        raise ValueError("--make-pairs needs the --model that speaks. Received: none")
     from bark_tf.progress import progress_bar
     from bark_tf.training.semantic_tokens import quantizer_training as training
     from bark_tf.training.semantic_tokens.pairs import VALIDATION, make_pairs
@@ -403,7 +402,7 @@ def _train_quantizer(arguments: argparse.Namespace) -> None:
         pairs = texts and make_pairs(
             texts,
             arguments.data,
-            model=arguments.model,
+            model=_given(arguments.model, arguments.out),
             voices=arguments.voice or (),
             validation=_given(arguments.validation, VALIDATION),
             seed=arguments.seed,
