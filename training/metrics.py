@@ -136,7 +136,7 @@ def edit_distance(reference: Sequence, hypothesis: Sequence) -> int:
     `edits` tells their kinds too, a hundred times as slow.
 
     Args:
-        reference: Numbers, or anything else of which NumPy makes an array.
+        reference: Integers.
         hypothesis: The same.
 
     Example:

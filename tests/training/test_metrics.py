@@ -12,6 +12,7 @@ from bark_tf.training.metrics import (
     character_error_rate,
     corpus_word_error_rate,
     cosine_similarity,
+    edit_distance,
     edits,
     error_rate,
     mel_distance,
@@ -88,6 +89,17 @@ def test_edits_are_the_fewest(reference, hypothesis):
     assert found.length == len(reference)
     assert found.hits + found.substitutions + found.insertions == len(hypothesis)
     assert min(found) >= 0
+    numbers = [ord(letter) for letter in reference]
+    assert edit_distance(numbers, [ord(c) for c in hypothesis]) == found.errors
+
+
+def test_distance_of_long_sequences():
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 10_000, 700)
+    changed = np.delete(np.insert(reference, 600, 3), [5, 80])
+    changed[300] += 1
+    assert edit_distance(reference, changed) == 4
+    assert edit_distance(reference, reference[:0]) == 700
 
 
 def test_error_rates_of_one_text():

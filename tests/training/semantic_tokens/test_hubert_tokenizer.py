@@ -276,6 +276,29 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, audio, tmp_path):
     assert names == {FILE_NAME, ARRAYS_NAME}
 
 
+@pytest.mark.parametrize(("layer", "kept"), [(0, 1), (1, 1), (2, 2)])
+def test_layers_that_nobody_reads_are_not_saved(hubert, audio, tmp_path, layer, kept):
+    """Without those above, a layer's output is what it was, bit for bit."""
+    from safetensors.numpy import load_file
+
+    network = random_model(HubertQuantizer(QUANTIZER), 1)
+    tokenizer = HubertTokenizer(hubert, network, layer=layer)
+    tokenizer.save(tmp_path)
+    names = load_file(tmp_path / ARRAYS_NAME)
+    found = {name.split(".")[3] for name in names if ".encoder.layers." in name}
+    assert found == {str(number) for number in range(kept)}
+    loaded = load_semantic_tokenizer(tmp_path)
+    assert loaded.layer == layer and len(loaded.hubert.blocks) == kept
+    for first in (loaded.hubert, hubert.first_layers(layer)):
+        assert first.config == hubert.config.replace(num_hidden_layers=kept)
+        np.testing.assert_array_equal(
+            first(audio[None], layer=layer), hubert(audio[None], layer=layer)
+        )
+    np.testing.assert_array_equal(loaded(audio), tokenizer(audio))
+    with pytest.raises(ValueError, match="layer must be"):
+        hubert.first_layers(3)
+
+
 def test_made_of_published_files(tokenizer, audio, tmp_path):
     tokenizer.hubert.save_pretrained(tmp_path / "hubert")
     tokenizer.quantizer.save_pretrained(tmp_path / "quantizer")

@@ -52,7 +52,7 @@ CONFIG = HubertConfig(
 RATE = 8_000  # of the audio of pairs; HuBERT hears 16 kHz
 RATE_HZ = 25.0  # of the tokens: every other frame
 PITCHES = (150, 400, 900, 1_500, 2_400, 3_300)
-STEPS = 120
+STEPS = 60
 OPTIONS = TrainingOptions(
     steps=STEPS,
     learning_rate=2e-2,
@@ -87,7 +87,7 @@ def tones(seed, count=6):
     return tokens.astype(np.int32), audio.astype(np.float32)
 
 
-def write_pairs(folder, info=INFO, train=24, validation=6):
+def write_pairs(folder, info=INFO, train=40, validation=6):
     """Pairs of tones in the form of shards."""
     ids, start = np.ones(1, np.int32), 0
     for split, count in (("train", train), ("validation", validation)):
@@ -106,11 +106,16 @@ def write_pairs(folder, info=INFO, train=24, validation=6):
 
 @pytest.fixture(scope="module")
 def hubert():
-    """Random weights: its frames tell tones apart all the same."""
+    """Random weights: its frames tell tones apart all the same.
+
+    Its layers add little to what they are given, or they would scramble it.
+    """
     hubert = toy.randomize(HubertModel(CONFIG), seed=0)
     for variable in hubert.weights:
         if variable.path.endswith("scale"):
             variable.assign(np.ones(variable.shape))
+        if variable.path.endswith(("out/kernel", "proj/kernel")):
+            variable.assign(variable * 0.2)
     return hubert
 
 
@@ -151,21 +156,13 @@ def test_what_is_saved_has_no_layer_that_nobody_reads(made):
     assert len(tokenizer.hubert.blocks) == 2 and len(loaded.hubert.blocks) == 1
 
 
-def test_the_seed_decides_all(made, pairs, hubert, tmp_path):
-    short = {"options": quantizer_options(steps=4, seed=3)}
-    first, _ = trained(pairs, tmp_path / "a", hubert, **short)
-    keras.utils.set_random_seed(99)
-    second, _ = trained(pairs, tmp_path / "b", hubert, **short)
-    for one, other in zip(
-        first.quantizer.weights, second.quantizer.weights, strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_what_stopped_goes_on_with_the_frames_that_are_there(
     made, pairs, hubert, tmp_path, monkeypatch
 ):
-    """Stopped after its first checkpoint, it ends with the same weights."""
+    """Stopped after its first checkpoint, it ends with the same weights.
+
+    The seed decides all of them, whatever happened in the process before.
+    """
 
     class Stop(Exception):
         pass
@@ -174,6 +171,7 @@ def test_what_stopped_goes_on_with_the_frames_that_are_there(
         if what == "quantizer" and done > STEPS // 2:
             raise Stop
 
+    keras.utils.set_random_seed(99)
     with pytest.raises(Stop):
         trained(pairs, tmp_path, hubert, progress=stop)
     monkeypatch.setattr(module, "_write_frames", None)
@@ -327,20 +325,21 @@ def test_another_run_is_not_gone_on_with(made, pairs, hubert):
 
 def test_the_command(made, pairs, hubert, tmp_path, capsys):
     hubert.save_pretrained(tmp_path / "hubert")
+    run = tmp_path / "out/training/quantizer"
+    run.mkdir(parents=True)
+    (run / "inputs.json").write_text("{}", encoding="utf-8")  # of another run
     words = ["train-tokenizer", str(pairs), str(tmp_path / "out")]
     words += ["--kind", "quantizer", "--hubert", str(tmp_path / "hubert")]
     words += ["--layer", "1", "--width", "8", "--steps", "2", "--batch-size", "3"]
-    assert cli.main(words) == 0
+    assert cli.main(words) == 1
+    assert "start again with --restart" in capsys.readouterr().err
+    assert cli.main([*words, "--restart"]) == 0
     out = capsys.readouterr().out
     assert "| held-out pairs | tokens | token accuracy | edit distance |" in out
     assert "| 6 | 180 |" in out and "6 tokens at 25.0 per second in" in out
     settings = json.loads((tmp_path / "out/semantic_tokenizer.json").read_text())
     assert (settings["layer"], settings["quantizer"]["hidden_size"]) == (1, 8)
     assert isinstance(load_semantic_tokenizer(tmp_path / "out"), HubertTokenizer)
-    assert cli.main([*words[:-4], "--steps", "3"]) == 1
-    assert "--restart" in capsys.readouterr().err
-    assert cli.main([*words[:-4], "--steps", "3", "--restart", "-q"]) == 0
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
