@@ -451,7 +451,7 @@ def _note(arguments: argparse.Namespace, text: str) -> None:
         _say(text)
 
 
-def _model(arguments: argparse.Namespace) -> str:
+def chosen_model(arguments: argparse.Namespace) -> str:
     """What to load."""
     named = arguments.model or os.environ.get(MODEL_VARIABLE)
     if named:
@@ -469,7 +469,7 @@ def _speak(arguments: argparse.Namespace) -> None:
 
     _check_output(arguments)
     text = _read_text(arguments)
-    model_name = _model(arguments)
+    model_name = chosen_model(arguments)
     if arguments.seed is None:
         arguments.seed = secrets.randbelow(_SEED_LIMIT)
     with progress_bar(False if arguments.quiet else None) as report:
@@ -636,7 +636,7 @@ def _voices(arguments: argparse.Namespace) -> None:
     from bark_tf.processor import BarkProcessor
     from bark_tf.voices import list_voices
 
-    processor = BarkProcessor.from_pretrained(_model(arguments))
+    processor = BarkProcessor.from_pretrained(chosen_model(arguments))
     voices = list_voices(processor.speaker_embeddings)
     if not voices:
         _note(

@@ -1,4 +1,4 @@
-"""The commands that train: prepare, train-tokenizer, train, evaluate.
+"""The commands that train: prepare, train-tokenizer, train, evaluate; and voice.
 
 What they do is in `bark_tf.training`; everything heavy is imported by the command.
 """
@@ -53,6 +53,15 @@ _EVALUATE_EXAMPLES = """examples:
   bark-tf evaluate my-voice prepared --similarity resemblyzer --quality dnsmos
 """
 
+_VOICE_EXAMPLES = """examples:
+  # 5 to 13 seconds of yourself, ending at the end of a sentence:
+  bark-tf voice me.wav --out me.npz --model suno/bark-small --semantic-tokenizer hubert
+  # Hear what the voice holds (me.roundtrip.wav), then speak with it:
+  bark-tf speak "It is me" --voice me.npz --model suno/bark-small
+  # What a phone has recorded, as a file that is read here:
+  ffmpeg -i me.m4a me.wav
+"""
+
 
 def add_commands(add_command: Callable, add_amount_of_output: Callable) -> None:
     """Adds the commands.
@@ -61,7 +70,8 @@ def add_commands(add_command: Callable, add_amount_of_output: Callable) -> None:
         add_command: Takes name, function, summary and examples; gives the parser.
         add_amount_of_output: Adds --verbose and --quiet to a parser.
     """
-    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
+    adds = (_add_prepare, _add_tokenizer, _add_train, _add_evaluate, _add_voice)
+    for add in adds:
         add_amount_of_output(add(add_command))
 
 
@@ -305,6 +315,41 @@ def _add_evaluate(add_command: Callable) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_voice(add_command: Callable) -> argparse.ArgumentParser:
+    parser = add_command(
+        "voice", _voice, "make a voice of a recording, for speak", _VOICE_EXAMPLES
+    )
+    parser.add_argument(
+        "recording",
+        metavar="RECORDING",
+        help="wav, flac, ogg or mp3, at any rate; 5 to 13 s of one person are best",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="NAME.npz",
+        help="the voice, replaced if it exists; NAME.roundtrip.wav beside it is how "
+        "the recording sounds after the codec",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="TEXT",
+        help="what is said, to see whether the recording can be that; it is not kept",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR|ID",
+        help="checkpoint that the voice is for; default: as for speak",
+    )
+    parser.add_argument(
+        "--semantic-tokenizer",
+        metavar="DIR",
+        help="where the semantic tokenizer is; default: in the model's directory",
+    )
+    return parser
+
+
 # === Running ===
 
 
@@ -527,3 +572,32 @@ def _lines(path: str | None) -> list[str] | None:
     if not lines:
         raise ValueError(f"{path!r} holds no texts")
     return lines
+
+
+def _voice(arguments: argparse.Namespace) -> None:
+    """Makes a voice."""
+    import warnings
+
+    from bark_tf.cli import chosen_model
+    from bark_tf.training.voice import (
+        CONSENT,
+        check_voice_paths,
+        make_voice,
+        save_voice,
+    )
+
+    model = chosen_model(arguments)
+    check_voice_paths(arguments.out, arguments.recording)
+    if not arguments.quiet:
+        print(f"bark-tf: {CONSENT}", file=sys.stderr)
+    voice, report = make_voice(
+        arguments.recording,
+        model,
+        semantic_tokenizer=arguments.semantic_tokenizer,
+        text=arguments.text,
+    )
+    for text in report.warnings:
+        warnings.warn(text, UserWarning, stacklevel=1)
+    path, sound = save_voice(voice, report, arguments.out)
+    if not arguments.quiet:
+        print(f"{report}\n{path}, and as the model would hear it: {sound}")

@@ -70,16 +70,20 @@ def _limits(
     if path is None:
         return {}
     config = BarkGenerationConfig.from_json_file(path)
+    length = config.semantic_config.max_input_semantic_length
+    return {"voice_limits": voice_limits_of(config), "max_length": length}
+
+
+def voice_limits_of(config: BarkGenerationConfig) -> dict[str, Any]:
+    """What a model asks of voices: arguments of `VoicePreset.validate`."""
     semantic, coarse = config.semantic_config, config.coarse_acoustics_config
-    voice_limits = {
+    return {
         "semantic_vocab_size": semantic.semantic_vocab_size,
         "codebook_size": config.codebook_size,
         "num_coarse": coarse.n_coarse_codebooks,
         "num_fine": config.fine_acoustics_config.n_fine_codebooks,
         "frames_per_token": coarse.coarse_rate_hz / semantic.semantic_rate_hz,
     }
-    length = semantic.max_input_semantic_length
-    return {"voice_limits": voice_limits, "max_length": length}
 
 
 class BarkProcessor:

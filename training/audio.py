@@ -112,6 +112,51 @@ def load(
     return _finished(resample(audio, source_hz, sample_rate), path, sample_rate, max_s)
 
 
+class Opening(NamedTuple):
+    """How a recording begins.
+
+    Attributes:
+        samples: float32 (samples, channels), as the file has them: not resampled, and
+            where the file holds floats perhaps beyond [-1, 1].
+        sample_rate: Samples per second.
+        duration_s: Seconds of the whole recording, as far as the file says.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+    duration_s: float
+
+
+def load_opening(path: str | os.PathLike, max_s: float = MAX_S) -> Opening:
+    """Reads the first seconds of a recording of any length.
+
+    Args:
+        path: The file, of a kind that `load` reads.
+        max_s: Seconds that are read; no more memory is taken than they need.
+
+    Returns:
+        `Opening`.
+
+    Raises:
+        ValueError: If the file is missing, empty, damaged, cut short, not mono or
+            stereo, or not finite; the message names it and says which.
+        ImportError: If soundfile is not installed.
+    """
+    _check_limit(max_s)
+    with _opened(path) as file:
+        rate = file.samplerate
+        samples = _read(file, path, int(max_s * rate))
+        claimed_s = file.frames / rate
+    if not np.isfinite(samples).all():
+        raise ValueError(
+            f"A recording must be finite. Received: {path}, with NaN or infinity"
+        )
+    read_s = len(samples) / rate
+    # A stream's header promises more than there is.
+    is_whole = len(samples) < int(max_s * rate)
+    return Opening(samples, rate, read_s if is_whole else max(claimed_s, read_s))
+
+
 def _check_rate(sample_rate: int) -> None:
     if not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
         raise ValueError(
@@ -209,20 +254,25 @@ def _wav_header(path: Path) -> _WavHeader | None:
 
 def _read_all(file: Any, path: str | os.PathLike, max_s: float) -> np.ndarray:
     """Decodes float32 (samples,), mono, at the file's rate."""
-    soundfile = _required("soundfile", "Reading recordings")
     limit = int(max_s * file.samplerate)
-    try:
-        # In one go: after each read soundfile seeks, and in an MP3 not to the place.
-        samples = file.read(limit + 1, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise ValueError(
-            f"A recording must be complete. Received: {path}, damaged ({error})"
-        ) from error
+    samples = _read(file, path, limit + 1)
     if len(samples) > limit:
         raise ValueError(_too_long(file, path, max_s))
     # Sums of floats may overflow; what is not finite is found at the end.
     with np.errstate(over="ignore", invalid="ignore"):
         return samples.mean(axis=1)
+
+
+def _read(file: Any, path: str | os.PathLike, limit: int) -> np.ndarray:
+    """Decodes at most `limit` samples: float32 (samples, channels)."""
+    soundfile = _required("soundfile", "Reading recordings")
+    try:
+        # In one go: after each read soundfile seeks, and in an MP3 not to the place.
+        return file.read(limit, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError(
+            f"A recording must be complete. Received: {path}, damaged ({error})"
+        ) from error
 
 
 def _too_long(file: Any, path: str | os.PathLike, max_s: float) -> str:
@@ -527,10 +577,7 @@ def trim(
     threshold_db: float = -40.0,
     keep_s: float = 0.05,
 ) -> np.ndarray:
-    """Cuts silence off both ends.
-
-    Silence is what lies below a threshold relative to the loudest 20 ms, so that a
-    quiet recording is trimmed like a loud one. The mean is not counted as sound.
+    """Cuts silence off both ends; see `sound_bounds`.
 
     Args:
         audio: float32 (samples,).
@@ -547,6 +594,33 @@ def trim(
 
     Differs: tensorflow-io's `trim` compares single samples, and only positive ones.
     """
+    start, end = sound_bounds(audio, sample_rate, threshold_db, keep_s)
+    return audio[start:end].copy()
+
+
+def sound_bounds(
+    audio: np.ndarray,
+    sample_rate: int,
+    threshold_db: float = -40.0,
+    keep_s: float = 0.05,
+) -> tuple[int, int]:
+    """Where sound begins and ends.
+
+    Silence is what lies below a threshold relative to the loudest 20 ms, so that a
+    quiet recording is trimmed like a loud one. The mean is not counted as sound.
+
+    Args:
+        audio: As for `trim`.
+        sample_rate: As for `trim`.
+        threshold_db: As for `trim`.
+        keep_s: As for `trim`.
+
+    Returns:
+        Its first sample, and the one after its last.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
     _check_rate(sample_rate)
     if not threshold_db < 0:
         raise ValueError(
@@ -555,18 +629,18 @@ def trim(
     if not 0 <= keep_s < math.inf:
         raise ValueError(f"keep_s must be at least 0. Received: keep_s={keep_s!r}")
     if not audio.size:
-        return audio.copy()
+        return 0, 0
     frame = max(1, round(_FRAME_S * sample_rate))
     hop = max(1, round(_HOP_S * sample_rate))
     energies = _frame_energies(audio, frame, hop)
     is_loud = np.flatnonzero(energies > energies.max() * 10 ** (threshold_db / 10))
     if not is_loud.size:
-        return audio.copy()
+        return 0, audio.size
     keep = round(keep_s * sample_rate)
     # A quiet frame ends where sound begins: only what the loud one adds is sound.
     start = is_loud[0] * hop + (frame - hop if is_loud[0] else 0)
     end = is_loud[-1] * hop + (frame if is_loud[-1] == len(energies) - 1 else hop)
-    return audio[max(0, start - keep) : end + keep].copy()
+    return max(0, int(start) - keep), min(audio.size, int(end) + keep)
 
 
 def _frame_energies(audio: np.ndarray, frame: int, hop: int) -> np.ndarray:

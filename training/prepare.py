@@ -31,12 +31,12 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf.config import BarkGenerationConfig
+from bark_tf.config import BarkGenerationConfig, BarkSemanticGenerationConfig
 from bark_tf.generation.coarse import Layout
 
 from .audio import load_many, trim
 from .datasets import Problem, Recording, read_dataset
-from .semantic_tokens import load_semantic_tokenizer
+from .semantic_tokens import SemanticTokenizer, load_semantic_tokenizer
 from .shards import (
     DatasetInfo,
     Skipped,
@@ -355,7 +355,7 @@ class Maker:
             self._config.coarse_acoustics_config,
             self._config.codebook_size,
         )
-        self._check_tokenizer()
+        check_tokenizer(self._tokenizer, self._config.semantic_config)
         # One trace for every length.
         spec = tf.TensorSpec((1, 1, None), tf.float32)
         self._encode = tf.function(
@@ -363,16 +363,6 @@ class Maker:
             input_signature=[spec],
             autograph=False,
         )
-
-    def _check_tokenizer(self) -> None:
-        semantic = self._config.semantic_config
-        found = (self._tokenizer.vocab_size, self._tokenizer.rate_hz)
-        wanted = (semantic.semantic_vocab_size, semantic.semantic_rate_hz)
-        if found != wanted:
-            raise ValueError(
-                "The semantic tokenizer must make the tokens that the model speaks, "
-                f"{wanted[0]} at {wanted[1]} Hz. Received: {found[0]} at {found[1]} Hz"
-            )
 
     def info(self, fingerprint: dict[str, Any]) -> DatasetInfo:
         """What the records are."""
@@ -461,6 +451,19 @@ def tokens_info(model: str, config: BarkGenerationConfig, **facts: Any) -> Datas
         model=model,
         **facts,
     )
+
+
+def check_tokenizer(
+    tokenizer: SemanticTokenizer, config: BarkSemanticGenerationConfig
+) -> None:
+    """Raises ValueError if a model does not speak the tokens of a tokenizer."""
+    found = (tokenizer.vocab_size, tokenizer.rate_hz)
+    wanted = (config.semantic_vocab_size, config.semantic_rate_hz)
+    if found != wanted:
+        raise ValueError(
+            "The semantic tokenizer must make the tokens that the model speaks, "
+            f"{wanted[0]} at {wanted[1]} Hz. Received: {found[0]} at {found[1]} Hz"
+        )
 
 
 def align(

@@ -23,7 +23,7 @@ from bark_tf.voices import VoicePreset
 
 RATE = 24_000
 COMMANDS = ("speak", "voices", "convert", "prepare", "train-tokenizer", "train")
-COMMANDS += ("evaluate",)
+COMMANDS += ("evaluate", "voice")
 SPECIAL = ["[PAD]", "[UNK]", "."]
 WORDS = [f"word{i}" for i in range(197)]
 VOICES = ("v2/en_speaker_1", "v2/en_speaker_2", "announcer")
