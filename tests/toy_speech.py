@@ -119,3 +119,31 @@ def write_model(folder):
     config, generation_config, words = start()
     BarkModel(config, generation_config).save_pretrained(folder)
     BarkProcessor(words).save_pretrained(folder)
+
+
+def hum(seconds, rate, pitch=120.0, peak=0.3, noise_db=-70.0, seed=0):
+    """Syllables with pauses, enough like speech for what looks at its sound.
+
+    Args:
+        seconds: Of the result, which ends in silence.
+        rate: Samples per second.
+        pitch: In Hz; syllables vary by a tenth.
+        peak: Largest magnitude, without the noise.
+        noise_db: Level of white noise, relative to full scale.
+        seed: Of everything random.
+
+    Returns:
+        float32 (samples,).
+    """
+    rng = np.random.default_rng(seed)
+    audio, start = np.zeros(round(seconds * rate)), 0.1
+    while start + 0.4 < seconds:
+        length, hz = rng.uniform(0.15, 0.25), pitch * rng.uniform(0.9, 1.1)
+        time = np.arange(round(length * rate)) / rate
+        partials = np.arange(1, max(2, min(8, int(0.45 * rate / hz))))[:, None]
+        tone = (np.sin(2 * np.pi * hz * partials * time) / partials).sum(axis=0)
+        audio[round(start * rate) :][: time.size] = tone * np.hanning(time.size)
+        start += length + rng.choice([0.05, 0.3], p=[0.8, 0.2])
+    audio *= peak / np.abs(audio).max()
+    noise = 10 ** (noise_db / 20) * rng.standard_normal(audio.size)
+    return (audio + noise).astype(np.float32)

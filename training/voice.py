@@ -12,6 +12,7 @@ as on the recording.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
