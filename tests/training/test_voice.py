@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import struct
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -102,7 +103,7 @@ def test_a_good_recording_gives_a_voice_without_a_word(model, record):
     assert np.array_equal(voice.coarse_prompt, voice.fine_prompt[:2])
     heard_s = 16 / TOKENS_HZ  # max_input_semantic_length
     assert report.heard_s == pytest.approx(heard_s)
-    assert "me.wav" in str(report) and "1.0 to" in str(report)
+    assert "me.wav" in str(report) and "(1.1 to 7.6 s)" in str(report)
 
 
 @pytest.mark.parametrize("seconds", [0.7, 1.234, 5.0])
@@ -423,15 +424,20 @@ def test_a_recording_is_never_replaced(model, record, tmp_path, capsys):
 # === A codec that has learned ===
 
 
-def test_what_a_trained_codec_has_said_it_hears_again(tmp_path):
-    """Codes -> audio -> codes, in the small voice's codec.
+def test_what_a_trained_codec_has_said_it_hears_again():
+    """Codes -> audio -> codes: measured 63 and 19 % of the first two codebooks.
 
-    Of a second of speech MEASURED of the first three codebooks.
+    By chance, which is codes of other frames, it is 0.1 and 0.5 %. The codec is that of
+    the small voice, the audio a second of speech. What later codebooks add is so little
+    that their codes come back no better than by chance.
     """
     codec = EncodecModel.from_pretrained(RECIPES / "small_voice" / "checkpoint")
-    rate = codec.config.sampling_rate
-    path = RECIPES.parents[1] / "tests" / "data" / "one_nine_three.ogg"
-    audio = read_audio(path, rate)[0]
-    first = codec.encode(audio[None]).numpy()
-    again = codec.encode(codec.decode(first)).numpy()
-    print([(first[0, i] == again[0, i]).mean() for i in range(first.shape[1])])
+    path = Path(__file__).parents[1] / "data" / "one_nine_three.ogg"
+    audio = read_audio(path, codec.config.sampling_rate)[0]
+    said = codec.encode(audio[None]).numpy()
+    heard = codec.encode(codec.decode(said)).numpy()
+    said, heard = said[0, :2], heard[0, :2]
+    first, second = (said == heard).mean(axis=1)
+    assert first > 0.5 and second > 0.1
+    others = [(np.roll(said, shift, 1) == heard).mean() for shift in range(5, 50)]
+    assert np.mean(others) < 0.02

@@ -1,0 +1,61 @@
+"""Recipes that come with the package: each loads, shows itself, and means it."""
+
+import re
+
+import pytest
+
+from bark_tf import cli
+from bark_tf.training.recipe import load_recipe, recipe_names, with_settings
+
+BARK_SMALL = ("bark_small_full", "bark_small_lora")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_shows_itself(name, capsys):
+    assert cli.main(["train", name, "--show"]) == 0
+    shown = capsys.readouterr().out
+    recipes, docstring = load_recipe(name)
+    assert docstring in shown and docstring.count("\n") > 2
+    for recipe in recipes:
+        assert f"{recipe.stage}.steps={recipe.options.steps}\n" in shown
+
+
+def test_the_recipes_for_bark_small_are_listed(capsys):
+    assert cli.main(["train", "--list"]) == 0
+    assert set(BARK_SMALL) <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", BARK_SMALL)
+def test_recipes_for_bark_small_stop_in_time(name):
+    recipes, _ = load_recipe(name)
+    assert [recipe.stage for recipe in recipes] == ["semantic", "coarse", "fine"]
+    for recipe in recipes:
+        options = recipe.options
+        assert recipe.model == "suno/bark-small"
+        assert recipe.method == name.rpartition("_")[2]
+        # The best weights are kept, and looked for often enough to be found.
+        assert options.patience and options.validate_every <= options.steps / 8
+
+
+@pytest.mark.parametrize("name", BARK_SMALL)
+def test_what_the_text_says_of_a_gpu_is_as_much_learning(name):
+    recipes, text = load_recipe(name)
+    settings = re.search(r"`--set (batch_size=4[^`]+)`", text)[1].split()
+    for before, after in zip(recipes, with_settings(recipes, settings), strict=True):
+        for batch in (
+            lambda r: r.batch_size * r.options.accumulate,
+            lambda r: r.batch_size * r.options.steps,
+            lambda r: r.batch_size * r.options.warmup_steps,
+        ):
+            assert batch(before) == batch(after)
+
+
+@pytest.mark.parametrize("name", BARK_SMALL)
+def test_the_hours_are_those_of_the_measured_steps(name):
+    """Seconds per example times examples, as the text rounds them."""
+    recipes, text = load_recipe(name)
+    seconds = re.search(r"\(([\d.]+), ([\d.]+) and ([\d.]+) seconds", text).groups()
+    hours = re.search(r"CPU cores +([\d.]+) h \+ ([\d.]+) h \+ ([\d.]+) h", text)
+    for recipe, second, hour in zip(recipes, seconds, hours.groups(), strict=True):
+        found = recipe.batch_size * recipe.options.steps * float(second) / 3600
+        assert float(hour) == pytest.approx(found, rel=0.08)
