@@ -1,6 +1,6 @@
-"""Bark-small in a voice of your own, all weights: from an hour or two of one speaker.
+r"""Bark-small in a voice of your own, all weights: from an hour or two of one speaker.
 
-    bark-tf prepare my-recordings prepared --model suno/bark-small \\
+    bark-tf prepare my-recordings prepared --model suno/bark-small \
         --semantic-tokenizer hubert --validation 0.05 --keep-audio
     bark-tf train bark_small_full --set data=prepared out=my-voice
     bark-tf voice me.wav --out me.npz --model my-voice --semantic-tokenizer hubert

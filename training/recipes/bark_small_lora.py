@@ -1,6 +1,6 @@
-"""Bark-small in a voice of your own, by LoRA: 10 minutes to an hour of one speaker.
+r"""Bark-small in a voice of your own, by LoRA: 10 minutes to an hour of one speaker.
 
-    bark-tf prepare my-recordings prepared --model suno/bark-small \\
+    bark-tf prepare my-recordings prepared --model suno/bark-small \
         --semantic-tokenizer hubert --validation 0.05 --keep-audio
     bark-tf train bark_small_lora --set data=prepared out=my-voice
     bark-tf voice me.wav --out me.npz --model my-voice --semantic-tokenizer hubert
@@ -35,12 +35,12 @@ of 1e-4 is half of what `lora` takes for models that start further away. Rank 16
 Dropout as further noise. Half of the examples open with another clip of the speaker, as
 speaking with a voice does, so that `--voice` still works.
 
-Over-fitting is what others report: after 15 rounds over 5,000 clips, with all weights,
-the losses were 0.003, 0.06 and 0.1 where held-out clips had 1.3, 3.3 and 1.2; words
-were skipped, the voice shivered, [laughs] was lost. Hence: few rounds; `val_loss` of held-out texts every 100
-steps, and the best weights are kept (patience); a run that ends early is a good one.
-Leave --validation on. If held-out clips do not improve at all, train less of it:
-`--set semantic.steps=400`, or only coarse and fine, which hold the timbre.
+Over-fitting is what others report: after 15 rounds over 5,000 clips the losses were
+0.003, 0.06 and 0.1 where held-out clips had 1.3, 3.3 and 1.2; words were skipped, the
+voice shivered, [laughs] was lost. Hence few rounds; `val_loss` of held-out texts every
+100 steps, and the best weights are kept (patience); a run that ends early is a good
+one. Leave --validation on. If a stage gets worse to the ear all the same, take fewer
+steps of it: `--set semantic.steps=400`.
 
 Listen to: the samples of held-out texts in TensorBoard, the same text before and after
 at one --seed, a long sentence (are words skipped?), a text with [laughs], one with
