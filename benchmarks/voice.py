@@ -15,7 +15,7 @@ rounding may not.
 Recordings over a minute are not quite the same work: we hear them in windows, the peer
 at once, in memory that grows with the square of the length; their tokens are not
 compared. The first call holds tracing; memory is the process's peak over what it was
-after importing its framework. On a crowded machine CPU seconds say more than seconds.
+after importing its framework (Linux). On a crowded machine CPU seconds say more than seconds.
 The last line of the output is one JSON object.
 """
 
@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -55,6 +54,7 @@ def parse():
     parser.add_argument("--only", choices=("bark_tf", "torch"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--files", help=argparse.SUPPRESS)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -62,7 +62,7 @@ def parse():
 
 
 def write_networks(folder):
-    """Random networks of the published sizes."""
+    """Random networks of the published sizes; in a process that then goes."""
     import keras
 
     from bark_tf import BarkConfig, EncodecModel
@@ -76,6 +76,7 @@ def write_networks(folder):
     HubertQuantizer(quantizer).save_pretrained(folder / "quantizer")
     codec = BarkConfig.preset("bark-small").codec_config
     EncodecModel(codec).save_pretrained(folder / "codec")
+    print("{}")
 
 
 def sound(part, seconds):
@@ -178,7 +179,9 @@ CALLS = {"semantic": "semantic", "codec": "codec_codes"}
 
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB_IN_KIB
+    """Of this process: getrusage counts what the parent had when it forked, too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / GIB_IN_KIB
 
 
 def timed(call, audio):
@@ -300,9 +303,11 @@ def main():
     args = parse()
     if args.worker:
         return worker(args)
+    if args.write:
+        return write_networks(Path(args.write))
     results = []
     with tempfile.TemporaryDirectory() as scratch:
-        write_networks(Path(scratch))
+        spawn("--write", scratch)
         line(("part", "audio", "", *(title for title, _, _ in COLUMNS)))
         for part in args.parts:
             for seconds in args.seconds:
