@@ -15,8 +15,8 @@ rounding may not.
 Recordings over a minute are not quite the same work: we hear them in windows, the peer
 at once, in memory that grows with the square of the length; their tokens are not
 compared. The first call holds tracing; memory is the process's peak over what it was
-after importing its framework (Linux). On a crowded machine CPU seconds say more than seconds.
-The last line of the output is one JSON object.
+after importing its framework (Linux). On a crowded machine CPU seconds say more than
+seconds. The last line of the output is one JSON object.
 """
 
 import argparse

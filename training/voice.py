@@ -6,7 +6,7 @@ the end of a recording counts, and one that stops in the middle of a word is con
 in the middle of a word.
 
 Nothing here learns. How near the voice comes depends on the semantic tokenizer as much
-as on the recording.
+as on the recording. A voice belongs to a person: see `CONSENT`.
 """
 
 from __future__ import annotations
