@@ -17,7 +17,6 @@ is one JSON object.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,11 +32,6 @@ SIDES = ("bark_tf", "transformers", "offload")
 FILES = ("bark_tf", "transformers", "bin")
 # The bound of peak memory when stages are loaded one at a time, see `offload_bound`.
 OFFLOAD_FACTOR, OFFLOAD_BASE_BYTES = 1.2, 0.6e9
-GIB_IN_KIB = 1024**2
-
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB_IN_KIB
 
 
 def import_framework(side):
@@ -68,7 +62,11 @@ def weights_of(model, side):
 
 def worker(args):
     model_class = import_framework(args.worker)
-    before, start, cpu_start = peak(), time.perf_counter(), time.process_time()
+    before, start, cpu_start = (
+        texts.peak_gib(),
+        time.perf_counter(),
+        time.process_time(),
+    )
     options = {"offload": True} if args.worker == "offload" else {}
     model = model_class.from_pretrained(args.model, **options)
     report = {
@@ -84,7 +82,7 @@ def worker(args):
         ids, mask = texts.inputs(1)
         model.generate(ids, attention_mask=mask, semantic_max_new_tokens=16)
         report["bound_gb"] = offload_bound(model)
-    report |= {"before_gb": before, "peak_gb": peak()}
+    report |= {"before_gb": before, "peak_gb": texts.peak_gib()}
     print(json.dumps({**report, "added_gb": report["peak_gb"] - before}))
 
 

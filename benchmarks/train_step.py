@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,6 @@ BETAS = (0.9, 0.99)
 EPSILON = 1e-7
 CLIP_NORM = 1.0
 SEMANTIC_TOKENS = 511  # with their end: 512 targets
-GIB_IN_KIB = 1024**2
 DTYPES = ("float32", "mixed_bfloat16")
 # Relative, between the first losses of both sides.
 LOSS_TOLERANCE = 1e-3
@@ -283,8 +281,7 @@ def worker(args):
         "seconds": statistics.median(step["seconds"] for step in steps[1:]),
         "cpu_seconds": statistics.median(step["cpu_seconds"] for step in steps[1:]),
         "losses": [step["loss"] for step in steps],
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        / GIB_IN_KIB,
+        "peak_memory_gb": texts.peak_gib(),
     }
     print(json.dumps(report))
 

@@ -30,6 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import generate
 import numpy as np
 
 PARTS = ("semantic", "codec")
@@ -37,7 +38,6 @@ RATES = {"semantic": 16_000, "codec": 24_000}
 LAYER = 9
 BANDWIDTH = 6.0  # kbit/s: 8 codebooks
 QUANTIZER_WIDTH = 4096  # between its two linear layers
-GIB_IN_KIB = 1024**2
 # Share of tokens or codes that may differ by rounding.
 MAX_DIFFERENT = 0.02
 MINUTE_S = 60
@@ -178,12 +178,6 @@ CALLS = {"semantic": "semantic", "codec": "codec_codes"}
 # === One process ===
 
 
-def peak():
-    """Of this process: getrusage counts what the parent had when it forked, too."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / GIB_IN_KIB
-
-
 def timed(call, audio):
     start, cpu = time.perf_counter(), time.process_time()
     result = call(audio)
@@ -194,7 +188,7 @@ def worker(args):
     part, seconds, files = args.parts[0], args.seconds[0], Path(args.files)
     side = SIDES[args.worker]()
     audio = sound(part, seconds)
-    before, start = peak(), time.perf_counter()
+    before, start = generate.peak_gib(), time.perf_counter()
     side.load(part, files)
     load = time.perf_counter() - start
     call = getattr(side, CALLS[part])
@@ -208,7 +202,7 @@ def worker(args):
         "seconds": statistics.median(run[0] for run in runs),
         "cpu_seconds": statistics.median(run[1] for run in runs),
         "before_gb": before,
-        "peak_gb": peak(),
+        "peak_gb": generate.peak_gib(),
     }
     print(json.dumps(report))
 
