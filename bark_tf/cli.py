@@ -35,6 +35,8 @@ INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13
 
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 _SEED_LIMIT = 2**31
+# Of a smaller model, a text is spoken before XLA would be ready.
+_COMPILED_PARAMS = 50_000_000
 _MEGABYTE = 10**6
 _STANDARD_ERROR = 2  # file descriptor
 _NOTHING_SAID = "the model said nothing; try another --seed, or a longer text"
@@ -323,10 +325,11 @@ def _add_speak_model(parser: _Parser) -> None:
         "--quantize", choices=("int8",), help="less memory, about the same sound"
     )
     group.add_argument(
-        "--no-xla",
+        "--xla",
         dest="jit_compile",
-        action="store_false",
-        help="do not compile with XLA: starts sooner, speaks slower",
+        action=argparse.BooleanOptionalAction,
+        help="compile with XLA: starts later, speaks faster; default: if the model is "
+        "large enough for that to pay",
     )
 
 
@@ -549,7 +552,10 @@ def _generation_options(arguments: argparse.Namespace, model: Any) -> dict[str, 
     if arguments.max_seconds is not None:
         rate_hz = model.generation_config.semantic_config.semantic_rate_hz
         options["semantic_max_new_tokens"] = math.ceil(arguments.max_seconds * rate_hz)
-    options.update(seed=arguments.seed, jit_compile=arguments.jit_compile)
+    jit_compile = arguments.jit_compile
+    if jit_compile is None:
+        jit_compile = model.count_params() >= _COMPILED_PARAMS
+    options.update(seed=arguments.seed, jit_compile=jit_compile)
     return options
 
 

@@ -276,6 +276,13 @@ def gumbel(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0) -> tf.Ten
         which decides an argmax, is the finer one: its probabilities are multiples of
         2**-32.
     """
+    keys, step = tf.convert_to_tensor(keys, tf.uint32), tf.convert_to_tensor(step)
+    return _gumbel(keys, step, num, first)
+
+
+# Of its own, so that a prompt's program and the loop's share one trace.
+@tf.function(autograph=False)
+def _gumbel(keys, step, num: int, first: int):
     return _gumbel_from_bits(random_bits(keys, step, num, first))
 
 

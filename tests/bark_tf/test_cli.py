@@ -100,6 +100,10 @@ class FakeModel:
 
     def __init__(self):
         self.calls, self.error, self.word_s, self.peak = [], None, 0.4, 0.5
+        self.num_params = 10**9
+
+    def count_params(self):
+        return self.num_params
 
     def generate(self, **options):
         self.calls.append(options)
@@ -338,6 +342,16 @@ def test_the_model_is_loaded_as_asked(fake):
     assert main(["speak", TEXT, *arguments]) == 0
     assert fake.loaded[1] == {"dtype": "bfloat16", "quantize": "int8"}
     assert fake.calls[0]["jit_compile"] is False
+
+
+@pytest.mark.parametrize(
+    ("num_params", "arguments", "is_compiled"),
+    [(10**6, [], False), (10**6, ["--xla"], True), (10**9, ["--no-xla"], False)],
+)
+def test_small_models_are_not_compiled(fake, num_params, arguments, is_compiled):
+    fake.num_params = num_params
+    assert main(["speak", TEXT, *arguments]) == 0
+    assert fake.calls[0]["jit_compile"] is is_compiled
 
 
 @pytest.mark.parametrize("suffix", ["flac", "ogg"])
@@ -608,6 +622,9 @@ class BarkModel:
     @classmethod
     def from_pretrained(cls, name, **options):
         return cls()
+
+    def count_params(self):
+        return 10
 
     def generate(self, **options):
         print("ready", flush=True)
