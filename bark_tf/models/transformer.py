@@ -192,10 +192,10 @@ def sizes_of(x) -> list:
 
 
 def reshape(x, sizes):
-    """`tf.reshape` to sizes of which some may be scalar tensors."""
-    unknown = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
-    if len(unknown) == 1:
-        sizes = [*sizes[: unknown[0]], -1, *sizes[unknown[0] + 1 :]]
+    """`tf.reshape` to sizes of which some may be scalar tensors, and one -1."""
+    known = [size if isinstance(size, int) else None for size in sizes]
+    if known.count(None) == 1 and -1 not in known:
+        sizes = [-1 if size is None else size for size in known]
     return tf.reshape(x, sizes)
 
 

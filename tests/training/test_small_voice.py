@@ -12,7 +12,7 @@ import pytest
 import toy
 import toy_speech
 
-from bark_tf import cli
+from bark_tf import cli, hub
 from bark_tf.bark import BarkModel
 from bark_tf.processor import BarkProcessor
 from bark_tf.training.recipes import small_voice
@@ -106,14 +106,18 @@ def test_the_model_is_small_enough_to_come_with_the_package():
 
 
 @pytest.mark.reference
-def test_transformers_speaks_the_same_tokens(tmp_path):
+@pytest.mark.parametrize("weights", ["random", "trained"])
+def test_transformers_speaks_the_same_tokens(tmp_path, weights):
     """Its numbers are not Bark's; nothing may assume Bark's."""
     pytest.importorskip("transformers")
     hf = runpy.run_path(str(HELPER))
     config, generation, tokenizer = recipe.start()
-    model = BarkModel(config, generation)
-    for seed, part in enumerate(model.parts.values()):
-        toy.randomize(part, seed=seed)
+    if weights == "trained":
+        model = BarkModel.from_pretrained(hub.SHIPPED_CHECKPOINT)
+    else:
+        model = BarkModel(config, generation)
+        for seed, part in enumerate(model.parts.values()):
+            toy.randomize(part, seed=seed)
     inputs = BarkProcessor(tokenizer)("four zero eight, my cat", return_tensors="np")
     mine = model.generate(
         **inputs,
@@ -122,7 +126,8 @@ def test_transformers_speaks_the_same_tokens(tmp_path):
         semantic_max_new_tokens=70,
         return_dict=True,
     )
-    twin = hf["whole"](model, tmp_path)
+    # What the file says, half precision, is what transformers would compute in.
+    twin = hf["whole"](model, tmp_path).float()
     hf["set_generation"](twin, generation)
     with hf["recording"](twin) as kept:
         twin.generate(

@@ -13,12 +13,11 @@ import toy
 import toy_speech
 from toy_speech import hum
 
-from bark_tf import BarkModel, BarkProcessor, VoicePreset, cli
+from bark_tf import BarkModel, BarkProcessor, VoicePreset, cli, hub
 from bark_tf.audio import read_audio
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.training import voice as module
-from bark_tf.training.recipe import _FOLDER as RECIPES
 from bark_tf.training.semantic_tokens.hubert import HubertModel
 from bark_tf.training.semantic_tokens.hubert_quantizer import HubertQuantizer
 from bark_tf.training.semantic_tokens.hubert_tokenizer import HubertTokenizer
@@ -431,7 +430,7 @@ def test_what_a_trained_codec_has_said_it_hears_again():
     the small voice, the audio a second of speech. What later codebooks add is so little
     that their codes come back no better than by chance.
     """
-    codec = EncodecModel.from_pretrained(RECIPES / "small_voice" / "checkpoint")
+    codec = EncodecModel.from_pretrained(hub.SHIPPED_CHECKPOINT)
     path = Path(__file__).parents[1] / "data" / "one_nine_three.ogg"
     audio = read_audio(path, codec.config.sampling_rate)[0]
     said = codec.encode(audio[None]).numpy()

@@ -137,7 +137,7 @@ def _generation_config() -> BarkGenerationConfig:
     return BarkGenerationConfig(
         semantic_config=BarkSemanticGenerationConfig(
             do_sample=True,
-            temperature=0.6,
+            temperature=0.3,
             top_k=0,
             eos_token_id=SEMANTIC_TOKENS,
             max_new_tokens=MAX_SEMANTIC,
