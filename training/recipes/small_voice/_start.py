@@ -161,7 +161,6 @@ def _generation_config() -> BarkGenerationConfig:
             sliding_window_len=COARSE_WINDOW,
         ),
         fine_acoustics_config=BarkFineGenerationConfig(
-            temperature=None,
             max_fine_history_length=FINE_HISTORY,
             max_fine_input_length=FINE_LENGTH,
             n_fine_codebooks=NUM_CODEBOOKS,
