@@ -182,8 +182,8 @@ class Projection(keras.layers.EinsumDense):
 def sizes_of(x) -> list:
     """The sizes of a tensor's axes: numbers where they are known, scalars elsewhere.
 
-    Numbers make no operations of the graph, of which each costs a millisecond when the
-    first text is spoken.
+    Numbers make no operations of the graph, of which each costs half a millisecond
+    when the first text is spoken.
     """
     dynamic = None if x.shape.is_fully_defined() else tf.shape(x)
     return [
