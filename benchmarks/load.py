@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import generate as texts
+import generate
 import numpy as np
 
 SIDES = ("bark_tf", "transformers", "offload")
@@ -63,7 +63,7 @@ def weights_of(model, side):
 def worker(args):
     model_class = import_framework(args.worker)
     before, start, cpu_start = (
-        texts.peak_gib(),
+        generate.peak_gib(),
         time.perf_counter(),
         time.process_time(),
     )
@@ -79,10 +79,10 @@ def worker(args):
     report["used_seconds"] = time.perf_counter() - start
     report["used_cpu_seconds"] = time.process_time() - cpu_start
     if options:
-        ids, mask = texts.inputs(1)
+        ids, mask = generate.inputs(1)
         model.generate(ids, attention_mask=mask, semantic_max_new_tokens=16)
         report["bound_gb"] = offload_bound(model)
-    report |= {"before_gb": before, "peak_gb": texts.peak_gib()}
+    report |= {"before_gb": before, "peak_gb": generate.peak_gib()}
     print(json.dumps({**report, "added_gb": report["peak_gb"] - before}))
 
 
@@ -156,7 +156,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         if args.model is None:
             args.model = str(Path(scratch) / "bark-small")
-            texts.random_checkpoint("bark-small", args.model)
+            generate.random_checkpoint("bark-small", args.model)
         if args.files != "bark_tf":
             rewritten = str(Path(scratch) / args.files)
             spawn(args, "--rewrite", rewritten, "--files", args.files)

@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import generate as texts
+import generate
 import numpy as np
 
 STAGES = ("semantic", "coarse", "fine")
@@ -281,7 +281,7 @@ def worker(args):
         "seconds": statistics.median(step["seconds"] for step in steps[1:]),
         "cpu_seconds": statistics.median(step["cpu_seconds"] for step in steps[1:]),
         "losses": [step["loss"] for step in steps],
-        "peak_memory_gb": texts.peak_gib(),
+        "peak_memory_gb": generate.peak_gib(),
     }
     print(json.dumps(report))
 
@@ -370,7 +370,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         if args.model is None:
             args.model = str(Path(scratch) / args.preset)
-            texts.random_checkpoint(args.preset, args.model)
+            generate.random_checkpoint(args.preset, args.model)
         for stage in args.stages:
             for method in args.methods:
                 results.append(compare(args, stage, method, Path(scratch)))

@@ -799,3 +799,16 @@ def test_all_filters_in_order_equal_transformers(name, monkeypatch):
     np.testing.assert_allclose(
         tf.nn.softmax(drawn[0]), scores.softmax(-1), rtol=2e-5, atol=1e-9
     )
+
+
+def test_two_programs_share_one_trace_of_the_noise():
+    """What a prompt's program and the loop's draw from; tracing it takes long."""
+    before = sampling._gumbel.experimental_get_tracing_count()
+    keys = tf.constant(row_keys(3, 2, "semantic"))
+    programs = [
+        tf.function(lambda step, a=a: a * sampling.gumbel(keys, step, 77, 5))
+        for a in (1.0, 2.0)
+    ]
+    one, two = (program(tf.constant(4)).numpy() for program in programs)
+    assert np.array_equal(2 * one, two)
+    assert sampling._gumbel.experimental_get_tracing_count() == before + 1

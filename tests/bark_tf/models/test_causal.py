@@ -6,7 +6,7 @@ import toy
 
 from bark_tf.models.causal import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.losses import cross_entropy
-from bark_tf.models.transformer import LayerCache
+from bark_tf.models.transformer import LayerCache, attention_mask
 
 
 @pytest.fixture(scope="module")
@@ -388,6 +388,22 @@ def test_compiled_equals_eager_and_any_size_needs_one_trace(model):
         assert toy.largest_difference(graph(ids), model(ids).logits) < 1e-5
         assert toy.largest_difference(compiled(ids), model(ids).logits) < 1e-5
     assert len(traces) == 1 + 2
+
+
+def test_known_sizes_cost_no_operations(model):
+    """Every operation takes time when a program is first traced."""
+
+    def kinds(shape):
+        spec = tf.TensorSpec((*shape, model.config.hidden_size), tf.float32)
+        visible = attention_mask(4, 4, 0, None, tf.float32, True)
+        attend = tf.function(lambda x: model.blocks[0].attention(x, visible=visible)[0])
+        graph = attend.get_concrete_function(spec).graph
+        return [operation.type for operation in graph.get_operations()]
+
+    known, unknown = kinds((2, 4)), kinds((None, None))
+    assert not {"Shape", "StridedSlice", "Pack"} & {*known}
+    assert {"Shape", "StridedSlice"} <= {*unknown}
+    assert len(known) < len(unknown)
 
 
 def test_some_logits_equal_those_of_all(model):
