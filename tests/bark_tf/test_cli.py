@@ -489,7 +489,7 @@ def test_what_is_long_depends_on_the_model(fake, monkeypatch):
             semantic_config={"max_new_tokens": 250, "do_sample": True}
         ),
     )
-    assert main(["speak", " ".join(WORDS[:20])]) == 0
+    assert main(["speak", " ".join(WORDS[:12])]) == 0
     assert len(fake.calls) > 1
 
 
