@@ -268,6 +268,9 @@ class StageExamples:
         past_weight: See `coarse_example`.
         vary_text: Called with text ids and a random generator; gives other text ids for
             the same speech, such as with a word spelled.
+        token_noise: How often a semantic token that the semantic network reads is
+            another one than it has to say. Who cannot trust the last tokens looks at
+            the text: fewer words are dropped and doubled.
 
     Raises:
         ValueError: If there is no such stage, or no utterance.
@@ -284,6 +287,7 @@ class StageExamples:
         seed: int = 0,
         past_weight: float = 0.0,
         vary_text: Callable | None = None,
+        token_noise: float = 0.0,
     ):
         makers = {
             "semantic": self._semantic,
@@ -300,6 +304,7 @@ class StageExamples:
         self.model_config = model_config
         self.history_probability = history_probability
         self.seed, self.past_weight, self.vary_text = seed, past_weight, vary_text
+        self.token_noise = token_noise
         self._make = makers[stage]
         self.sizes = Layout(
             config.semantic_config,
@@ -334,13 +339,16 @@ class StageExamples:
         text_ids = utterance.text_ids
         if self.vary_text is not None:
             text_ids = self.vary_text(text_ids, rng)
-        return semantic_example(
-            text_ids,
-            utterance.semantic,
-            voice,
-            self.config.semantic_config,
-            self.model_config.block_size,
+        config = self.config.semantic_config
+        example = semantic_example(
+            text_ids, utterance.semantic, voice, config, self.model_config.block_size
         )
+        if self.token_noise:
+            count = len(example["targets"])
+            other = rng.integers(config.semantic_vocab_size, size=count, dtype=np.int32)
+            is_other = rng.random(count) < self.token_noise
+            example["read"] = np.where(is_other, other, example["targets"])
+        return example
 
     def _coarse(self, utterance, voice, rng) -> Example:
         history = history_of(voice, self.sizes)
@@ -413,7 +421,8 @@ class StageExamples:
                 "weights": (after_infer, 0),
             }
         else:
-            form = {"targets": (length, IGNORED_LABEL)}
+            pad = self.config.semantic_config.semantic_pad_token
+            form = {"targets": (length, IGNORED_LABEL), "read": (length, pad)}
         return {
             name: np.stack(
                 [_padded(one[name], *form.get(name, ())) for one in examples]
@@ -554,8 +563,11 @@ class SemanticTrainer(StageTrainer):
     def call(self, batch, training=False):
         """Logits of the tokens after the prompt."""
         config = self.generation_config.semantic_config
-        targets = tf.convert_to_tensor(batch["targets"])
-        read = tf.where(targets == IGNORED_LABEL, config.semantic_pad_token, targets)
+        read = batch.get("read")
+        if read is None:
+            targets = tf.convert_to_tensor(batch["targets"])
+            pad = config.semantic_pad_token
+            read = tf.where(targets == IGNORED_LABEL, pad, targets)
         x = prompt_embeddings(
             self.model,
             batch["text"],

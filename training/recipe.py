@@ -60,6 +60,8 @@ class Recipe:
         history_probability: How often an example opens with another recording of its
             speaker, so that voices keep working.
         vary_text: Gives other ids for the same speech, see `StageExamples`.
+        token_noise: How often a token that the semantic network reads is another one
+            than it has to say, see `StageExamples`.
         past_weight: Weight of the past coarse tokens of a window as targets; 0 trains
             exactly what generation asks for.
         lora_rank: Rank of the added matrices.
@@ -90,6 +92,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     history_probability: float = 0.5
     vary_text: Callable | None = None
+    token_noise: float = 0.0
     past_weight: float = 0.0
     lora_rank: int = 16
     lora_alpha: float | None = None
@@ -116,6 +119,12 @@ class Recipe:
             ),
             ("segment_s", self.segment_s > 0, "positive"),
             ("history_probability", 0 <= self.history_probability <= 1, "in [0, 1]"),
+            ("token_noise", 0 <= self.token_noise < 1, "in [0, 1)"),
+            (
+                "token_noise",
+                self.token_noise == 0 or self.stage == "semantic",
+                "0 (but for the semantic stage)",
+            ),
             ("past_weight", 0 <= self.past_weight <= 1, "in [0, 1]"),
             ("method", (self.stage, self.method) != ("codec", "lora"), "full (codec)"),
         ):

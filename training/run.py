@@ -277,6 +277,7 @@ def _transformer(recipe: Recipe, model, base: str, shards, held_out):
             seed=recipe.options.seed,
             past_weight=recipe.past_weight,
             vary_text=recipe.vary_text if shuffle else None,
+            token_noise=recipe.token_noise if shuffle else 0.0,
         )
         return Batches(
             examples, recipe.batch_size, seed=recipe.options.seed, shuffle=shuffle

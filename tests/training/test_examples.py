@@ -458,6 +458,33 @@ def test_past_tokens_may_count_a_little(rng):
     assert ((example["targets"] == IGNORED) == (weights == 0)).all()
 
 
+def test_token_noise_changes_what_is_read_and_not_what_is_said(rng):
+    rows = [utterance(rng, 40, name=str(i)) for i in range(50)]
+    config = MODELS["semantic"]().config
+
+    def all_of(noise):
+        stages = StageExamples(rows, "semantic", CONFIG, config, token_noise=noise)
+        return stages, [stages.example(index) for index in range(len(rows))]
+
+    stages, noisy = all_of(0.25)
+    _, plain = all_of(0.0)
+    for one, other in zip(noisy, plain, strict=True):
+        for name, array in other.items():
+            np.testing.assert_array_equal(one[name], array)
+        assert "read" not in other and one["read"].dtype == np.int32
+        assert ((one["read"] >= 0) & (one["read"] <= SEMANTIC)).all()
+    changed = np.mean([np.mean(one["read"] != one["targets"]) for one in noisy])
+    assert 0.2 < changed < 0.3
+    # A batch is padded as the network without noise would read it.
+    trainer = made.TRAINERS["semantic"](MODELS["semantic"](), CONFIG)
+    length = stages.longest
+    batch = stages.pad(plain[:2], length)
+    same = stages.pad([{**one, "read": one["targets"]} for one in plain[:2]], length)
+    np.testing.assert_allclose(trainer(batch), trainer(same), atol=1e-6)
+    other = trainer(stages.pad(noisy[:2], length))
+    assert np.abs(np.asarray(other) - np.asarray(trainer(batch))).max() > 1e-3
+
+
 @pytest.mark.parametrize("options", [{"stage": "codec"}, {"utterances": []}])
 def test_wrong_examples_are_refused(rng, options):
     right = {"utterances": [utterance(rng)], "stage": "semantic"}

@@ -1,6 +1,7 @@
 """The recipe of the small voice: its text, its numbers, and all its steps once."""
 
 import itertools
+import random
 import re
 import runpy
 import shlex
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import toy
 import toy_speech
 
 from bark_tf import cli, hub
 from bark_tf.bark import BarkModel
 from bark_tf.processor import BarkProcessor
+from bark_tf.training.audio import load
+from bark_tf.training.prepare import is_held_out
 from bark_tf.training.recipes import small_voice
 from bark_tf.training.recipes.small_voice import _make_speech as speech
+from bark_tf.training.recipes.small_voice import _splice_speech as splice
 from bark_tf.training.recipes.small_voice import _start as recipe
 
 HELPER = Path(__file__).parents[1] / "reference" / "hf_bark.py"
@@ -51,6 +56,92 @@ def test_phonemes_are_signs_of_kokoro():
     spoken = speech.phonemes("four zero my mother judge")
     assert "O" in spoken and "ʤ" in spoken and "ɹ" in spoken
     assert not set(spoken) & set("ː\u200dɚr")
+
+
+def humming(*pitches):
+    """A recording whose words are tones of a quarter of a second, and pauses."""
+    rate, long, pause = splice.SAMPLE_RATE, 6_000, 1_200
+    time = np.arange(long) / rate
+    parts = [np.sin(2 * np.pi * pitch * time) for pitch in pitches]
+    audio = np.concatenate([np.append(part, np.zeros(pause)) for part in parts])
+    starts = [number * (long + pause) for number in range(len(parts))]
+    ends = [*(start + long for start in starts[:-1]), len(audio)]
+    words = [str(pitch) for pitch in pitches]
+    return splice.Recording(words, starts, ends, audio.astype(np.float32))
+
+
+def test_a_spliced_recording_says_its_text():
+    """Every word is a pitch, so that it can be seen what is said."""
+    recordings = [
+        humming(300, 500, 700),
+        humming(1100, 1300),
+        humming(1700, 1900, 2300),
+    ]
+    rng = random.Random(0)
+    for _ in range(30):
+        words, audio = splice.spliced(recordings, rng)
+        assert audio.dtype == np.float32
+        loud = np.abs(audio) > 0.05
+        # At least a little of a pause is left between any two words.
+        edges = np.flatnonzero(np.diff(np.flatnonzero(loud)) > 15)
+        places = np.split(np.flatnonzero(loud), edges + 1)
+        heard = []
+        for place in places:
+            tone = audio[place[0] : place[-1] + 1]
+            peak = np.argmax(np.abs(np.fft.rfft(tone)))
+            heard.append(peak * splice.SAMPLE_RATE / len(tone))
+            assert abs(len(tone) - 6_000) < 200  # whole, and not more
+        np.testing.assert_allclose(heard, [float(word) for word in words], rtol=0.02)
+
+
+def test_a_cut_has_no_click():
+    loud = humming(300, 500)._replace(starts=[0, 3_000], ends=[3_000, 14_400])
+    halves = splice.piece(loud, 0, 1), splice.piece(loud, 1, 2)
+    step = np.abs(np.diff(splice.join(list(halves)))).max()
+    assert step < 1.1 * np.abs(np.diff(loud.audio)).max()
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
+def test_spliced_texts_are_new_and_the_recordings_stay(tmp_path, capsys):
+    pytest.importorskip("pocketsphinx")
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    texts = ["one two three four", "five six seven", "my red cat is old", "nine zero"]
+    texts = [text for text in texts if not is_held_out(text, 0.05)]
+    rows = []
+    for number, text in enumerate(texts):
+        toy_speech.say(text, data / "say.wav")
+        audio = load(data / "say.wav", splice.SAMPLE_RATE)
+        soundfile.write(data / f"{number}.ogg", audio, splice.SAMPLE_RATE)
+        rows.append(f"{number}|{text}|{text}")
+    (data / "metadata.csv").write_text("\n".join(rows))
+    splice.make(data, out, lines=12, validation=0.05, seed=0)
+    made = (out / "metadata.csv").read_text().splitlines()
+    assert made[: len(rows)] == rows and len(made) == len(rows) + 12
+    for row in made[len(rows) :]:
+        name, text, _ = row.split("|")
+        assert text not in texts and text not in recipe.HELD_OUT
+        assert not is_held_out(text, 0.05)
+        seconds = len(load(out / f"{name}.ogg", 16_000)) / 16_000
+        assert 0.1 * len(text.split()) < seconds < 5.1
+    assert (out / "0.ogg").read_bytes() == (data / "0.ogg").read_bytes()
+    # Started again, it makes the same and nothing twice.
+    kept = (out / "spliced_00003.ogg").stat().st_mtime_ns
+    splice.make(data, out, lines=12, validation=0.05, seed=0)
+    assert (out / "metadata.csv").read_text().splitlines() == made
+    assert (out / "spliced_00003.ogg").stat().st_mtime_ns == kept
+    # Texts run out: it ends and says so.
+    capsys.readouterr()
+    (data / "metadata.csv").write_text(rows[1])
+    splice.make(data, tmp_path / "few", lines=500, validation=0.05, seed=0)
+    assert "of 500 new texts made" in capsys.readouterr().out
+
+
+def test_splicing_needs_digits(tmp_path):
+    pytest.importorskip("pocketsphinx")
+    (tmp_path / "metadata.csv").write_text("")
+    with pytest.raises(ValueError, match="strings of digits"):
+        splice.make(tmp_path, tmp_path / "out", lines=1, validation=0.0, seed=0)
 
 
 def test_every_word_is_one_token_and_other_words_are_spelled():

@@ -1,0 +1,221 @@
+"""More texts from the same recordings: cut between words and joined anew.
+
+    pip install 'bark-tf[evaluate]'
+    python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo spliced
+    bark-tf prepare spliced tokens --model small --validation 0.05
+
+The text stage learns from few recordings what each word sounds like, but not to say all
+words of a text once and in order: for that it needs many texts. Pocketsphinx finds
+where each word begins; a new recording is the beginning of one, the middle of others
+and the end of another, so that its melody still starts and falls as it should. Half are
+strings of digits. OUT gets the recordings as they are, too. No new text is in
+`held_out.txt`, none is made twice, and what `bark-tf prepare --validation` holds out is
+left alone.
+
+Only for the semantic stage: nobody should learn the sound of a joint by heart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bark_tf import hub
+from bark_tf.training.audio import load, normalise, resample, trim
+from bark_tf.training.prepare import is_held_out
+from bark_tf.training.recipes.small_voice._start import HELD_OUT, MAX_SEMANTIC, WORDS
+
+SAMPLE_RATE = 24_000
+_ALIGNER_RATE = 16_000
+_FRAMES_PER_S = 100  # of the aligner
+_DIGITS = frozenset(WORDS[:10])
+_MAX_SECONDS = MAX_SEMANTIC / 50 - 0.1
+_TRIES = 20  # per line, until there are no more texts to be found
+_FADE = int(0.008 * SAMPLE_RATE)
+_SEARCH = int(0.02 * SAMPLE_RATE)  # around a word's end, for the quietest place
+_PAUSE = int(0.06 * SAMPLE_RATE)  # at most this much of a pause stays
+
+
+class Recording(NamedTuple):
+    """A recording and where its words lie.
+
+    Attributes:
+        words: Its text.
+        starts: First sample of each word.
+        ends: Sample after the last one of each word.
+        audio: float32 (samples,) at 24 kHz.
+    """
+
+    words: list[str]
+    starts: list[int]
+    ends: list[int]
+    audio: np.ndarray
+
+
+def aligned(words: list[str], audio: np.ndarray, aligner) -> Recording | None:
+    """Finds the words of a recording; None if they are not heard in it.
+
+    Args:
+        words: Of its text.
+        audio: float32 (samples,) at 24 kHz.
+        aligner: `pocketsphinx.Decoder` at 16 kHz.
+    """
+    heard = np.clip(resample(audio, SAMPLE_RATE, _ALIGNER_RATE), -1, 1)
+    aligner.set_align_text(" ".join(words))
+    aligner.start_utt()
+    aligner.process_raw((heard * 32_767).astype(np.int16).tobytes(), full_utt=True)
+    aligner.end_utt()
+    if aligner.hyp() is None:
+        return None
+    spoken = [part for part in aligner.seg() if part.word[0] != "<"]
+    if [part.word.split("(")[0] for part in spoken] != words:
+        return None
+    per_frame = SAMPLE_RATE // _FRAMES_PER_S
+    starts = [part.start_frame * per_frame for part in spoken]
+    ends = [(part.end_frame + 1) * per_frame for part in spoken]
+    return Recording(words, [0, *starts[1:]], [*ends[:-1], len(audio)], audio)
+
+
+def piece(recording: Recording, first: int, last: int) -> np.ndarray:
+    """The words `first` to `last`, the latter not included, cut where it is quiet."""
+    begin, end = recording.starts[first], recording.ends[last - 1]
+    if first > 0:
+        pause = begin - recording.ends[first - 1]
+        begin = _quietest(recording.audio, begin - min(pause, _PAUSE) // 2)
+    if last < len(recording.words):
+        pause = recording.starts[last] - end
+        end = _quietest(recording.audio, end + min(pause, _PAUSE) // 2)
+    return recording.audio[begin:end]
+
+
+def _quietest(audio: np.ndarray, place: int) -> int:
+    """The middle of the quietest `_FADE` samples near a place."""
+    begin = max(0, place - _SEARCH)
+    power = np.square(audio[begin : place + _SEARCH])
+    if len(power) <= _FADE:
+        return place
+    sums = np.convolve(power, np.ones(_FADE), "valid")
+    return begin + int(np.argmin(sums)) + _FADE // 2
+
+
+def join(pieces: list[np.ndarray]) -> np.ndarray:
+    """One after the other, each faded into the next."""
+    whole = pieces[0]
+    for new in pieces[1:]:
+        fade = min(_FADE, len(whole), len(new))
+        rise = np.linspace(0, 1, fade, dtype=np.float32)
+        both = whole[-fade:] * rise[::-1] + new[:fade] * rise
+        whole = np.concatenate([whole[:-fade], both, new[fade:]])
+    return whole
+
+
+def spliced(
+    recordings: list[Recording], rng: random.Random
+) -> tuple[list[str], np.ndarray]:
+    """The words and the sound of two to four pieces of recordings.
+
+    Args:
+        recordings: Each of two words or more.
+        rng: Chooses.
+
+    Returns:
+        The words; and float32 (samples,) at 24 kHz.
+    """
+    sources = [rng.choice(recordings) for _ in range(rng.choice((2, 2, 3, 4)))]
+    words: list[str] = []
+    pieces = []
+    for number, source in enumerate(sources):
+        count = len(source.words)
+        length = rng.randint(1, min(count - 1, 5))
+        if number == 0:
+            first = 0
+        elif number == len(sources) - 1:
+            first = count - length
+        else:
+            first = rng.randint(0, count - length)
+        words += source.words[first : first + length]
+        pieces.append(piece(source, first, first + length))
+    return words, join(pieces)
+
+
+def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> None:
+    """Writes an LJSpeech folder; recordings that are there stay."""
+    import soundfile
+    from pocketsphinx import Decoder
+
+    aligner = Decoder(
+        samprate=_ALIGNER_RATE, loglevel="FATAL", beam=1e-80, wbeam=1e-60, pbeam=1e-80
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    recordings, texts = [], set(HELD_OUT)
+    originals = (data / "metadata.csv").read_text(encoding="utf-8").splitlines()
+    for row in originals:
+        name, text, *_ = row.split("|")
+        texts.add(text)
+        with hub.atomic_write(out / f"{name}.ogg") as temporary:
+            shutil.copyfile(data / f"{name}.ogg", temporary)
+        if is_held_out(text, validation):
+            continue
+        audio = load(data / f"{name}.ogg", SAMPLE_RATE)
+        one = aligned(text.split(), audio, aligner)
+        if one is not None and len(one.words) > 1:
+            recordings.append(one)
+    digits = [one for one in recordings if _DIGITS.issuperset(one.words)]
+    if not digits:
+        raise ValueError(
+            f"Of the recordings in {data} some must be strings of digits that "
+            f"pocketsphinx hears. Received: {len(originals)} recordings, "
+            f"{len(recordings)} of them aligned, none of digits"
+        )
+    print(f"{len(recordings):,} recordings aligned, {len(digits):,} of digits")
+    rng = random.Random(seed)
+    rows: list[str] = []
+    for _ in range(_TRIES * lines):
+        if len(rows) == lines:
+            break
+        words, audio = spliced(digits if rng.random() < 0.5 else recordings, rng)
+        text = " ".join(words)
+        is_new = text not in texts and not is_held_out(text, validation)
+        if not is_new or len(audio) > _MAX_SECONDS * SAMPLE_RATE:
+            continue
+        texts.add(text)
+        name = f"spliced_{len(rows):05d}"
+        path = out / f"{name}.ogg"
+        if not path.exists():
+            audio = normalise(trim(audio, SAMPLE_RATE))
+            with hub.atomic_write(path) as temporary:
+                soundfile.write(temporary, audio, SAMPLE_RATE, format="OGG")
+        rows.append(f"{name}|{text}|{text}\n")
+    print(f"{len(rows):,} of {lines:,} new texts made")
+    with hub.atomic_write(out / "metadata.csv") as temporary:
+        lines_of_all = [*(f"{row}\n" for row in originals), *rows]
+        temporary.write_text("".join(lines_of_all), encoding="utf-8")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--lines", type=int, default=8_000)
+    parser.add_argument("--validation", type=float, default=0.05, metavar="SHARE")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make(
+        arguments.data,
+        arguments.out,
+        arguments.lines,
+        arguments.validation,
+        arguments.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()
