@@ -4,7 +4,9 @@
     bark-tf train small_voice/codec --set data=audio out=small
     bark-tf train-tokenizer audio small
     bark-tf prepare SPEECH/kumo tokens --model small --validation 0.05 --keep-audio
-    bark-tf train small_voice/semantic --set model=small data=tokens out=small
+    python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo spliced
+    bark-tf prepare spliced texts --model small --validation 0.05
+    bark-tf train small_voice/semantic --set model=small data=texts out=small
     bark-tf train small_voice/coarse --set model=small data=tokens out=small
     bark-tf train small_voice/fine --set model=small data=tokens out=small
     bark-tf evaluate small tokens --texts held_out.txt --words words.txt

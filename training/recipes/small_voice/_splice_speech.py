@@ -2,7 +2,7 @@
 
     pip install 'bark-tf[evaluate]'
     python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo spliced
-    bark-tf prepare spliced tokens --model small --validation 0.05
+    bark-tf prepare spliced texts --model small --validation 0.05
 
 The text stage learns from few recordings what each word sounds like, but not to say all
 words of a text once and in order: for that it needs many texts. Pocketsphinx finds
@@ -27,6 +27,7 @@ import numpy as np
 
 from bark_tf import hub
 from bark_tf.training.audio import load, normalise, resample, trim
+from bark_tf.training.datasets import read_dataset
 from bark_tf.training.prepare import is_held_out
 from bark_tf.training.recipes.small_voice._start import HELD_OUT, MAX_SEMANTIC, WORDS
 
@@ -152,17 +153,18 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
         samprate=_ALIGNER_RATE, loglevel="FATAL", beam=1e-80, wbeam=1e-60, pbeam=1e-80
     )
     out.mkdir(parents=True, exist_ok=True)
-    recordings, texts = [], set(HELD_OUT)
-    originals = (data / "metadata.csv").read_text(encoding="utf-8").splitlines()
-    for row in originals:
-        name, text, *_ = row.split("|")
-        texts.add(text)
-        with hub.atomic_write(out / f"{name}.ogg") as temporary:
-            shutil.copyfile(data / f"{name}.ogg", temporary)
-        if is_held_out(text, validation):
+    originals, _ = read_dataset(data)
+    recordings, rows = [], []
+    for original in originals:
+        path = out / original.path.name
+        if not path.exists():
+            with hub.atomic_write(path) as temporary:
+                shutil.copyfile(original.path, temporary)
+        rows.append(f"{path.stem}|{original.text}|{original.text}\n")
+        if is_held_out(original.text, validation):
             continue
-        audio = load(data / f"{name}.ogg", SAMPLE_RATE)
-        one = aligned(text.split(), audio, aligner)
+        audio = load(original.path, SAMPLE_RATE)
+        one = aligned(original.text.split(), audio, aligner)
         if one is not None and len(one.words) > 1:
             recordings.append(one)
     digits = [one for one in recordings if _DIGITS.issuperset(one.words)]
@@ -173,10 +175,11 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
             f"{len(recordings)} of them aligned, none of digits"
         )
     print(f"{len(recordings):,} recordings aligned, {len(digits):,} of digits")
+    texts = {*HELD_OUT, *(original.text for original in originals)}
     rng = random.Random(seed)
-    rows: list[str] = []
+    made = 0
     for _ in range(_TRIES * lines):
-        if len(rows) == lines:
+        if made == lines:
             break
         words, audio = spliced(digits if rng.random() < 0.5 else recordings, rng)
         text = " ".join(words)
@@ -184,20 +187,20 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
         if not is_new or len(audio) > _MAX_SECONDS * SAMPLE_RATE:
             continue
         texts.add(text)
-        name = f"spliced_{len(rows):05d}"
+        name = f"spliced_{made:05d}"
         path = out / f"{name}.ogg"
         if not path.exists():
             audio = normalise(trim(audio, SAMPLE_RATE))
             with hub.atomic_write(path) as temporary:
                 soundfile.write(temporary, audio, SAMPLE_RATE, format="OGG")
         rows.append(f"{name}|{text}|{text}\n")
-    print(f"{len(rows):,} of {lines:,} new texts made")
+        made += 1
+    print(f"{made:,} of {lines:,} new texts made")
     with hub.atomic_write(out / "metadata.csv") as temporary:
-        lines_of_all = [*(f"{row}\n" for row in originals), *rows]
-        temporary.write_text("".join(lines_of_all), encoding="utf-8")
+        temporary.write_text("".join(rows), encoding="utf-8")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -207,14 +210,8 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=8_000)
     parser.add_argument("--validation", type=float, default=0.05, metavar="SHARE")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    make(
-        arguments.data,
-        arguments.out,
-        arguments.lines,
-        arguments.validation,
-        arguments.seed,
-    )
+    chosen = parser.parse_args(arguments)
+    make(chosen.data, chosen.out, chosen.lines, chosen.validation, chosen.seed)
 
 
 if __name__ == "__main__":

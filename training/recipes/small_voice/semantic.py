@@ -1,6 +1,6 @@
 """The small voice, third step: text to semantic tokens.
 
-    bark-tf train small_voice/semantic --set model=small data=tokens out=small
+    bark-tf train small_voice/semantic --set model=small data=texts out=small
 
 2.0 million weights. The held-out loss says when it is enough.
 """
