@@ -5,14 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_speech
 from toy import largest_difference
 
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
 from bark_tf.convert import rules
 from bark_tf.convert.weights import table_for
+from bark_tf.training.audio import load
+from bark_tf.training.recipes.small_voice._start import HELD_OUT
 from bark_tf.training.semantic_tokens import hubert as hubert_module
 from bark_tf.training.semantic_tokens.hubert import HubertModel, Moments
 from bark_tf.training.semantic_tokens.hubert_quantizer import HubertQuantizer
+from bark_tf.training.semantic_tokens.hubert_tokenizer import (
+    HubertTokenizer,
+    nearest_frames,
+)
 
 DATA = Path(__file__).parents[2] / "data"
 # A few roundings of float32; the values are about 1.
@@ -386,3 +393,32 @@ def test_quantizer_against_torch(torch, maker, rng, size):
     found = ours(frames).numpy()
     assert largest_difference(found, expected) < 1e-5
     np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+
+
+@pytest.mark.reference
+def test_tokens_of_a_minute_of_speech(torch, maker, tmp_path):
+    """At the published sizes, with layer 9 and the community's quantizer."""
+    import transformers
+
+    torch.manual_seed(0)
+    theirs = transformers.HubertModel(transformers.HubertConfig()).eval()
+    quantizer = maker.Quantizer(768, 1024, 10_000, 4096).eval()
+    for weight in quantizer.parameters():
+        weight *= 2  # as it starts, it says few tokens
+    tokenizer = HubertTokenizer(
+        filled(HubertModel(HubertConfig()), maker.tensors(theirs)),
+        filled(
+            HubertQuantizer(HubertQuantizerConfig(intermediate_size=4096)),
+            maker.tensors(quantizer),
+        ),
+        layer=9,
+    )
+    toy_speech.say(". ".join(HELD_OUT[:60]), tmp_path / "speech.wav")
+    audio = load(tmp_path / "speech.wav", 16_000, max_s=120)[: 60 * 16_000]
+    assert len(audio) == 60 * 16_000
+    hidden = theirs(torch.tensor(audio[None]), output_hidden_states=True).hidden_states
+    expected = quantizer(hidden[9]).argmax(-1)[0].numpy()
+    found = tokenizer(audio)
+    expected = expected[nearest_frames(len(found), len(expected))]
+    assert len(np.unique(expected)) > 100  # or it would show little
+    np.testing.assert_array_equal(found, expected)
