@@ -269,8 +269,8 @@ class StageExamples:
         vary_text: Called with text ids and a random generator; gives other text ids for
             the same speech, such as with a word spelled.
         token_noise: How often a semantic token that the semantic network reads is
-            another one than it has to say. Who cannot trust the last tokens looks at
-            the text: fewer words are dropped and doubled.
+            another one than it has to say, so that it looks at the text and does not
+            only go on from the last tokens. Of no effect on the other stages.
 
     Raises:
         ValueError: If there is no such stage, or no utterance.

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from bark_tf import cli
-from bark_tf.training.recipe import load_recipe, recipe_names, with_settings
+from bark_tf.training.recipe import Recipe, load_recipe, recipe_names, with_settings
 
 BARK_SMALL = ("bark_small_full", "bark_small_lora")
 
@@ -59,3 +59,23 @@ def test_the_hours_are_those_of_the_measured_steps(name):
     for recipe, second, hour in zip(recipes, seconds, hours.groups(), strict=True):
         found = recipe.batch_size * recipe.options.steps * float(second) / 3600
         assert float(hour) == pytest.approx(found, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("singing", "stage", "singing"),
+        ("semantic", "method", "half"),
+        ("codec", "method", "lora"),
+        ("semantic", "batch_size", 0),
+        ("semantic", "history_probability", 1.5),
+        ("semantic", "token_noise", 1.0),
+        ("semantic", "token_noise", -0.1),
+        ("coarse", "token_noise", 0.1),
+        ("coarse", "past_weight", 2.0),
+        ("codec", "segment_s", 0.0),
+    ],
+)
+def test_wrong_values_are_named(stage, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be.*Received: {name}="):
+        Recipe(**{"stage": stage, name: value})

@@ -2,7 +2,8 @@
 
     bark-tf train small_voice/semantic --set model=small data=texts out=small
 
-2.0 million weights. The held-out loss says when it is enough.
+2.0 million weights. The held-out loss says when it is enough: 1.10 where the voice that
+ships stands, after 7,000 steps, about 1.5 hours of two slow cores, and still falling.
 """
 
 from bark_tf.training.fit import TrainingOptions
@@ -16,6 +17,7 @@ RECIPE = Recipe(
     # Half of the time without a history, because most people speak without a voice.
     history_probability=0.5,
     vary_text=vary_text,
+    token_noise=0.1,
     sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
