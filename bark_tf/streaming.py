@@ -24,12 +24,12 @@ from bark_tf.generation.fine import FineStage, fill_window
 from bark_tf.generation.semantic import pad_rows
 
 LATENCIES = ("exact", "low")
-# Low latency: the first piece has this many frames, every next one twice as many, so
-# that few passes of the fine network are spent while audio is being played.
-FIRST_PIECE_FRAMES = 75
-MAX_PIECE_FRAMES = 600
-# Frames that the fine network sees after the last one that is sent.
-LOOK_AHEAD_FRAMES = 15
+# Low latency: the first piece lasts this long, every next one twice as long, so that
+# few passes of the fine network are spent while audio is being played.
+FIRST_PIECE_S = 1.0
+MAX_PIECE_S = 8.0
+# What the fine network sees after the last frame that is sent.
+LOOK_AHEAD_S = 0.2
 
 
 def exact_pieces(run: Any, semantic: np.ndarray) -> Iterator[np.ndarray]:
@@ -76,19 +76,19 @@ def low_latency_pieces(run: Any, semantic: np.ndarray) -> Iterator[np.ndarray]:
     if frames == 0:
         return
     stage = run.fine_stage([_unknown(run, frames)])
-    sent, size, n = 0, FIRST_PIECE_FRAMES, 0
+    rate = run.configs.coarse.coarse_rate_hz
+    look_ahead, most = round(LOOK_AHEAD_S * rate), round(MAX_PIECE_S * rate)
+    sent, size, n = 0, round(FIRST_PIECE_S * rate), 0
     for codes in run.coarse_frames(semantic):
         available = codes.shape[1]
         stage.put_coarse(0, codes)
         is_last = available == frames
-        while sent < frames and (
-            is_last or sent + size + LOOK_AHEAD_FRAMES <= available
-        ):
+        while sent < frames and (is_last or sent + size + look_ahead <= available):
             until = frames if is_last else sent + size
             run.bark.bring("fine_acoustics")
             _fill(stage, sent, available, n)
             audio = run.piece(stage.codes(0), sent, until)
-            sent, size, n = until, min(2 * size, MAX_PIECE_FRAMES), n + 1
+            sent, size, n = until, min(2 * size, most), n + 1
             yield audio
 
 

@@ -46,9 +46,9 @@ def measure(model, processor, texts, jit_compile):
         whole = streamed(model, inputs, latency="exact", **options)
         low = streamed(model, inputs, latency="low", **options)
         out = model.generate(**inputs, return_dict=True, **options)
-        again = out.fine[0].copy()
+        again = np.array(out.fine[0])
         rng = np.random.default_rng(number)
-        given = out.coarse.shape[1]
+        given = model.generation_config.coarse_acoustics_config.n_coarse_codebooks
         again[given:] = rng.integers(
             model.generation_config.codebook_size, size=again[given:].shape
         )

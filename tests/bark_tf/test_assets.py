@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bark_tf import BarkModel, BarkProcessor, hub
+from bark_tf.training.metrics import si_sdr
 from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS, start
 
 MOST_BYTES = 20_000_000
@@ -59,6 +60,19 @@ def test_it_says_what_it_is_told_as_long_as_that_takes(model, processor):
         count = len(text.split())
         assert 0.15 * count < seconds < 0.8 * count + 0.5, text
         assert 0.02 < np.sqrt(np.mean(np.square(out.audio))) < 0.5
+
+
+def test_early_audio_comes_in_pieces_near_the_exact_audio(model, processor):
+    """The first piece is a second; no more is lost than fine codes of the future."""
+    inputs = processor("seven two six nine four eight three", return_tensors="np")
+    options = {"seed": 3, "jit_compile": False}
+    exact = np.concatenate(list(model.stream(**inputs, latency="exact", **options)))
+    pieces = list(model.stream(**inputs, latency="low", **options))
+    rate = model.generation_config.sample_rate
+    assert len(pieces) > 1 and len(pieces[0]) == rate
+    early = np.concatenate(pieces)
+    assert len(early) == len(exact) and not np.array_equal(early, exact)
+    assert si_sdr(exact, early) > 10  # 27 dB in `benchmarks/low_latency.py`
 
 
 @pytest.mark.slow
