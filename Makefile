@@ -5,9 +5,6 @@ JOBS ?= 2
 PYTHON_TF217 ?= python3.11
 OUT ?= speech.wav
 
-# A file's tests stay in one process: what they compile and record is shared.
-PARALLEL = --numprocesses=$(JOBS) --dist=loadfile
-
 # A person's words reach the shell as environment variables and are never read as
 # code, by make or by the shell.
 override TEXT := $(value TEXT)
@@ -23,7 +20,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 test: .venv/installed ## The default tests, in JOBS processes
-	.venv/bin/pytest $(PARALLEL)
+	.venv/bin/pytest --numprocesses=$(JOBS) --dist=loadfile
 
 test-slow: .venv/installed ## Tests of minutes: several processes train by the command line
 	.venv/bin/pytest -m slow
@@ -38,10 +35,10 @@ lint: .venv/installed ## Style of the code
 	.venv/bin/ruff format --check
 
 reference: .venv-reference/installed ## Comparison with the PyTorch implementations
-	.venv-reference/bin/pytest -m reference $(PARALLEL)
+	.venv-reference/bin/pytest -m reference
 
 test-tf217: .venv-tf217/installed ## The default tests with the oldest TensorFlow
-	.venv-tf217/bin/pytest $(PARALLEL)
+	.venv-tf217/bin/pytest
 
 beam: .venv-beam/installed ## Preparing recordings on Apache Beam
 	.venv-beam/bin/pytest tests/training/test_beam.py
