@@ -18,6 +18,7 @@ Only for the semantic stage: nobody should learn the sound of a joint by heart.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import shutil
 from pathlib import Path
@@ -29,20 +30,25 @@ from bark_tf import hub
 from bark_tf.training.audio import load, normalise, resample, trim
 from bark_tf.training.datasets import read_dataset
 from bark_tf.training.prepare import is_held_out
-from bark_tf.training.recipes.small_voice._start import HELD_OUT, MAX_SEMANTIC, WORDS
+from bark_tf.training.recipes.small_voice._start import (
+    FRAME_RATE,
+    HELD_OUT,
+    MAX_SEMANTIC,
+    WORDS,
+)
 
 SAMPLE_RATE = 24_000
 _ALIGNER_RATE = 16_000
 _FRAMES_PER_S = 100  # of the aligner
 _DIGITS = frozenset(WORDS[:10])
-_MAX_SECONDS = MAX_SEMANTIC / 50 - 0.1
+_MAX_SECONDS = MAX_SEMANTIC / FRAME_RATE - 0.1
 _TRIES = 20  # per line, until there are no more texts to be found
 _FADE = int(0.008 * SAMPLE_RATE)
 _SEARCH = int(0.02 * SAMPLE_RATE)  # around a word's end, for the quietest place
 _PAUSE = int(0.06 * SAMPLE_RATE)  # at most this much of a pause stays
 
 
-class Recording(NamedTuple):
+class AlignedRecording(NamedTuple):
     """A recording and where its words lie.
 
     Attributes:
@@ -58,7 +64,7 @@ class Recording(NamedTuple):
     audio: np.ndarray
 
 
-def aligned(words: list[str], audio: np.ndarray, aligner) -> Recording | None:
+def aligned(words: list[str], audio: np.ndarray, aligner) -> AlignedRecording | None:
     """Finds the words of a recording; None if they are not heard in it.
 
     Args:
@@ -79,10 +85,10 @@ def aligned(words: list[str], audio: np.ndarray, aligner) -> Recording | None:
     per_frame = SAMPLE_RATE // _FRAMES_PER_S
     starts = [part.start_frame * per_frame for part in spoken]
     ends = [(part.end_frame + 1) * per_frame for part in spoken]
-    return Recording(words, [0, *starts[1:]], [*ends[:-1], len(audio)], audio)
+    return AlignedRecording(words, [0, *starts[1:]], [*ends[:-1], len(audio)], audio)
 
 
-def piece(recording: Recording, first: int, last: int) -> np.ndarray:
+def piece(recording: AlignedRecording, first: int, last: int) -> np.ndarray:
     """The words `first` to `last`, the latter not included, cut where it is quiet."""
     begin, end = recording.starts[first], recording.ends[last - 1]
     if first > 0:
@@ -116,7 +122,7 @@ def join(pieces: list[np.ndarray]) -> np.ndarray:
 
 
 def spliced(
-    recordings: list[Recording], rng: random.Random
+    recordings: list[AlignedRecording], rng: random.Random
 ) -> tuple[list[str], np.ndarray]:
     """The words and the sound of two to four pieces of recordings.
 
@@ -156,7 +162,7 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
     originals, _ = read_dataset(data)
     recordings, rows = [], []
     for original in originals:
-        path = out / original.path.name
+        path = out / f"{original.id.replace('/', '_')}{original.path.suffix}"
         if not path.exists():
             with hub.atomic_write(path) as temporary:
                 shutil.copyfile(original.path, temporary)
@@ -187,7 +193,8 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
         if not is_new or len(audio) > _MAX_SECONDS * SAMPLE_RATE:
             continue
         texts.add(text)
-        name = f"spliced_{made:05d}"
+        # By its text, so that what another call has left is never given another one.
+        name = f"spliced_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         path = out / f"{name}.ogg"
         if not path.exists():
             audio = normalise(trim(audio, SAMPLE_RATE))
