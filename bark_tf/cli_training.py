@@ -106,6 +106,13 @@ def _add_prepare(add_command: Callable) -> argparse.ArgumentParser:
         "--sample-rate", type=int, metavar="HZ", help="without --model; default: 24000"
     )
     parser.add_argument(
+        "--silence",
+        type=float,
+        metavar="SECONDS",
+        help="silence that every recording gets at both ends, cut off or added; "
+        "default: what it has, at most 0.05",
+    )
+    parser.add_argument(
         "--validation",
         type=float,
         default=0.0,
@@ -372,6 +379,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             validation=arguments.validation,
             limit=arguments.limit,
             num_workers=arguments.workers,
+            silence_s=arguments.silence,
             runner=runner,
             runner_options=runner_options,
             progress=lambda done, total: report("recordings", done, total),

@@ -63,6 +63,7 @@ _FILTER_TAPS, _TAPS_STEP = 64, 8
 
 # === Silence at the ends ===
 _FRAME_S, _HOP_S = 0.02, 0.005
+_FAINT = 3e-4  # -70 dB below full scale
 
 
 def _required(module: str, what: str) -> Any:
@@ -596,6 +597,35 @@ def trim(
     """
     start, end = sound_bounds(audio, sample_rate, threshold_db, keep_s)
     return audio[start:end].copy()
+
+
+def with_silence(audio: np.ndarray, sample_rate: int, silence_s: float) -> np.ndarray:
+    """Gives a recording so much silence at both ends: cut off, or added.
+
+    What is added is noise at -70 dB, always the same: no room is as silent as zeros, in
+    which a codec that has never met them, and recognisers too, hear things.
+
+    Args:
+        audio: float32 (samples,).
+        sample_rate: Samples per second.
+        silence_s: Seconds of silence at each end.
+
+    Returns:
+        float32 (samples,).
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    start, end = sound_bounds(audio, sample_rate, keep_s=0.0)
+    silence = round(silence_s * sample_rate)
+    first, last = start - silence, end + silence
+    missing = max(0, -first), max(0, last - audio.size)
+    whole = np.pad(audio[max(0, first) : last], missing)
+    noise = np.random.Generator(np.random.Philox(0)).standard_normal(sum(missing))
+    noise = noise.astype(whole.dtype) * whole.dtype.type(_FAINT)
+    whole[: missing[0]] = noise[: missing[0]]
+    whole[whole.size - missing[1] :] = noise[missing[0] :]
+    return whole
 
 
 def sound_bounds(

@@ -271,6 +271,8 @@ class StageExamples:
         token_noise: How often a semantic token that the semantic network reads is
             another one than it has to say, so that it looks at the text and does not
             only go on from the last tokens. Of no effect on the other stages.
+        default_speaker: Who speaks where no voice is named: the others always open with
+            a history. None: anybody.
 
     Raises:
         ValueError: If there is no such stage, or no utterance.
@@ -288,6 +290,7 @@ class StageExamples:
         past_weight: float = 0.0,
         vary_text: Callable | None = None,
         token_noise: float = 0.0,
+        default_speaker: str | None = None,
     ):
         makers = {
             "semantic": self._semantic,
@@ -304,7 +307,7 @@ class StageExamples:
         self.model_config = model_config
         self.history_probability = history_probability
         self.seed, self.past_weight, self.vary_text = seed, past_weight, vary_text
-        self.token_noise = token_noise
+        self.token_noise, self.default_speaker = token_noise, default_speaker
         self._make = makers[stage]
         self.sizes = Layout(
             config.semantic_config,
@@ -328,7 +331,9 @@ class StageExamples:
 
     def _voice(self, index, utterance, rng) -> Voice | None:
         others = self._of_speaker[utterance.speaker]
-        if len(others) < 2 or rng.random() >= self.history_probability:
+        is_default = self.default_speaker in (None, utterance.speaker)
+        probability = self.history_probability if is_default else 1.0
+        if len(others) < 2 or rng.random() >= probability:
             return None
         # Any but the utterance itself.
         place = int(rng.integers(len(others) - 1))

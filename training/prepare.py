@@ -34,7 +34,7 @@ from bark_tf import hub
 from bark_tf.config import BarkGenerationConfig, BarkSemanticGenerationConfig
 from bark_tf.generation.coarse import Layout
 
-from .audio import load_many, trim
+from .audio import load_many, trim, with_silence
 from .datasets import Problem, Recording, read_dataset
 from .semantic_tokens import SemanticTokenizer, load_semantic_tokenizer
 from .shards import (
@@ -66,6 +66,7 @@ class Settings:
         sample_rate: Of the audio when there is no model.
         trim: Whether silence at both ends is cut.
         max_s: Longer recordings are skipped.
+        silence_s: Seconds of silence that both ends get, or None: as they are.
     """
 
     model: str | None
@@ -74,6 +75,7 @@ class Settings:
     sample_rate: int
     trim: bool
     max_s: float
+    silence_s: float | None = None
 
 
 class Job(NamedTuple):
@@ -102,6 +104,7 @@ def prepare(
     num_workers: int = 1,
     trim: bool = True,
     max_s: float = MAX_S,
+    silence_s: float | None = None,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -123,6 +126,9 @@ def prepare(
         num_workers: Processes.
         trim: Whether silence at both ends is cut.
         max_s: Longer recordings are skipped.
+        silence_s: Seconds of silence that each recording gets at both ends, where there
+            is more or less, so that all begin and end alike. None: at most 0.05, or
+            with `trim=False` as they are.
         runner: Name of an Apache Beam runner, in place of our own processes.
         runner_options: Its options, such as `"--direct_num_workers=4"`.
         progress: Called with (recordings done, recordings).
@@ -140,6 +146,13 @@ def prepare(
         raise ValueError(f"validation must be in [0, 1). Received: {validation}")
     if model is not None and sample_rate is not None:
         raise ValueError("sample_rate is the model's own. Received: both")
+    if silence_s is not None and not 0 <= silence_s < max_s:
+        raise ValueError(
+            f"silence_s must be at least 0 and below max_s={max_s}. "
+            f"Received: silence_s={silence_s}"
+        )
+    if silence_s is not None and not trim:
+        raise ValueError("silence_s is for trim=True. Received: trim=False too")
     if runner is not None and num_workers > 1:
         raise ValueError("A runner has workers of its own. Received: num_workers too")
     _check_tools(runner)
@@ -150,6 +163,7 @@ def prepare(
         sample_rate=sample_rate or SAMPLE_RATE,
         trim=trim,
         max_s=max_s,
+        silence_s=silence_s,
     )
     recordings, problems = read_dataset(dataset)
     maker = Maker(settings)
@@ -405,7 +419,9 @@ class Maker:
         Raises:
             ValueError: If it is of no use; the message says why.
         """
-        if self.settings.trim:
+        if self.settings.silence_s is not None:
+            audio = with_silence(audio, self.sample_rate, self.settings.silence_s)
+        elif self.settings.trim:
             audio = trim(audio, self.sample_rate)
         kept = audio if self.settings.keep_audio else None
         names = (recording.id, recording.text, recording.speaker)

@@ -59,6 +59,8 @@ class Recipe:
         gradient_checkpointing: Whether activations are computed twice to save memory.
         history_probability: How often an example opens with another recording of its
             speaker, so that voices keep working.
+        default_speaker: Who speaks where no voice is named: examples of the other
+            speakers always open with a recording. None: anybody.
         vary_text: Gives other ids for the same speech, see `StageExamples`.
         token_noise: How often a token that the semantic network reads is another one
             than it has to say, see `StageExamples`.
@@ -91,6 +93,7 @@ class Recipe:
     dropout: float | None = None
     gradient_checkpointing: bool = False
     history_probability: float = 0.5
+    default_speaker: str | None = None
     vary_text: Callable | None = None
     token_noise: float = 0.0
     past_weight: float = 0.0

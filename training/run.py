@@ -264,6 +264,12 @@ def _transformer(recipe: Recipe, model, base: str, shards, held_out):
     from .examples import TRAINERS, StageExamples
     from .inputs import Batches
 
+    speakers = sorted(set(shards.speakers))
+    if recipe.default_speaker not in (None, *speakers):
+        raise ValueError(
+            "default_speaker must be a speaker of the data, one of "
+            f"{', '.join(speakers)}. Received: {recipe.default_speaker!r}"
+        )
     config = BarkGenerationConfig.from_pretrained(base)
     trainer = TRAINERS[recipe.stage](model, config)
 
@@ -278,6 +284,7 @@ def _transformer(recipe: Recipe, model, base: str, shards, held_out):
             past_weight=recipe.past_weight,
             vary_text=recipe.vary_text if shuffle else None,
             token_noise=recipe.token_noise if shuffle else 0.0,
+            default_speaker=recipe.default_speaker,
         )
         return Batches(
             examples, recipe.batch_size, seed=recipe.options.seed, shuffle=shuffle

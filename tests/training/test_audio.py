@@ -428,6 +428,34 @@ def test_trim_leaves_silence_alone(num_samples):
     assert audio.trim(silence, RATE).size == num_samples
 
 
+@pytest.mark.parametrize(
+    "before_s, after_s", [(0.0, 0.0), (0.05, 0.3), (0.5, 0.02), (0.1, 0.1)]
+)
+def test_with_silence_gives_both_ends_the_same(before_s, after_s):
+    samples = surrounded(before_s, after_s)
+    made = audio.with_silence(samples, RATE, 0.1)
+    assert made.dtype == np.float32
+    step = 0.015  # frames of which the sound fills a part count
+    assert made.size / RATE == pytest.approx(0.2 + DURATION_S, abs=2 * step)
+    loud = np.flatnonzero(np.abs(made) > 0.01)
+    assert loud[0] / RATE == pytest.approx(0.1, abs=step)
+    assert (made.size - loud[-1]) / RATE == pytest.approx(0.1, abs=step)
+    # What was there stays as it is, sample for sample.
+    first = np.flatnonzero(np.abs(samples) > 0.01)[0]
+    sound = samples[first : first + int(DURATION_S * RATE) - 10]
+    assert np.array_equal(made[loud[0] : loud[0] + sound.size], sound)
+
+
+def test_added_silence_is_faint_and_the_same_each_time():
+    sound = tone().astype(np.float32)
+    made = audio.with_silence(sound, RATE, 0.2)
+    assert np.array_equal(made, audio.with_silence(sound, RATE, 0.2))
+    added = made[: round(0.15 * RATE)]
+    assert 1e-4 < np.sqrt(np.mean(added**2)) < 1e-3
+    assert audio.with_silence(sound, RATE, 0.0).size == sound.size
+    assert np.array_equal(audio.with_silence(sound, RATE, 0.0), sound)
+
+
 def test_trim_refuses_what_makes_no_sense():
     with pytest.raises(ValueError, match="threshold_db must be negative"):
         audio.trim(np.ones(5), RATE, threshold_db=3)

@@ -106,6 +106,15 @@ def test_started_again_everything_is_done(made):
     assert [mark.stat().st_mtime_ns for mark in marks] == times
 
 
+def test_a_default_speaker_whom_nobody_recorded_is_refused(made, tmp_path, capsys):
+    where = f"model={made / 'start'} data={made / 'data'} out={tmp_path / 'out'}"
+    words = f"train full --set {where} default_speaker=nobody"
+    assert cli.main(words.split()) != 0
+    message = capsys.readouterr().err
+    assert "default_speaker must be a speaker of the data" in message
+    assert "Received: 'nobody'" in message
+
+
 def test_the_result_speaks(made):
     inputs = BarkProcessor.from_pretrained(made / "out")("four two")
     model = BarkModel.from_pretrained(made / "out")

@@ -427,6 +427,27 @@ def test_histories_are_of_the_same_speaker_and_another_recording(rng, monkeypatc
     assert (lone.example(0)["history"] == SEMANTIC).all()
 
 
+def test_only_the_default_speaker_is_spoken_without_a_history(rng):
+    rows = [utterance(rng, 40, speaker=s, name=f"{s}{i}") for s in "ab" for i in "12"]
+    config = MODELS["semantic"]().config
+    stages = StageExamples(
+        rows, "semantic", CONFIG, config, history_probability=0.5, default_speaker="a"
+    )
+    has_history = {
+        row.id: {
+            bool((stages.example(index, epoch)["history"] != SEMANTIC).any())
+            for epoch in range(20)
+        }
+        for index, row in enumerate(rows)
+    }
+    assert has_history == {
+        "a1": {True, False},
+        "a2": {True, False},
+        "b1": {True},
+        "b2": {True},
+    }
+
+
 @pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 def test_an_example_is_a_function_of_seed_epoch_and_number(rng, stage):
     rows = [utterance(rng, 40, name=str(i)) for i in range(4)]

@@ -95,6 +95,29 @@ def test_tokens_and_codes_are_of_one_length(with_tokenizer, tokens):
         assert one.text_ids.tolist() == ids
 
 
+def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
+    prepare(recordings, tmp_path, sample_rate=RATE, silence_s=0.3)
+    shards, trimmed = ShardSet(tmp_path / "train"), ShardSet(audio[1] / "train")
+    for number in range(len(shards)):
+        row = shards[number]
+        for end in (row.audio, row.audio[::-1]):
+            assert np.abs(end[: round(0.25 * RATE)]).max() < 0.02
+        assert len(row.audio) > len(trimmed[number].audio) + 0.3 * RATE
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"silence_s": -1}, "silence_s must be at least 0"),
+        ({"silence_s": 50, "max_s": 40}, "below max_s=40"),
+        ({"silence_s": 0.1, "trim": False}, "silence_s is for trim=True"),
+    ],
+)
+def test_a_silence_that_makes_no_sense_is_refused(recordings, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(recordings, tmp_path, **wrong)
+
+
 # Dies, as by a kill from outside, in the middle of the third shard.
 KILLED = """
 import os, signal, sys
