@@ -26,9 +26,10 @@ from .callbacks import (
     Validation,
     restore_best,
 )
-from .optimizers import AdamW
+from .optimizers import AdamW, muon
 from .schedules import WarmUpCosine
 
+OPTIMIZERS = ("adamw", "muon")
 # Names of variables: biases, and the scales of norms.
 _NOT_DECAYED = ("bias", "gamma", "beta", "scale")
 
@@ -39,10 +40,13 @@ class TrainingOptions:
 
     Args:
         steps: Batches in all.
+        optimizer: "adamw"; or "muon", which turns the step of every kernel into an
+            orthogonal matrix and takes AdamW for the rest: about half the steps where
+            much is learned, 20 % more time for each. Needs Keras 3.13.
         learning_rate: Highest learning rate.
         warmup_steps: Steps until it is reached.
         final_share: Share of it that is left at the end of the cosine.
-        weight_decay: Of AdamW; biases and norms have none.
+        weight_decay: Biases and norms have none.
         beta_1: AdamW's memory of gradients.
         beta_2: AdamW's memory of squared gradients.
         clip_norm: Gradients longer than this, all together, are shortened; None: never.
@@ -63,6 +67,7 @@ class TrainingOptions:
     """
 
     steps: int = 1_000
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     warmup_steps: int = 100
     final_share: float = 0.1
@@ -86,6 +91,11 @@ class TrainingOptions:
             *(
                 (name, getattr(self, name) >= 1, "at least 1")
                 for name in positive.split()
+            ),
+            (
+                "optimizer",
+                self.optimizer in OPTIMIZERS,
+                f"one of {', '.join(OPTIMIZERS)}",
             ),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
@@ -113,24 +123,30 @@ class TrainingOptions:
 
 
 def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:
-    """AdamW with everything that the options ask for."""
-    optimizer = AdamW(
-        learning_rate=WarmUpCosine(
+    """The optimizer with everything that the options ask for.
+
+    Raises:
+        ImportError: If this Keras has no such Muon.
+    """
+    settings = {
+        "learning_rate": WarmUpCosine(
             options.learning_rate,
             options.steps,
             options.warmup_steps,
             options.final_share,
         ),
-        weight_decay=options.weight_decay,
-        beta_1=options.beta_1,
-        beta_2=options.beta_2,
-        global_clipnorm=options.clip_norm,
-        use_ema=options.ema is not None,
-        ema_momentum=options.ema or 0.99,
-        gradient_accumulation_steps=options.accumulate
+        "weight_decay": options.weight_decay,
+        "global_clipnorm": options.clip_norm,
+        "use_ema": options.ema is not None,
+        "ema_momentum": options.ema or 0.99,
+        "gradient_accumulation_steps": options.accumulate
         if options.accumulate > 1
         else None,
-    )
+    }
+    if options.optimizer == "muon":
+        optimizer = muon(options.beta_1, options.beta_2, **settings)
+    else:
+        optimizer = AdamW(beta_1=options.beta_1, beta_2=options.beta_2, **settings)
     optimizer.exclude_from_weight_decay(var_names=list(_NOT_DECAYED))
     return optimizer
 

@@ -1,6 +1,8 @@
-"""AdamW that passes over every variable once."""
+"""AdamW that passes over every variable once; Muon as Bark's networks need it."""
 
 from __future__ import annotations
+
+import inspect
 
 import keras
 import tensorflow as tf
@@ -50,3 +52,33 @@ class AdamW(keras.optimizers.AdamW):
             grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
             use_locking=False,
         )
+
+
+def muon(beta_1: float, beta_2: float, **kwargs) -> keras.optimizers.Optimizer:
+    """Keras' Muon: for kernels between layers; embeddings and heads get AdamW.
+
+    Args:
+        beta_1: AdamW's memory of gradients.
+        beta_2: AdamW's memory of squared gradients.
+        **kwargs: Of `keras.optimizers.Muon`; one learning rate fits both kinds.
+
+    Raises:
+        ImportError: If Keras is older than 3.13.
+
+    Source:
+        K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024; its
+        step is scaled as in "Muon is scalable for LLM training", arXiv 2502.16982.
+    """
+    kind = getattr(keras.optimizers, "Muon", None)
+    if kind is None or "rms_rate" not in inspect.signature(kind).parameters:
+        raise ImportError(
+            'optimizer="muon" needs Keras 3.13 or newer: pip install -U keras. '
+            f"Received: Keras {keras.__version__}"
+        )
+    return kind(
+        adam_beta_1=beta_1,
+        adam_beta_2=beta_2,
+        adam_weight_decay=kwargs.get("weight_decay"),
+        exclude_layers=["lm_head"],
+        **kwargs,
+    )

@@ -140,6 +140,27 @@ def test_a_run_that_fell_over_ends_with_the_same_bits(tmp_path, uninterrupted, s
         np.testing.assert_array_equal(one, two)
 
 
+def test_muon_goes_on_exactly_too(tmp_path):
+    chosen = options(optimizer="muon")
+
+    def run(directory, *callbacks):
+        trainer = ToyTrainer()
+        train(
+            trainer,
+            ToyBatches(),
+            options=chosen,
+            directory=directory,
+            callbacks=callbacks,
+        )
+        return [variable.numpy() for variable in trainer.weights]
+
+    with pytest.raises(RuntimeError, match="gone"):
+        run(tmp_path / "fell", Stop(6, fall_over))
+    again, whole = run(tmp_path / "fell"), run(tmp_path / "whole")
+    for one, two in zip(again, whole, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 # Kills of one and the same run, each of a process that goes on where the one before
 # was: before there is any checkpoint, between two batches of one accumulated gradient,
 # and while the checkpoint of step 6 is being written.
@@ -345,6 +366,7 @@ def test_no_better_for_a_while_ends_the_run_with_the_best(tmp_path):
     ("name", "value"),
     [
         ("steps", 0),
+        ("optimizer", "sgd"),
         ("learning_rate", 0.0),
         ("warmup_steps", -1),
         ("final_share", 2.0),

@@ -1,10 +1,13 @@
-"""The fused update: the numbers of Keras' own."""
+"""The fused update: the numbers of Keras' own. Muon: for which weights."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
+from bark_tf.models.causal import BarkSemanticModel
+from bark_tf.training.fit import TrainingOptions, optimizer_of
 from bark_tf.training.optimizers import AdamW
 
 SETTINGS = {
@@ -84,3 +87,39 @@ def test_it_survives_serialization():
 def test_what_the_fused_update_lacks_is_refused():
     with pytest.raises(ValueError, match="amsgrad must be False"):
         AdamW(0.1, amsgrad=True)
+
+
+# === Muon ===
+
+
+def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_like_adamw():
+    model = BarkSemanticModel(toy.semantic_config())
+    variables = model.trainable_variables
+    before = [variable.numpy() for variable in variables]
+    rng = np.random.default_rng(0)
+    gradients = [tf.constant(rng.normal(size=v.shape), "float32") for v in variables]
+    options = TrainingOptions(
+        optimizer="muon", learning_rate=0.01, warmup_steps=0, weight_decay=0.0
+    )
+    optimizer_of(options).apply(gradients, variables)
+    kinds = set()
+    for variable, old in zip(variables, before, strict=True):
+        step = (variable.numpy() - old) / 0.01
+        is_kernel = "block" in variable.path and "kernel" in variable.path
+        if is_kernel:
+            # Of every direction as much: 0.2 times the root of the longer side.
+            sizes = np.linalg.svd(step, compute_uv=False)
+            expected = 0.2 * np.sqrt(max(step.shape))
+            assert 0.6 * expected < sizes.min() <= sizes.max() < 1.3 * expected
+        else:
+            # AdamW's first step: the sign of the gradient.
+            size = np.abs(step)
+            assert size.max() < 1.001 and np.median(size) > 0.99, variable.path
+        kinds.add(is_kernel)
+    assert kinds == {True, False}
+
+
+def test_muon_of_an_older_keras_is_refused(monkeypatch):
+    monkeypatch.delattr(keras.optimizers, "Muon")
+    with pytest.raises(ImportError, match="needs Keras 3.13"):
+        optimizer_of(TrainingOptions(optimizer="muon"))
