@@ -121,5 +121,5 @@ def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_like_adamw():
 
 def test_muon_of_an_older_keras_is_refused(monkeypatch):
     monkeypatch.delattr(keras.optimizers, "Muon")
-    with pytest.raises(ImportError, match="needs Keras 3.13"):
+    with pytest.raises(ImportError, match=r"needs Keras 3\.13"):
         optimizer_of(TrainingOptions(optimizer="muon"))
