@@ -249,9 +249,9 @@ def test_all_steps_once_from_recordings_to_a_voice_that_is_packed(
         toy_speech.record(Path("SPEECH", speaker))
     Path("words.txt").write_text("\n".join(recipe.WORDS), encoding="utf-8")
     Path("held_out.txt").write_text("\n".join(recipe.HELD_OUT[:2]), encoding="utf-8")
-    shown = small_voice.__doc__.replace("\n        --", " --")
+    shown = small_voice.__doc__.replace("\n        ", " ")
     commands = re.findall(r"^    (?:bark-tf|python -m) (.*)$", shown, re.MULTILINE)
-    assert len(commands) == 12
+    assert len(commands) == 13
     few = "steps=4 warmup_steps=1 batch_size=2 validate_every=4 sample_every=4"
     for command in commands:
         words = shlex.split(command)

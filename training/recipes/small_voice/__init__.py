@@ -1,11 +1,15 @@
-"""A small Bark from nothing: one voice, 147 words, digits. Its steps, in order.
+"""A small Bark from nothing: 147 words, digits. Its steps, in order.
 
     bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05
     bark-tf train small_voice/codec --set data=audio out=small
     bark-tf train-tokenizer audio small
-    bark-tf prepare SPEECH/kumo tokens --model small --validation 0.05 --keep-audio
-    python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo spliced
-    bark-tf prepare spliced texts --model small --validation 0.05
+    bark-tf prepare SPEECH tokens --model small --validation 0.05 --silence 0.1
+        --keep-audio
+    python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo
+        spliced/kumo --lines 10000
+    python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/alpha
+        spliced/alpha --lines 4000
+    bark-tf prepare spliced texts --model small --validation 0.05 --silence 0.1
     bark-tf train small_voice/semantic --set model=small data=texts out=small
     bark-tf train small_voice/coarse --set model=small data=tokens out=small
     bark-tf train small_voice/fine --set model=small data=tokens out=small
@@ -15,7 +19,9 @@
     bark-tf speak "four zero eight two six" --model assets --out speech.wav
 
 SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
-`held_out.txt` lie beside this file. Every step goes on where it was when it is started
+`held_out.txt` lie beside this file. The recordings begin hard at the first sound; with
+a tenth of a second before it nothing is heard into their beginnings. kumo speaks where
+no voice is named; alpha is heard so that other voices can be learned. Every step goes on where it was when it is started
 again. To train on what comes with the package instead of from nothing, copy its folder
 `assets` to `small` and leave out the codec and the tokenizer.
 """

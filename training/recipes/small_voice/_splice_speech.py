@@ -194,7 +194,8 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
             continue
         texts.add(text)
         # By its text, so that what another call has left is never given another one.
-        name = f"spliced_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        name = f"{out.name}_spliced_{digest}"
         path = out / f"{name}.ogg"
         if not path.exists():
             audio = normalise(trim(audio, SAMPLE_RATE))

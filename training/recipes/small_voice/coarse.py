@@ -13,13 +13,15 @@ RECIPE = Recipe(
     stage="coarse",
     batch_size=16,
     dropout=0.1,
-    history_probability=0.5,
+    history_probability=0.3,
+    default_speaker="kumo",
     # Cheaper than exact: the past of a window is learned once more.
     past_weight=0.1,
     sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
-        learning_rate=1.5e-3,
+        optimizer="muon",
+        learning_rate=2.5e-3,
         warmup_steps=300,
         final_share=0.02,
         weight_decay=0.05,

@@ -14,14 +14,16 @@ RECIPE = Recipe(
     stage="semantic",
     batch_size=16,
     dropout=0.1,
-    # Half of the time without a history, because most people speak without a voice.
-    history_probability=0.5,
+    # Mostly without a history, because most people speak without a voice.
+    history_probability=0.3,
+    default_speaker="kumo",
     vary_text=vary_text,
     token_noise=0.1,
     sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
-        learning_rate=1.5e-3,
+        optimizer="muon",
+        learning_rate=3e-3,
         warmup_steps=300,
         final_share=0.02,
         weight_decay=0.05,
