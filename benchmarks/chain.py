@@ -20,8 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "tests"))
+import bark_tf
+
+# After the package itself: a folder beside these helpers has its name.
+sys.path.append(str(Path(bark_tf.__file__).parents[1] / "tests"))
 BARK, HUBERT = "suno/bark-small", "facebook/hubert-base-ls960"
 TEXTS = (
     "This is the voice that the model will learn, with all that belongs to it.",

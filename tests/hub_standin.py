@@ -146,7 +146,7 @@ class HubStandIn:
         """The commit a branch is at: another one for other content."""
         digest = hashlib.sha1(f"{repo}@{revision}".encode())
         for name, path in self.files(repo, revision).items():
-            digest.update(name.encode() + hashlib.sha1(path.read_bytes()).digest())
+            digest.update(name.encode() + _sha256(path).encode())
         return digest.hexdigest()
 
     def find_revision(self, repo: str, revision: str) -> str | None:
@@ -155,6 +155,18 @@ class HubStandIn:
             if revision in (branch.name, self.commit(repo, branch.name)):
                 return branch.name
         return None
+
+
+def _sha256(path: Path) -> str:
+    facts = path.stat()
+    return _sha256_of_state(path, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.cache
+def _sha256_of_state(path: Path, *state: int) -> str:
+    """Once per state of a file: weights have gigabytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -251,26 +263,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif path is None:
             self._send_error(404, "EntryNotFound", **commit)
         else:
-            self._send_file(path.read_bytes(), commit)
+            self._send_file(path, commit)
 
-    def _send_file(self, content: bytes, headers: dict[str, str]):
-        start = 0
+    def _send_file(self, path: Path, headers: dict[str, str]):
+        start, size = 0, path.stat().st_size
         if wanted := self.headers.get("Range"):
             start = int(wanted.removeprefix("bytes=").split("-")[0])
         self.send_response(206 if wanted else 200)
         if wanted:
-            end = len(content) - 1
-            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("ETag", f'"{_sha256(path)}"')
+        self.send_header("Content-Length", str(size - start))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
             num_bytes = self.hub.next_drop()
-            stop = len(content) if num_bytes is None else start + num_bytes
-            self.wfile.write(content[start:stop])
+            with open(path, "rb") as file:
+                file.seek(start)
+                if num_bytes is None:
+                    shutil.copyfileobj(file, self.wfile, 2**20)
+                else:
+                    self.wfile.write(file.read(num_bytes))
 
     # --- The API
 
