@@ -21,7 +21,8 @@
 SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
 `held_out.txt` lie beside this file. The recordings begin hard at the first sound; with
 a tenth of a second before it nothing is heard into their beginnings. kumo speaks where
-no voice is named; alpha is heard so that other voices can be learned. Every step goes on where it was when it is started
-again. To train on what comes with the package instead of from nothing, copy its folder
-`assets` to `small` and leave out the codec and the tokenizer.
+no voice is named; alpha is heard so that other voices can be learned. Every step goes
+on where it was when it is started again. To train on what comes with the package
+instead of from nothing, copy its folder `assets` to `small` and leave out the codec and
+the tokenizer.
 """
