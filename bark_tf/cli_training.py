@@ -37,6 +37,8 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train lora --show
   # A voice of your own, from prepared recordings:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice
+  # Only its sound; how texts are spoken stays the base's:
+  bark-tf train lora --stages coarse fine --set model=my-bark data=prepared out=mine
   # On all GPUs of this machine; killed or interrupted, the same line goes on.
   bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
@@ -244,6 +246,12 @@ def _add_train(add_command: Callable) -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="change values of the recipe; STAGE.KEY=VALUE for one of several stages",
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        metavar="STAGE",
+        help="only these of the recipe's stages; default: all",
     )
     parser.add_argument(
         "--restart", action="store_true", help="forget what an earlier run has done"
@@ -487,7 +495,12 @@ def _given(value: Any, default: Any) -> Any:
 
 def _train(arguments: argparse.Namespace) -> None:
     """Trains."""
-    from bark_tf.training.recipe import load_recipe, recipe_names, with_settings
+    from bark_tf.training.recipe import (
+        load_recipe,
+        only_stages,
+        recipe_names,
+        with_settings,
+    )
 
     if arguments.list:
         print("\n".join(recipe_names()))
@@ -495,6 +508,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.recipe is None:
         raise ValueError("give a RECIPE; `bark-tf train --list` names those there are")
     recipes, docstring = load_recipe(arguments.recipe)
+    recipes = only_stages(recipes, arguments.stages)
     recipes = with_settings(recipes, arguments.set)
     if arguments.show:
         print("\n\n".join([docstring, *map(_as_lines, recipes)]))

@@ -239,6 +239,24 @@ def load_recipe(name: str) -> tuple[list[Recipe], str]:
     return recipes, (values.get("__doc__") or "").strip()
 
 
+def only_stages(
+    recipes: Sequence[Recipe], stages: Sequence[str] | None
+) -> list[Recipe]:
+    """The recipes of some stages, in their own order; of all for None.
+
+    Raises:
+        ValueError: If a stage is not among them.
+    """
+    known = [recipe.stage for recipe in recipes]
+    for stage in stages or ():
+        if stage not in known:
+            raise ValueError(
+                f"The recipe has the stages {', '.join(known)}. "
+                f"Received: --stages {' '.join(stages)}"
+            )
+    return [recipe for recipe in recipes if stages is None or recipe.stage in stages]
+
+
 def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Recipe]:
     """Applies `key=value` and `stage.key=value`, as `--set` gives them.
 

@@ -5,7 +5,13 @@ import re
 import pytest
 
 from bark_tf import cli
-from bark_tf.training.recipe import Recipe, load_recipe, recipe_names, with_settings
+from bark_tf.training.recipe import (
+    Recipe,
+    load_recipe,
+    only_stages,
+    recipe_names,
+    with_settings,
+)
 
 BARK_SMALL = ("bark_small_full", "bark_small_lora")
 
@@ -79,3 +85,15 @@ def test_the_hours_are_those_of_the_measured_steps(name):
 def test_wrong_values_are_named(stage, name, value):
     with pytest.raises(ValueError, match=f"{name} must be.*Received: {name}="):
         Recipe(**{"stage": stage, name: value})
+
+
+def test_some_stages_of_a_recipe(capsys):
+    recipes, _ = load_recipe("lora")
+    assert only_stages(recipes, None) == list(recipes)
+    chosen = only_stages(recipes, ["fine", "coarse"])
+    assert [recipe.stage for recipe in chosen] == ["coarse", "fine"]
+    assert cli.main("train lora --stages codec --show".split()) != 0
+    message = capsys.readouterr().err
+    assert "stages semantic, coarse, fine. Received: --stages codec" in message
+    assert cli.main("train lora --show --stages coarse".split()) == 0
+    assert "semantic.steps" not in capsys.readouterr().out
