@@ -62,6 +62,19 @@ def test_it_says_what_it_is_told_as_long_as_that_takes(model, processor):
         assert 0.02 < np.sqrt(np.mean(np.square(out.audio))) < 0.5
 
 
+def test_both_its_voices_are_there_by_name(model, processor):
+    assert processor.available_voice_presets == ["kumo", "alpha"]
+    options = {"seed": 1, "jit_compile": False}
+    takes = []
+    for voice in (None, "kumo", "alpha"):
+        inputs = processor("four zero eight two", voice_preset=voice)
+        takes.append(np.asarray(model.generate(**inputs, **options))[0])
+    levels = [np.sqrt(np.mean(np.square(take))) for take in takes]
+    assert 0.02 < min(levels) <= max(levels) < 0.5
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        assert not np.array_equal(takes[one], takes[two])
+
+
 def test_early_audio_comes_in_pieces_near_the_exact_audio(model, processor):
     """The first piece is a second; no more is lost than fine codes of the future."""
     inputs = processor("seven two six nine four eight three", return_tensors="np")
