@@ -75,7 +75,7 @@ def read_dataset(
     * LJSpeech: a directory with `metadata.csv`, or that file. Lines are `id|text` or
       `id|text|normalised`, where the normalised text wins; the audio is `id` with one
       of `AUDIO_SUFFIXES`, beside the file or in `wavs/`. Or a directory of such
-      directories, one per speaker.
+      directories, one per speaker, whose names then begin the ids.
     * A directory of audio files, sub-directories included, with a `.txt` of the same
       name beside each. The first sub-directory is the speaker; hidden files and
       directories are left out.
@@ -131,7 +131,8 @@ def _speaker_rows(folder: Path) -> Iterator[_Row | Problem]:
         row = row._replace(where=f"{name}/{row.where}")
         if isinstance(row, _Row):
             candidates = tuple(f"{name}/{file}" for file in row.candidates)
-            row = row._replace(candidates=candidates)
+            # Two speakers may count their recordings alike.
+            row = row._replace(id=f"{name}/{row.id}", candidates=candidates)
         yield row
 
 

@@ -129,6 +129,21 @@ def test_utf16_is_told_from_utf8(ljspeech, folder):
 # === Folders ===
 
 
+def test_two_speakers_may_count_their_recordings_alike(tmp_path):
+    for speaker in ("ann", "bob"):
+        (tmp_path / speaker).mkdir()
+        (tmp_path / speaker / "001.wav").write_bytes(b"sound")
+        lines = f"001|{speaker} speaks\n002|nothing\n"
+        (tmp_path / speaker / "metadata.csv").write_text(lines, encoding="utf-8")
+    recordings, problems = read_dataset(tmp_path)
+    assert [(r.id, r.speaker) for r in recordings] == [
+        ("ann/001", "ann"),
+        ("bob/001", "bob"),
+    ]
+    assert [one.path.parent.name for one in recordings] == ["ann", "bob"]
+    assert [p.id for p in problems] == ["ann/002", "bob/002"]
+
+
 def test_a_folder_is_read_recursively_and_sub_folders_are_speakers(folder):
     for name in ("z.wav", "ann/1.mp3", "bob/chapter/2.flac"):
         write(folder / name)
