@@ -125,14 +125,14 @@ def main():
         "write (not a step of yours)": [str(Path(__file__).resolve()), "--write", "."],
         "put the tokenizer together": ["-c", TOKENIZER],
         "voice": f"voice recordings/r0.wav --out me.npz {tokens}",
-        "speak with it": f"speak It --model {BARK} --voice me.npz {short}",
+        "speak with it": f"speak river --model {BARK} --voice me.npz {short}",
         "prepare": (
             f"prepare recordings prepared {tokens} --validation 0.3 --keep-audio"
         ),
         "train by the recipe": (
             f"train bark_small_lora --set data=prepared out=my-voice {settings}"
         ),
-        "speak with the result": f"speak It --model my-voice --voice me.npz {short}",
+        "speak with the result": f"speak river --model my-voice --voice me.npz {short}",
         "our logits": ["-c", OURS],
         "transformers opens it": ["-c", THEIRS],
     }
