@@ -132,7 +132,8 @@ def _speaker_rows(folder: Path) -> Iterator[_Row | Problem]:
         if isinstance(row, _Row):
             candidates = tuple(f"{name}/{file}" for file in row.candidates)
             # Two speakers may count their recordings alike.
-            row = row._replace(id=f"{name}/{row.id}", candidates=candidates)
+            number = row.id and f"{name}/{row.id}"
+            row = row._replace(id=number, candidates=candidates)
         yield row
 
 

@@ -41,8 +41,8 @@ class TrainingOptions:
     Args:
         steps: Batches in all.
         optimizer: "adamw"; or "muon", which turns the step of every kernel into an
-            orthogonal matrix and takes AdamW for the rest: about half the steps where
-            much is learned, 20 % more time for each. Needs Keras 3.13.
+            orthogonal matrix and takes AdamW for the rest: learned more per step in
+            `small_voice` (docs/decisions/0011), for 20 % more time. Needs Keras 3.13.
         learning_rate: Highest learning rate.
         warmup_steps: Steps until it is reached.
         final_share: Share of it that is left at the end of the cosine.

@@ -96,7 +96,8 @@ def test_tokens_and_codes_are_of_one_length(with_tokenizer, tokens):
 
 
 def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
-    prepare(recordings, tmp_path, sample_rate=RATE, silence_s=0.3)
+    words = f"prepare {recordings} {tmp_path} --sample-rate {RATE} --silence 0.3 -q"
+    assert cli.main(words.split()) == 0
     shards, trimmed = ShardSet(tmp_path / "train"), ShardSet(audio[1] / "train")
     for number in range(len(shards)):
         row = shards[number]

@@ -19,8 +19,8 @@
     bark-tf speak "four zero eight two six" --model assets --out speech.wav
 
 SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
-`held_out.txt` lie beside this file. The recordings begin hard at the first sound; with
-a tenth of a second before it nothing is heard into their beginnings. kumo speaks where
+`held_out.txt` lie beside this file. The recordings begin hard at the first sound, hence
+the silence; a tenth of a second is still too little for pocketsphinx. kumo speaks where
 no voice is named; alpha is heard so that other voices can be learned. Every step goes
 on where it was when it is started again. To train on what comes with the package
 instead of from nothing, copy its folder `assets` to `small` and leave out the codec and
