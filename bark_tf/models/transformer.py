@@ -14,6 +14,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -104,8 +105,7 @@ class Dropout:
         # A byte decides about a value: drawing a float for each of the attention's
         # weights would cost as much as their softmax, three times over.
         least = min(max(round(self.rate * 256), 1), 255)
-        keep = tf.cast(_random_bytes(tf.shape(x), seed) >= least, x.dtype)
-        return x * keep * tf.cast(256 / (256 - least), x.dtype)
+        return _drop(x, _random_bytes(tf.shape(x), seed), least)
 
 
 def _random_bytes(shape, seed):
@@ -115,6 +115,24 @@ def _random_bytes(shape, seed):
         [(count + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32
     )
     return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:count], shape)
+
+
+def _drop(x, random, least):
+    """Zero where a byte is below `least`; the others grow by what is lost."""
+
+    @tf.custom_gradient
+    def drop(x):
+        gradient = functools.partial(_compiled_drop, random=random, least=least)
+        return gradient(x), gradient
+
+    return drop(x)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _compiled_drop(x, random, least):
+    # One pass over memory; the attention's weights are the largest of all tensors.
+    grown = x * tf.cast(256 / (256 - least), x.dtype)
+    return tf.where(random >= least, grown, tf.zeros((), x.dtype))
 
 
 NO_DROPOUT = Dropout(0.0, None)
@@ -400,9 +418,43 @@ class Mlp(keras.layers.Layer):
         self.proj.build((*shape[:-1], self.wide))
         self.built = True
 
-    def call(self, x):
+    def call(self, x, training=False):
         """See the class."""
-        return self.proj(tf.nn.gelu(self.fc(x), approximate=False))
+        gelu = fused_gelu if training else exact_gelu
+        return self.proj(gelu(self.fc(x)))
+
+
+def exact_gelu(x):
+    """GELU by the error function; `tf.nn.gelu` rounds its constants to float32."""
+    return 0.5 * x * tf.math.erfc(-x / 2**0.5)
+
+
+@tf.custom_gradient
+def fused_gelu(x):
+    """`exact_gelu` for training: one pass over memory each way, by XLA.
+
+    As single operations, GELU and its gradient cost as much as the products around
+    them, and more in bfloat16, which XLA computes in float32.
+    """
+    return _compiled_gelu(x), lambda upstream: _compiled_gelu_gradient(x, upstream)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _compiled_gelu(x):
+    return tf.cast(exact_gelu(_at_least_float32(x)), x.dtype)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _compiled_gelu_gradient(x, upstream):
+    wide = _at_least_float32(x)
+    share = 0.5 * tf.math.erfc(-wide / 2**0.5)
+    density = tf.exp(-0.5 * tf.square(wide)) * (2 * math.pi) ** -0.5
+    gradient = (share + wide * density) * tf.cast(upstream, wide.dtype)
+    return tf.cast(gradient, upstream.dtype)
+
+
+def _at_least_float32(x):
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 class Block(keras.layers.Layer):

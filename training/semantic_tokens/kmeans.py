@@ -19,8 +19,8 @@ from .tokenizer import SemanticTokenizer, checked_audio, read_arrays, write_file
 
 NUM_MELS = 40
 NUM_CEPSTRA = 13
-# How much a slope counts beside a value.
-SLOPE_WEIGHT = 1.0
+# How much a slope counts beside a value: the values are what is heard.
+SLOPE_WEIGHT = 0.5
 MAX_FRAMES = 400_000
 ITERATIONS = 30
 _SETTLED = 1e-4
@@ -117,6 +117,7 @@ class KMeansTokenizer(SemanticTokenizer):
                 f"many clusters. Received: {len(frames)} frames"
             )
         one.mean, one.scale = frames.mean(axis=0), frames.std(axis=0) + 1e-6
+        one.scale[NUM_CEPSTRA:] /= SLOPE_WEIGHT
         frames = (frames - one.mean) / one.scale
         one.centres = _lloyd(frames, vocab_size, rng, iterations, progress)
         return one
@@ -170,9 +171,7 @@ def _features(audio: np.ndarray, tokenizer: SemanticTokenizer) -> np.ndarray:
         num_cepstra=NUM_CEPSTRA,
     )
     frames[:, 0] -= np.percentile(frames[:, 0], 90)
-    both = with_slopes(frames)
-    both[:, NUM_CEPSTRA:] *= SLOPE_WEIGHT
-    return both.astype(np.float32)
+    return with_slopes(frames).astype(np.float32)
 
 
 def _drawn(

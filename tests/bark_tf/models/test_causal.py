@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -274,6 +276,39 @@ def test_dropout_is_the_same_compiled():
     for compiled in (False, True):
         graph = tf.function(drop, jit_compile=compiled)(seed)
         assert np.array_equal(graph, drop(seed))
+
+
+def test_the_gradient_of_dropout_is_its_own_mask():
+    from bark_tf.models.transformer import Dropout
+
+    ones = tf.ones((30, 41))
+    with tf.GradientTape() as tape:
+        tape.watch(ones)
+        dropped = Dropout(0.3, tf.constant([5, 6]))(ones, place=2)
+    assert np.array_equal(tape.gradient(dropped, ones), dropped)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-14), ("float32", 1e-6), ("bfloat16", 0.02)]
+)
+def test_gelu_and_its_gradient_in_training(dtype, tolerance):
+    from bark_tf.models.transformer import exact_gelu, fused_gelu
+
+    x = tf.cast(tf.linspace(-6.0, 6.0, 201), dtype)
+    exact = [0.5 * v * math.erfc(-v / math.sqrt(2)) for v in np.float64(x)]
+    slopes = [
+        0.5 * math.erfc(-v / math.sqrt(2))
+        + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+        for v in np.float64(x)
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = fused_gelu(x)
+    gradient = tape.gradient(y, x)
+    assert y.dtype == gradient.dtype == x.dtype
+    for found in (y, exact_gelu(x)):
+        assert np.allclose(np.float64(found), exact, atol=tolerance, rtol=tolerance)
+    assert np.allclose(np.float64(gradient), slopes, atol=tolerance, rtol=tolerance)
 
 
 # === What Keras users expect ===
