@@ -291,7 +291,8 @@ def _add_evaluate(add_command: Callable) -> argparse.ArgumentParser:
     parser.add_argument(
         "--recogniser",
         metavar="NAME",
-        help="who counts wrong words: pocketsphinx (English; bark-tf[evaluate]), or "
+        help="who counts wrong words: pocketsphinx (English; bark-tf[evaluate]), "
+        "moonshine (English; bark-tf[evaluate-moonshine]), or "
         "faster-whisper:DIRECTORY of a converted Whisper (bark-tf[evaluate-whisper])",
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 SAMPLE_RATE = 16_000  # of every model here
-RECOGNISERS = ("pocketsphinx", "faster-whisper:DIRECTORY")
+RECOGNISERS = ("pocketsphinx", "moonshine", "faster-whisper:DIRECTORY")
+_DIGITS = "zero one two three four five six seven eight nine".split()
 _FULL_SCALE = 32_767
 # Of a converted Whisper. Without the last, faster-whisper asks the hub for it.
 _WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json")
@@ -75,8 +77,8 @@ def recogniser_of(
     """Makes a recogniser.
 
     Args:
-        name: `"pocketsphinx"` (English), or `"faster-whisper:DIRECTORY"` with a
-            converted Whisper.
+        name: `"pocketsphinx"` or `"moonshine"` (English), or
+            `"faster-whisper:DIRECTORY"` with a converted Whisper.
         words: All that pocketsphinx may understand, in any order and number: words, or
             the path of a file that holds them between spaces or line ends. None: its
             own language model of general English.
@@ -99,22 +101,25 @@ def recogniser_of(
         'yes'
     """
     kind, _, directory = name.partition(":")
-    if kind == "faster-whisper" and directory:
-        if words is not None:
-            raise ValueError(
-                f"words are for pocketsphinx; Whisper knows its own. Received: {name!r}"
-            )
-        return FasterWhisper.from_directory(directory, language)
-    if name != "pocketsphinx":
+    is_whisper = kind == "faster-whisper" and directory
+    if not is_whisper and name not in ("pocketsphinx", "moonshine"):
         raise ValueError(
             f"The recogniser must be one of {', '.join(RECOGNISERS)}. "
             f"Received: {name!r}"
         )
-    if language is not None:
+    if words is not None and name != "pocketsphinx":
         raise ValueError(
-            "language is for faster-whisper; pocketsphinx hears English. "
+            f"words are for pocketsphinx; others know their own. Received: {name!r}"
+        )
+    if language is not None and not is_whisper:
+        raise ValueError(
+            f"language is for faster-whisper; {name} hears English. "
             f"Received: language={language!r}"
         )
+    if is_whisper:
+        return FasterWhisper.from_directory(directory, language)
+    if name == "moonshine":
+        return Moonshine()
     if isinstance(words, str | os.PathLike):
         words = read_words(words)
     return Pocketsphinx(words)
@@ -301,6 +306,53 @@ class FasterWhisper:
             suppress_tokens=[-1, *self._digits],
         )
         return " ".join(segment.text.strip() for segment in segments).strip()
+
+
+class Moonshine:
+    """Moonshine tiny, which hears English; numbers are written as words.
+
+    Its releases of 2026 before 0.1 have the weights in the package.
+
+    Raises:
+        FileNotFoundError: If the package that is installed has no weights.
+        ImportError: If moonshine-voice is not installed.
+    """
+
+    name = "moonshine, tiny"
+
+    def __init__(self):
+        package = _required("moonshine_voice", "evaluate-moonshine")
+        directory = Path(package.get_assets_path()) / "tiny-en"
+        if not (directory / "encoder_model.ort").is_file():
+            raise FileNotFoundError(
+                f"This moonshine-voice has no weights in {str(directory)!r}, and "
+                'nothing is downloaded: pip install "bark-tf[evaluate-moonshine]"'
+            )
+        transcriber = _required("moonshine_voice.transcriber", "evaluate-moonshine")
+        model = transcriber.Transcriber(str(directory), package.ModelArch.TINY)
+        self._transcribe = model.transcribe_without_streaming
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
+        """The words that were understood; empty if none.
+
+        Args:
+            audio: float32 (samples,), [-1, 1].
+            sample_rate: Samples per second.
+        """
+        audio = at_rate(audio, sample_rate)
+        if not audio.size:
+            return ""
+        # It looks for speech first, and misses what begins at once.
+        audio = np.pad(audio, int(0.3 * SAMPLE_RATE))
+        lines = self._transcribe(audio.tolist(), SAMPLE_RATE).lines
+        return numbers_as_words(" ".join(line.text for line in lines))
+
+
+def numbers_as_words(text: str) -> str:
+    """Digits as words, one by one, except for ten: `"10 of 42"`, ten of four two."""
+    text = re.sub(r"(?<!\d)10(?!\d)", " ten ", text)
+    text = re.sub(r"[0-9]", lambda digit: f" {_DIGITS[int(digit[0])]} ", text)
+    return " ".join(text.split())
 
 
 # === Voices ===

@@ -114,6 +114,41 @@ def test_whisper_is_opened_from_its_directory_alone(tmp_path, monkeypatch):
     assert recognise._model.opened == ((str(tmp_path),), {"local_files_only": True})
 
 
+# === moonshine ===
+
+
+def test_moonshine_hears_what_lies_in_its_package(tmp_path, monkeypatch):
+    pytest.importorskip("soxr")
+    opened, heard = [], []
+
+    class Transcriber:
+        def __init__(self, *arguments):
+            opened.append(arguments)
+
+        def transcribe_without_streaming(self, audio, sample_rate):
+            heard.append((audio, sample_rate))
+            lines = [types.SimpleNamespace(text=text) for text in ("10 4-02", "cats.")]
+            return types.SimpleNamespace(lines=lines)
+
+    package = types.SimpleNamespace(
+        get_assets_path=lambda: tmp_path, ModelArch=types.SimpleNamespace(TINY="tiny")
+    )
+    inside = types.SimpleNamespace(Transcriber=Transcriber)
+    monkeypatch.setitem(sys.modules, "moonshine_voice", package)
+    monkeypatch.setitem(sys.modules, "moonshine_voice.transcriber", inside)
+    with pytest.raises(FileNotFoundError, match="nothing is downloaded"):
+        recogniser_of("moonshine")
+    (tmp_path / "tiny-en").mkdir()
+    (tmp_path / "tiny-en" / "encoder_model.ort").touch()
+    recognise = recogniser_of("moonshine")
+    assert opened == [(str(tmp_path / "tiny-en"), "tiny")]
+    assert recognise(np.full(8_000, 0.1), 8_000) == "ten four - zero two cats."
+    (audio, rate), silence = heard[0], int(0.3 * RATE)
+    assert rate == RATE and len(audio) == RATE + 2 * silence
+    assert not np.any(audio[:silence]) and audio[silence + 10] != 0
+    assert recognise(np.zeros(0), RATE) == "" and len(heard) == 1
+
+
 # === Others ===
 
 
@@ -161,7 +196,9 @@ def test_quality_has_scores_by_name(monkeypatch):
         (lambda: recogniser_of("ears"), "must be one of pocketsphinx.*'ears'"),
         (lambda: recogniser_of("faster-whisper"), "faster-whisper:DIRECTORY"),
         (lambda: recogniser_of("faster-whisper:x", ["a"]), "words are for pocket"),
-        (lambda: recogniser_of("pocketsphinx", language="de"), "hears English"),
+        (lambda: recogniser_of("moonshine", ["a"]), "words are for pocket"),
+        (lambda: recogniser_of("pocketsphinx", language="de"), "pocketsphinx hears"),
+        (lambda: recogniser_of("moonshine", language="de"), "moonshine hears English"),
         (lambda: voice_judge_of("x"), "judge of voices must be resemblyzer"),
         (lambda: quality_judge_of("x"), "judge of quality must be dnsmos"),
         (lambda: at_rate(np.zeros((1, 5)), RATE), r"shape \(1, 5\)"),
