@@ -26,6 +26,8 @@ from bark_tf.models.pretrained import Normal, PretrainedModel
 
 LAYER_NORM_EPSILON = 1e-5
 MLP_RATIO = 4
+# Below this width, speaking one text is over sooner than XLA has compiled anything.
+_FUSED_WIDTH = 2_048
 
 
 class LayerCache(NamedTuple):
@@ -420,7 +422,8 @@ class Mlp(keras.layers.Layer):
 
     def call(self, x, training=False):
         """See the class."""
-        gelu = fused_gelu if training else exact_gelu
+        is_worth_it = training or self.wide >= _FUSED_WIDTH
+        gelu = fused_gelu if is_worth_it else exact_gelu
         return self.proj(gelu(self.fc(x)))
 
 
@@ -431,7 +434,7 @@ def exact_gelu(x):
 
 @tf.custom_gradient
 def fused_gelu(x):
-    """`exact_gelu` for training: one pass over memory each way, by XLA.
+    """`exact_gelu`, compiled by XLA: one pass over memory each way.
 
     As single operations, GELU and its gradient cost as much as the products around
     them, and more in bfloat16, which XLA computes in float32.

@@ -311,6 +311,20 @@ def test_gelu_and_its_gradient_in_training(dtype, tolerance):
     assert np.allclose(np.float64(gradient), slopes, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_wide_networks_fuse_gelu_without_another_result(compiled, monkeypatch):
+    from bark_tf.models import transformer
+
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config()))
+    ids = toy.ids(2, 6)
+    before = model(ids).logits
+    monkeypatch.setattr(transformer, "_FUSED_WIDTH", 1)
+    logits = tf.function(lambda ids: model(ids).logits, jit_compile=compiled)
+    assert toy.largest_difference(logits(ids), before) < 1e-5
+    graph = logits.get_concrete_function(ids).graph.as_graph_def()
+    assert any("_compiled_gelu" in f.signature.name for f in graph.library.function)
+
+
 # === What Keras users expect ===
 
 

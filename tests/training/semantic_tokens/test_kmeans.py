@@ -64,6 +64,21 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, rng, tmp_path):
     )
 
 
+def test_slopes_count_less_than_values(rng):
+    """A part of a value's scale is what it takes to be another sound."""
+    from bark_tf.training.semantic_tokens import kmeans
+
+    audios = tones(rng)
+    tokenizer = KMeansTokenizer.fit(
+        audios, sample_rate=RATE, rate_hz=50.0, vocab_size=12
+    )
+    features = np.concatenate([kmeans._features(audio, tokenizer) for audio in audios])
+    spread = ((features - tokenizer.mean) / tokenizer.scale).std(axis=0)
+    np.testing.assert_allclose(spread[: kmeans.NUM_CEPSTRA], 1, rtol=1e-3)
+    expected = kmeans.SLOPE_WEIGHT
+    np.testing.assert_allclose(spread[kmeans.NUM_CEPSTRA :], expected, rtol=1e-3)
+
+
 def test_the_seed_decides_the_centres(rng):
     audios = tones(rng)
     options = {"sample_rate": RATE, "rate_hz": 50.0, "vocab_size": 8}
