@@ -174,7 +174,7 @@ class CodecTrainer(keras.Model):
         """
         kwargs.setdefault("jit_compile", False)  # XLA is slower here
         super().compile(optimizer=optimizer, **kwargs)
-        self.optimizer.build(self.codec.trainable_variables)
+        self.optimizer.build(self._learning())
         if self.discriminator is not None:
             if discriminator_optimizer is None:
                 settings = self.optimizer.get_config()
@@ -274,10 +274,10 @@ class CodecTrainer(keras.Model):
         }
 
     def _learn(self, tape, loss, discriminator_loss):
-        variables = self.codec.trainable_variables
+        variables = self._learning()
         gradients = tape.gradient(loss, variables)
         encoder = self.codec.encoder.trainable_variables
-        if self.options.freeze_encoder_from is None:
+        if not self.options.freeze_encoder_from:  # it always learns, or never
             encoder = []
         before = [tf.identity(variable) for variable in encoder]
         self.optimizer.apply(gradients, variables)
@@ -289,6 +289,14 @@ class CodecTrainer(keras.Model):
             variables = self.discriminator.trainable_variables
             gradients = tape.gradient(discriminator_loss, variables)
             self.discriminator_optimizer.apply(gradients, variables)
+
+    def _learning(self):
+        """Variables of the codec that are not frozen from the first step on."""
+        variables = self.codec.trainable_variables
+        if self.options.freeze_encoder_from != 0:
+            return variables
+        frozen = {id(variable) for variable in self.codec.encoder.trainable_variables}
+        return [variable for variable in variables if id(variable) not in frozen]
 
     # === Codebooks ===
 

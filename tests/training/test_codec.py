@@ -120,6 +120,22 @@ def test_codebooks_start_and_freeze_at_the_asked_steps(config, batch):
     assert np.any(trainer.codec.decoder.output_conv.direction.numpy() != decoder)
 
 
+def test_a_decoder_learns_alone(config, batch):
+    trainer = trainer_of(config, quantize_from=0, freeze_encoder_from=0)
+    codec, encoder = trainer.codec, trainer.codec.encoder.trainable_variables
+    before = [variable.numpy() for variable in encoder]
+    codes = codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    history = run(trainer, batch, 4)
+    assert history["mel"][-1] < history["mel"][0]
+    for variable, kept in zip(encoder, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), kept)
+    again = codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    np.testing.assert_array_equal(again, codes)
+    # What never learns takes no memory of the optimizer.
+    learning = len(codec.trainable_variables) - len(encoder)
+    assert len(trainer.optimizer._trainable_variables) == learning
+
+
 def test_codebooks_follow_the_latents_that_choose_them(config, rng):
     """One step by hand: decay * old + (1 - decay) * new, without revival."""
     trainer = trainer_of(config, quantize_from=0, revive_below=0.0)
