@@ -1,15 +1,15 @@
 """A small Bark from nothing: 147 words, digits. Its steps, in order.
 
-    bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05
+    bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05 --silence 0.1
     bark-tf train small_voice/codec --set data=audio out=small
     bark-tf train-tokenizer audio small
-    bark-tf prepare SPEECH tokens --model small --validation 0.05 --silence 0.1
+    bark-tf prepare SPEECH tokens --model small --validation 0.05 --silence 0.25
         --keep-audio
     python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo
         spliced/kumo --lines 10000
     python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/alpha
         spliced/alpha --lines 4000
-    bark-tf prepare spliced texts --model small --validation 0.05 --silence 0.1
+    bark-tf prepare spliced texts --model small --validation 0.05 --silence 0.25
     bark-tf train small_voice/semantic --set model=small data=texts out=small
     bark-tf train small_voice/coarse --set model=small data=tokens out=small
     bark-tf train small_voice/fine --set model=small data=tokens out=small
@@ -19,8 +19,8 @@
     bark-tf speak "four zero eight two six" --model assets --out speech.wav
 
 SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
-`held_out.txt` lie beside this file. The recordings begin hard at the first sound, hence
-the silence; a tenth of a second is still too little for pocketsphinx. kumo speaks where
+`held_out.txt` lie beside this file. The recordings begin hard at the first sound, into
+which pocketsphinx hears words, hence the silence. kumo speaks where
 no voice is named; alpha is heard so that other voices can be learned. Every step goes
 on where it was when it is started again. To train on what comes with the package
 instead of from nothing, copy its folder `assets` to `small` and leave out the codec and
