@@ -3,8 +3,8 @@
     bark-tf train small_voice/semantic --set model=small data=texts out=small
 
 2.0 million weights. The held-out loss says when it is enough: 1.05 where the voice that
-ships stands, after 21,000 steps, 7,000 of them with AdamW and 5,000 with the tokens that
-it has now. One core with AVX-512 takes 3 steps a second.
+ships stands, after 21,000 steps, 7,000 of them with AdamW and 5,000 with the tokens
+that it has now. One core with AVX-512 takes 3 steps a second.
 """
 
 from bark_tf.training.fit import TrainingOptions
