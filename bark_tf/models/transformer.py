@@ -347,6 +347,7 @@ class SelfAttention(keras.layers.Layer):
         head_mask=None,
         dropout=NO_DROPOUT,
         place=0,
+        training=False,
     ):
         """See the class."""
         batch, time, _ = sizes_of(x)
@@ -364,7 +365,8 @@ class SelfAttention(keras.layers.Layer):
                 _write(cache.keys, new.keys, (0, position, 0)),
                 _write(cache.values, new.values, (0, 0, position)),
             )
-        weights = self._weights(q, new.keys, visible)  # (B, H, T, S)
+        softmax = fused_softmax if training else masked_softmax
+        weights = softmax(self._scores(q, new.keys), visible)  # (B, H, T, S)
         seen = dropout(weights, place)
         if head_mask is not None:
             seen = seen * tf.cast(tf.reshape(head_mask, (1, -1, 1, 1)), seen.dtype)
@@ -375,20 +377,53 @@ class SelfAttention(keras.layers.Layer):
         y = self.out(reshape(y, (batch, time, self.hidden_size)))
         return dropout(y, place + 1), new, weights
 
-    def _weights(self, q, keys, visible: AttentionMask):
+    def _scores(self, q, keys):
         scores = tf.matmul(
             q * tf.cast(self.head_size**-0.5, q.dtype), keys, transpose_b=True
         )
         _, time, slots = sizes_of(scores)
-        scores = reshape(scores, (-1, self.num_heads, time, slots))  # (B, H, T, S)
-        if visible.causal is not None:
-            lowest = tf.constant(scores.dtype.min, scores.dtype)
-            scores = tf.where(visible.causal, scores, lowest)
-        if visible.padding is not None:
-            scores += visible.padding
-        if scores.dtype in (tf.float16, tf.bfloat16):
-            return tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), scores.dtype)
-        return tf.nn.softmax(scores)
+        return reshape(scores, (-1, self.num_heads, time, slots))  # (B, H, T, S)
+
+
+def masked_softmax(scores, visible: AttentionMask):
+    """Attention weights (B, H, T, S) of scores, computed in float32 at least."""
+    if visible.causal is not None:
+        lowest = tf.constant(scores.dtype.min, scores.dtype)
+        scores = tf.where(visible.causal, scores, lowest)
+    if visible.padding is not None:
+        scores += visible.padding
+    return tf.cast(tf.nn.softmax(_at_least_float32(scores)), scores.dtype)
+
+
+def fused_softmax(scores, visible: AttentionMask):
+    """`masked_softmax` for training: fewer passes over the largest of tensors.
+
+    XLA compiles the gradient, and what surrounds half precision; by itself TensorFlow's
+    own softmax of float32 is faster.
+    """
+    is_half = scores.dtype in (tf.float16, tf.bfloat16)
+
+    @tf.custom_gradient
+    def softmax(scores):
+        forward = _compiled_softmax if is_half else masked_softmax
+        weights = forward(scores, visible)
+        return weights, functools.partial(_compiled_softmax_gradient, weights)
+
+    return softmax(scores)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _compiled_softmax(scores, visible):
+    return masked_softmax(scores, visible)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _compiled_softmax_gradient(weights, upstream):
+    # Where a score is masked its weight is 0, and so is its gradient.
+    wide = _at_least_float32(weights)
+    gradient = tf.cast(upstream, wide.dtype)
+    gradient -= tf.reduce_sum(wide * gradient, -1, keepdims=True)
+    return tf.cast(wide * gradient, weights.dtype)
 
 
 def _write(buffer, values, start):

@@ -311,6 +311,31 @@ def test_gelu_and_its_gradient_in_training(dtype, tolerance):
     assert np.allclose(np.float64(gradient), slopes, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-14), ("float32", 1e-6), ("bfloat16", 0.02)]
+)
+def test_the_softmax_of_training_and_its_gradient(dtype, tolerance, causal, rng):
+    from bark_tf.models.transformer import fused_softmax, masked_softmax
+
+    scores = tf.cast(rng.normal(0, 3, (2, 3, 5, 5)), dtype)
+    upstream = tf.cast(rng.normal(0, 1, (2, 3, 5, 5)), dtype)
+    # The first row's last two slots are padding.
+    padding = tf.constant([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    visible = attention_mask(5, 5, 0, padding, tf.as_dtype(dtype), causal)
+
+    def both(softmax):
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            weights = softmax(scores, visible)
+        return weights, tape.gradient(weights, scores, upstream)
+
+    for found, expected in zip(both(fused_softmax), both(masked_softmax), strict=True):
+        assert found.dtype == scores.dtype
+        assert np.abs(np.float64(found) - np.float64(expected)).max() < tolerance
+    assert not np.any(np.float64(both(fused_softmax)[1])[0, ..., 3:])
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_wide_networks_fuse_gelu_without_another_result(compiled, monkeypatch):
     from bark_tf.models import transformer
