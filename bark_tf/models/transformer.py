@@ -26,7 +26,8 @@ from bark_tf.models.pretrained import Normal, PretrainedModel
 
 LAYER_NORM_EPSILON = 1e-5
 MLP_RATIO = 4
-# Below this width, speaking one text is over sooner than XLA has compiled anything.
+# Networks in half precision speak sooner with a compiled GELU if they are this wide; in
+# float32 it would save less than XLA needs, in time and memory.
 _FUSED_WIDTH = 2_048
 
 
@@ -401,11 +402,10 @@ def fused_softmax(scores, visible: AttentionMask):
     XLA compiles the gradient, and what surrounds half precision; by itself TensorFlow's
     own softmax of float32 is faster.
     """
-    is_half = scores.dtype in (tf.float16, tf.bfloat16)
 
     @tf.custom_gradient
     def softmax(scores):
-        forward = _compiled_softmax if is_half else masked_softmax
+        forward = _compiled_softmax if _is_half(scores) else masked_softmax
         weights = forward(scores, visible)
         return weights, functools.partial(_compiled_softmax_gradient, weights)
 
@@ -457,9 +457,9 @@ class Mlp(keras.layers.Layer):
 
     def call(self, x, training=False):
         """See the class."""
-        is_worth_it = training or self.wide >= _FUSED_WIDTH
-        gelu = fused_gelu if is_worth_it else exact_gelu
-        return self.proj(gelu(self.fc(x)))
+        x = self.fc(x)
+        is_worth_it = training or (_is_half(x) and self.wide >= _FUSED_WIDTH)
+        return self.proj(fused_gelu(x) if is_worth_it else exact_gelu(x))
 
 
 def exact_gelu(x):
@@ -489,6 +489,10 @@ def _compiled_gelu_gradient(x, upstream):
     density = tf.exp(-0.5 * tf.square(wide)) * (2 * math.pi) ** -0.5
     gradient = (share + wide * density) * tf.cast(upstream, wide.dtype)
     return tf.cast(gradient, upstream.dtype)
+
+
+def _is_half(x) -> bool:
+    return x.dtype in (tf.float16, tf.bfloat16)
 
 
 def _at_least_float32(x):

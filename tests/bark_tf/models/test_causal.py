@@ -337,15 +337,17 @@ def test_the_softmax_of_training_and_its_gradient(dtype, tolerance, causal, rng)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_wide_networks_fuse_gelu_without_another_result(compiled, monkeypatch):
+def test_wide_networks_fuse_gelu_in_half_precision(compiled, monkeypatch):
     from bark_tf.models import transformer
 
-    model = toy.randomize(BarkSemanticModel(toy.semantic_config()))
+    config = toy.semantic_config()
+    model = toy.randomize(BarkSemanticModel(config, dtype="bfloat16"))
     ids = toy.ids(2, 6)
     before = model(ids).logits
     monkeypatch.setattr(transformer, "_FUSED_WIDTH", 1)
     logits = tf.function(lambda ids: model(ids).logits, jit_compile=compiled)
-    assert toy.largest_difference(logits(ids), before) < 1e-5
+    scale = float(tf.reduce_max(tf.abs(tf.cast(before, tf.float32))))
+    assert toy.largest_difference(logits(ids), before) < 0.02 * scale
     graph = logits.get_concrete_function(ids).graph.as_graph_def()
     assert any("_compiled_gelu" in f.signature.name for f in graph.library.function)
 
