@@ -292,11 +292,9 @@ class CodecTrainer(keras.Model):
 
     def _learning(self):
         """Variables of the codec that are not frozen from the first step on."""
-        variables = self.codec.trainable_variables
-        if self.options.freeze_encoder_from != 0:
-            return variables
-        frozen = {id(variable) for variable in self.codec.encoder.trainable_variables}
-        return [variable for variable in variables if id(variable) not in frozen]
+        if self.options.freeze_encoder_from == 0:
+            return self.codec.decoder.trainable_variables
+        return self.codec.trainable_variables
 
     # === Codebooks ===
 

@@ -311,7 +311,7 @@ class FasterWhisper:
 class Moonshine:
     """Moonshine tiny, which hears English; numbers are written as words.
 
-    Its releases of 2026 before 0.1 have the weights in the package.
+    Releases up to 0.1.0 have the weights in the package.
 
     Raises:
         FileNotFoundError: If the package that is installed has no weights.

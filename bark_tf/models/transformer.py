@@ -319,6 +319,7 @@ class SelfAttention(keras.layers.Layer):
         head_mask: (H,), multiplies the attention weights, or None.
         dropout: `Dropout`.
         place: First place of this block, for the dropout.
+        training: Whether gradients are wanted, which `fused_softmax` has sooner.
 
     Returns:
         Output (B, T, C), the `LayerCache` (of the T new slots when there was none) and
@@ -440,6 +441,7 @@ class Mlp(keras.layers.Layer):
 
     Call arguments:
         x: (B, T, C).
+        training: Whether gradients are wanted, which `fused_gelu` has sooner.
     """
 
     def __init__(self, config: BarkSubModelConfig, **kwargs):
@@ -538,6 +540,7 @@ class Block(keras.layers.Layer):
         head_mask=None,
         dropout=NO_DROPOUT,
         place=0,
+        training=False,
     ):
         """See the class."""
         y, cache, weights = self.attention(
@@ -548,9 +551,10 @@ class Block(keras.layers.Layer):
             head_mask=head_mask,
             dropout=dropout,
             place=place,
+            training=training,
         )
         x += tf.cast(y, x.dtype)
-        y = dropout(self.mlp(self.norm_2(x)), place + 2)
+        y = dropout(self.mlp(self.norm_2(x), training=training), place + 2)
         x += tf.cast(y, x.dtype)
         return x, cache, weights
 
@@ -759,7 +763,7 @@ class TransformerModel(PretrainedModel):
                 by default. float32 beside half-precision kernels is more exact, and
                 faster where the machine has no half-precision arithmetic besides
                 products.
-            training: Whether dropout is on.
+            training: Whether dropout is on and gradients are wanted.
 
         Returns:
             hidden (B, T, C) after the final norm, the caches, the list of all hidden
@@ -787,6 +791,7 @@ class TransformerModel(PretrainedModel):
                 head_mask=_layer_head_mask(head_mask, i),
                 dropout=dropout,
                 place=PLACES_PER_BLOCK * i,
+                training=training,
             )
             if training and self.gradient_checkpointing:
                 run = tf.recompute_grad(run)

@@ -336,6 +336,24 @@ def test_the_softmax_of_training_and_its_gradient(dtype, tolerance, causal, rng)
     assert not np.any(np.float64(both(fused_softmax)[1])[0, ..., 3:])
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_takes_the_fused_gradients(checkpointing):
+    model = BarkSemanticModel(
+        toy.semantic_config(dropout=0.1), gradient_checkpointing=checkpointing
+    )
+
+    @tf.function
+    def step(ids):
+        with tf.GradientTape() as tape:
+            loss = model(ids, labels=ids, training=True).loss
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = step.get_concrete_function(toy.ids(2, 6)).graph.as_graph_def()
+    used = [f.signature.name for f in graph.library.function]
+    for name in ("gelu_gradient", "softmax_gradient", "drop"):
+        assert any(f"_compiled_{name}" in one for one in used), name
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_wide_networks_fuse_gelu_in_half_precision(compiled, monkeypatch):
     from bark_tf.models import transformer

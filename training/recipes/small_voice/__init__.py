@@ -20,9 +20,8 @@
 
 SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
 `held_out.txt` lie beside this file. The recordings begin hard at the first sound, into
-which pocketsphinx hears words, hence the silence. kumo speaks where
-no voice is named; alpha is heard so that other voices can be learned. Every step goes
-on where it was when it is started again. To train on what comes with the package
-instead of from nothing, copy its folder `assets` to `small` and leave out the codec and
-the tokenizer.
+which pocketsphinx hears words, hence the silence. kumo speaks where no voice is named;
+alpha is heard so that other voices can be learned. Every step goes on where it was when
+it is started again. To train on what comes with the package instead of from nothing,
+copy its folder `assets` to `small` and leave out the codec and the tokenizer.
 """
