@@ -637,7 +637,7 @@ def sound_bounds(
     """Where sound begins and ends.
 
     Silence is what lies below a threshold relative to the loudest 20 ms, so that a
-    quiet recording is trimmed like a loud one. The mean is not counted as sound.
+    quiet recording is trimmed like a loud one. A frame's mean is not sound.
 
     Args:
         audio: As for `trim`.
@@ -674,12 +674,20 @@ def sound_bounds(
 
 
 def _frame_energies(audio: np.ndarray, frame: int, hop: int) -> np.ndarray:
-    """Mean squares of frames: float64 (frames,); the last ones may be incomplete."""
-    squares = np.square(audio - np.mean(audio, dtype=np.float64), dtype=np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(squares)])
+    """Variances of frames: float64 (frames,); the last ones may be incomplete.
+
+    Each frame's own mean is left out, not that of all: speech is not symmetric, and
+    its mean would be heard in the silence around it.
+    """
+    centred = audio - np.mean(audio, dtype=np.float64)  # so that no digits are lost
     starts = np.arange(0, max(1, audio.size - frame + hop), hop)
     ends = np.minimum(starts + frame, audio.size)
-    return (sums[ends] - sums[starts]) / np.maximum(ends - starts, 1)
+
+    def means(values):
+        sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        return (sums[ends] - sums[starts]) / np.maximum(ends - starts, 1)
+
+    return np.maximum(means(np.square(centred)) - np.square(means(centred)), 0.0)
 
 
 def normalise(

@@ -154,8 +154,9 @@ def make_voice(
         ...                            semantic_tokenizer="hubert-en")
         >>> inputs = processor("Hello", voice_preset=voice)
     """
-    piece = _piece_of(load_opening(recording), recording)
     config = BarkGenerationConfig.from_pretrained(model)
+    frame_hz = config.coarse_acoustics_config.coarse_rate_hz
+    piece = _piece_of(load_opening(recording), recording, frame_hz)
     if not isinstance(semantic_tokenizer, SemanticTokenizer):
         semantic_tokenizer = _tokenizer_of(semantic_tokenizer, model)
     check_tokenizer(semantic_tokenizer, config.semantic_config)
@@ -262,12 +263,16 @@ class _Piece(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def _piece_of(opening: Opening, path: str | os.PathLike) -> _Piece:
-    """Cuts a voice out of what was read."""
+def _piece_of(opening: Opening, path: str | os.PathLike, frame_hz: float) -> _Piece:
+    """Cuts a voice out of what was read.
+
+    It begins a whole number of the codec's frames after the recording: what a model
+    spoke is then cut into the frames that it was made of.
+    """
     rate, warnings = opening.sample_rate, []
-    audio = _mono(opening, path)
-    is_whole = opening.duration_s <= len(audio) / rate
-    start, audio = _trimmed(audio, rate)
+    whole = _mono(opening, path)
+    is_whole = opening.duration_s <= len(whole) / rate
+    start, audio = _trimmed(whole, rate)
     speech_s = len(audio) / rate
     if speech_s > MAX_VOICE_S:
         audio = audio[: _cut(audio, rate)]
@@ -278,6 +283,9 @@ def _piece_of(opening: Opening, path: str | os.PathLike) -> _Piece:
             f"{len(audio) / rate:.1f} s of speech are the voice. For another part, cut "
             "it out and give that"
         )
+    end = start + len(audio)
+    start = round(math.floor(start / rate * frame_hz) / frame_hz * rate)
+    audio = whole[start:end]
     if len(audio) < MIN_S * rate:
         raise ValueError(
             f"A voice must last at least {MIN_S:g} s, and should last "

@@ -403,6 +403,13 @@ def test_trim_leaves_the_sound_and_a_little_silence(peak, offset):
     assert trimmed.size / RATE == pytest.approx(0.05 + DURATION_S + 0.05, abs=2 * step)
 
 
+def test_trim_finds_silence_beside_sound_that_is_not_symmetric():
+    """The mean of all is that of the sound, which silence does not have."""
+    samples = surrounded(0.5, 0.3)
+    samples[samples < 0] *= 0.5
+    assert audio.trim(samples, RATE).size < samples.size - 0.6 * RATE
+
+
 @pytest.mark.parametrize("keep_s", [0.0, 0.05])
 def test_trim_never_cuts_sound(keep_s):
     sound = tone().astype(np.float32)

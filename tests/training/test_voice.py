@@ -105,6 +105,18 @@ def test_a_good_recording_gives_a_voice_without_a_word(model, record):
     assert "me.wav" in str(report) and "(1.1 to 7.6 s)" in str(report)
 
 
+@pytest.mark.parametrize("rate", [CODEC_HZ, 44_100])
+def test_a_voice_begins_with_a_frame_of_the_codec(model, record, rate):
+    """What a model spoke is cut into the frames that it was made of."""
+    for silence_s in (0.1, 1.003, 1.0085):
+        sound = np.random.default_rng(0).uniform(-0.1, 0.1, 2 * rate)
+        audio = np.pad(sound, (round(silence_s * rate), rate))
+        _, report = make_voice(record(audio, rate), model)
+        frames = report.start_s * FRAMES_HZ
+        assert frames == pytest.approx(round(frames), abs=2 * FRAMES_HZ / rate)
+        assert 0.04 < silence_s - report.start_s < 0.06 + 1 / FRAMES_HZ
+
+
 @pytest.mark.parametrize("seconds", [0.7, 1.234, 5.0])
 def test_lengths_fit_as_in_all_voices_that_suno_shipped(model, record, seconds):
     rng = np.random.default_rng(0)
