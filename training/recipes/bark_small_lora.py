@@ -20,8 +20,10 @@ Cost, ESTIMATED from single steps of bark-small's sizes on two busy CPU cores in
 (3.4, 4.3 and 4.2 seconds for one example of semantic, coarse and fine, 3.3 GiB; see
 benchmarks/results/2026-11-26-train-step.md); no whole run has been timed:
 
-    2 CPU cores     1.5 h + 1.9 h + 0.9 h, validation and samples apart; a step takes
-                    3.5 GiB, the whole run was seen at 7 (benchmarks/chain.py), and
+    2 CPU cores     1.5 h + 1.9 h + 0.9 h, validation and samples apart; the peaks of
+                    the stages are 4.1, 4.9 and 5.6 GiB, writing the last takes 6.2,
+                    since TensorFlow keeps for later what a stage has used: with
+                    `--stages semantic`, then `coarse`, then `fine`, each has 4.1.
                     1.7 GB more where samples are made
     16 GB GPU       a quarter of an hour, if it is twenty times as fast as those cores
                     (28 % of a T4's 8 TFLOP/s); not measured. `--set batch_size=4
