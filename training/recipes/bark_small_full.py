@@ -18,8 +18,9 @@ Cost, ESTIMATED from single steps of bark-small's sizes on two busy CPU cores in
 (3.8, 4.4 and 4.2 seconds for one example of semantic, coarse and fine, at most 5.7 GiB;
 see benchmarks/results/2026-11-26-train-step.md); no whole run has been timed:
 
-    2 CPU cores     5 h + 6 h + 3 h, validation and samples apart; 6 GiB, and 1.7 GB
-                    more where samples are made
+    2 CPU cores     5 h + 6 h + 3 h, validation and samples apart; 6 GiB a stage, so
+                    take one at a time (`--stages`: TensorFlow keeps for later what a
+                    stage has used), and 1.7 GB more where samples are made
     16 GB GPU       under an hour, if it is twenty times as fast as those cores (28 % of
                     a T4's 8 TFLOP/s); not measured. `--set batch_size=4 accumulate=2
                     warmup_steps=40 steps=1200 fine.steps=600` learns as much, in about
