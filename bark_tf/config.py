@@ -144,7 +144,14 @@ class _Config:
             raise ValueError(
                 f"{path} must hold a JSON object. Received: {type(values).__name__}"
             )
-        return cls.from_dict(cls._select(values), **overrides)
+        values = cls._select(values)
+        kind = values.get("model_type", cls.model_type)
+        if cls.file_name == CONFIG_NAME and kind != cls.model_type:
+            raise ValueError(
+                f"{path} must have the model_type {cls.model_type!r}. "
+                f"Received: {kind!r}"
+            )
+        return cls.from_dict(values, **overrides)
 
     @classmethod
     def from_pretrained(
