@@ -267,7 +267,7 @@ def _linear(config: BarkSubModelConfig, size: int, **kwargs) -> Projection:
     return Projection(size, config.bias, kernel_initializer=initializer, **kwargs)
 
 
-def layer_norm(config: BarkSubModelConfig, has_bias: bool, name: str, dtype):
+def _layer_norm(has_bias: bool, name: str, dtype) -> LayerNorm:
     """A layer norm as Bark's networks have it."""
     return LayerNorm(
         epsilon=LAYER_NORM_EPSILON,
@@ -515,14 +515,13 @@ class Block(keras.layers.Layer):
         self,
         config: BarkSubModelConfig,
         norm_bias: bool,
-        initializer="normal",
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         policy = self.dtype_policy
-        self.norm_1 = layer_norm(config, norm_bias, "norm_1", policy)
+        self.norm_1 = _layer_norm(norm_bias, "norm_1", policy)
         self.attention = SelfAttention(config, name="attention", dtype=policy)
-        self.norm_2 = layer_norm(config, norm_bias, "norm_2", policy)
+        self.norm_2 = _layer_norm(norm_bias, "norm_2", policy)
         self.mlp = Mlp(config, name="mlp", dtype=policy)
 
     def build(self, shape):
@@ -586,7 +585,7 @@ class TransformerModel(PretrainedModel):
             Block(config, norm_bias, name=f"block_{i}", dtype=policy)
             for i in range(config.num_layers)
         ]
-        self.final_norm = layer_norm(config, norm_bias, "final_norm", policy)
+        self.final_norm = _layer_norm(norm_bias, "final_norm", policy)
         for layer in (*self.blocks, self.final_norm):
             layer.build((None, None, size))
         self.seeds = keras.random.SeedGenerator() if config.dropout else None

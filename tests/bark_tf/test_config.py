@@ -102,7 +102,7 @@ def test_a_field_that_there_is_not(cls):
 
 
 def test_an_unknown_preset():
-    with pytest.raises(ValueError, match="no preset 'bark-big'.*bark-small"):
+    with pytest.raises(ValueError, match=r"no preset 'bark-big'.*bark-small"):
         BarkConfig.preset("bark-big")
 
 
