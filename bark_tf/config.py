@@ -134,7 +134,8 @@ class _Config:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is not a JSON object, or a value is out of range.
+            ValueError: If the file is not a JSON object or that of another kind of
+                model, or a value is out of range.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -145,7 +146,7 @@ class _Config:
                 f"{path} must hold a JSON object. Received: {type(values).__name__}"
             )
         values = cls._select(values)
-        kind = values.get("model_type", cls.model_type)
+        kind = values.get("model_type") or cls.model_type
         if cls.file_name == CONFIG_NAME and kind != cls.model_type:
             raise ValueError(
                 f"{path} must have the model_type {cls.model_type!r}. "

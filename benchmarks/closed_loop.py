@@ -24,7 +24,7 @@ from bark_tf.audio import write_audio
 from bark_tf.training.semantic_tokens import load_semantic_tokenizer
 from bark_tf.training.semantic_tokens.quantizer_training import quantizer_score
 from bark_tf.training.shards import ShardSet
-from bark_tf.training.voice import make_voice
+from bark_tf.training.voice import first_codes, make_voice
 
 
 class Agreement(collections.defaultdict):
@@ -48,13 +48,6 @@ def add_codes(agreement, what, spoken, found):
     """Counts each codebook."""
     for number, (mine, theirs) in enumerate(zip(spoken, found, strict=True)):
         agreement.add(f"{what}, codebook {number + 1}", mine, theirs)
-
-
-def encoded(codec, audio, count):
-    """The first codebooks of audio, (count, frames)."""
-    config = codec.config
-    enough = (b for b in config.target_bandwidths if config.num_codebooks(b) >= count)
-    return codec.encode(audio[None], min(enough)).numpy()[0, :count]
 
 
 def hear_preset(agreement, pair, codec, arguments, tokenizer):
@@ -100,11 +93,12 @@ def main():
     tokenizers = [load_semantic_tokenizer(name) for name in names]
     agreement, presets = Agreement(), 0
     for pair in (shards[number] for number in range(count)):
-        found = encoded(codec, pair.audio, len(pair.codes))
+        found = first_codes(codec, pair.audio, len(pair.codes))
         add_codes(agreement, "codec", pair.codes, found)
         if tokenizers:
             presets += hear_preset(agreement, pair, codec, arguments, tokenizers[0])
     results = {"pairs": count, "presets": presets, "shares": agreement.shares()}
+    print(f"{presets} presets of {count} pairs")
     for key, share in results["shares"].items():
         print(f"{key:>40}: {share:7.1%}")
     for name, tokenizer in zip(names, tokenizers, strict=True):

@@ -166,7 +166,7 @@ def make_voice(
     del semantic_tokenizer  # before the codec comes: one network in memory at a time
     codec = _codec_of(model)
     codec_hz = codec.config.sampling_rate
-    codes = _codes(
+    codes = first_codes(
         codec,
         resample(piece.audio, piece.sample_rate, codec_hz),
         config.fine_acoustics_config.n_fine_codebooks,
@@ -437,8 +437,20 @@ def _codec_of(model: str | os.PathLike):
     return EncodecModel.from_pretrained(model)
 
 
-def _codes(codec, audio: np.ndarray, count: int) -> np.ndarray:
-    """The first codebooks of audio at the codec's rate: int32 (count, frames)."""
+def first_codes(codec, audio: np.ndarray, count: int) -> np.ndarray:
+    """The first codebooks of audio.
+
+    Args:
+        codec: `EncodecModel`.
+        audio: float32 (samples,) at the codec's rate.
+        count: How many codebooks.
+
+    Returns:
+        int32 (count, frames).
+
+    Raises:
+        ValueError: If the codec has fewer.
+    """
     bandwidths = codec.config.target_bandwidths
     enough = [b for b in bandwidths if codec.config.num_codebooks(b) >= count]
     if not enough:

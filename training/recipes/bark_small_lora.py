@@ -23,8 +23,8 @@ benchmarks/results/2026-11-26-train-step.md); no whole run has been timed:
     2 CPU cores     1.5 h + 1.9 h + 0.9 h, validation and samples apart; the peaks of
                     the stages are 4.1, 4.9 and 5.6 GiB, writing the last takes 6.2,
                     since TensorFlow keeps for later what a stage has used: with
-                    `--stages semantic`, then `coarse`, then `fine`, each has 4.1.
-                    1.7 GB more where samples are made
+                    `--stages semantic`, then `coarse`, then `fine`, they are 4.1, 4.4
+                    and 4.7. 1.7 GB more where samples are made
     16 GB GPU       a quarter of an hour, if it is twenty times as fast as those cores
                     (28 % of a T4's 8 TFLOP/s); not measured. `--set batch_size=4
                     accumulate=2 warmup_steps=20 steps=400 fine.steps=200` learns as
