@@ -121,3 +121,8 @@ def test_a_file_of_something_else(content, message, tmp_path):
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"config\.json {message}"):
         HubertConfig.from_pretrained(tmp_path)
+
+
+def test_a_file_need_not_say_whose_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": null}', encoding="utf-8")
+    assert BarkSemanticConfig.from_pretrained(tmp_path) == BarkSemanticConfig()
