@@ -453,10 +453,11 @@ class HubertModel(PretrainedModel):
             Block(config, name=f"block_{index}", dtype=policy)
             for index in range(config.num_hidden_layers)
         ]
-        # One trace or two serve windows of every length.
+        # One trace or two of each serve windows of every length.
         graph = functools.partial(tf.function, autograph=False, reduce_retracing=True)
         self._moments_graph = graph(self._moments)
-        self._window_graph = graph(self._window)
+        self._start_graph = graph(self._start)
+        self._block_graph = graph(self._block)
         self.build()
 
     def build(self, input_shape=None):
@@ -512,34 +513,45 @@ class HubertModel(PretrainedModel):
         states = self._encode(tf.pad(x, around), is_real, self.checked_layer(layer))
         return states if output_hidden_states else states[-1]
 
-    def window(self, audio, level: Moments, is_real, layer: int) -> tf.Tensor:
+    def window(self, audio, level: Moments, missing, layer: int) -> tf.Tensor:
         """Part of a recording, with what stands around it.
 
         The T frames of the result see each other alone, but their level is that of all
         the recording, and their positions come from real neighbours.
 
         Args:
-            audio: Float (B, S) with `positions.left` frames more in front and
-                `positions.right` more behind; zeros outside of the recording.
+            audio: Float (B, S), with `positions.left` frames more in front and
+                `positions.right` more behind, as far as the recording has them.
             level: `Moments` of the recording.
-            is_real: bool (B, left + T + right), False outside of the recording.
+            missing: int32 (2,), how many of these it has not, in front and behind.
             layer: As in `call`.
 
         Returns:
             (B, T, D).
         """
-        return self._window_graph(audio, level, is_real, layer)
+        x = self._start_graph(audio, level, missing)
+        for block in self.blocks[:layer]:
+            x = self._block_graph([weight.value for weight in block.weights], x)
+        return x
 
-    def _window(self, audio, level, is_real, layer):
-        x = _without(self.projection(self.front(audio, level)), is_real)
+    def _start(self, audio, level, missing):
+        x = self.projection(self.front(audio, level))
+        return self._placed(tf.pad(x, [[0, 0], missing, [0, 0]]))
+
+    def _block(self, weights, x):
+        """A block with the weights of any other: tracing one serves them all."""
+        block = self.blocks[0]
+        with keras.StatelessScope(zip(block.weights, weights, strict=True)):
+            return block(x)
+
+    def _placed(self, x):
+        """The state of layer 0; `x` has what `positions` needs around."""
         last = tf.shape(x)[1] - self.positions.right
-        return self._encode(x, is_real[:, self.positions.left : last], layer)[-1]
+        return self.norm(x[:, self.positions.left : last] + self.positions(x))
 
     def _encode(self, x, is_real, layer: int) -> Sequence[tf.Tensor]:
         """The states from layer 0 to `layer`; `x` has what `positions` needs around."""
-        left = self.positions.left
-        last = tf.shape(x)[1] - self.positions.right
-        x = self.norm(x[:, left:last] + self.positions(x))
+        x = self._placed(x)
         dtype = wide_dtype(self.compute_dtype)
         padding = attention_mask(0, 0, 0, is_real, dtype, is_causal=False).padding
         states = [x]

@@ -17,7 +17,7 @@ import tensorflow as tf
 from bark_tf.config import HubertQuantizerConfig
 from bark_tf.models.encodec.conv import build_all
 from bark_tf.models.encodec.seanet import LSTMLayer
-from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.models.pretrained import PretrainedModel, allocate_only, put
 from bark_tf.models.transformer import Projection
 
 
@@ -117,3 +117,27 @@ class HubertQuantizer(PretrainedModel):
         if self.intermediate is not None:
             x = self.intermediate(x)
         return self.head(x)
+
+    def merged(self) -> HubertQuantizer:
+        """The network with its two linear layers multiplied into one.
+
+        Nothing stands between them. It says the same but for rounding, in a quarter of
+        these layers' work, at the community's sizes.
+
+        Returns:
+            A network of version 0; this one where that would not be less work.
+        """
+        config = self.config.replace(intermediate_size=0)
+        width, size = config.hidden_size, config.output_size
+        if self.config.intermediate_size * (width + size) <= width * size:
+            return self
+        with allocate_only():
+            merged = HubertQuantizer(config, name=self.name, dtype=self.dtype_policy)
+        for lstm, own in zip(merged.lstms, self.lstms, strict=True):
+            for variable, value in zip(lstm.weights, own.weights, strict=True):
+                put(variable, value.value)
+        head, inner = self.head, self.intermediate
+        put(merged.head.kernel, tf.matmul(head.kernel.value, inner.kernel.value))
+        bias = tf.linalg.matvec(head.kernel.value, inner.bias.value) + head.bias.value
+        put(merged.head.bias, bias)
+        return merged

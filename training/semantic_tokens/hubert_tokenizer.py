@@ -15,6 +15,7 @@ HuBERT itself was trained on pieces of 15.6 seconds.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -162,15 +163,11 @@ def _states(hubert, audio, level, first: int, last: int, layer: int) -> np.ndarr
     """The states of frames `first` to `last`: float32 (last - first, D)."""
     config = hubert.config
     first, last = first - hubert.positions.left, last + hubert.positions.right
-    frames = np.arange(first, last)
-    is_real = (frames >= 0) & (frames < hubert.num_frames(len(audio)))
-    start = first * config.hop_length
-    end = (last - 1) * config.hop_length + config.receptive_field
-    before, after = max(-start, 0), max(end - len(audio), 0)
-    heard = np.pad(audio[max(start, 0) : end], (before, after))
-    states = hubert.window(
-        tf.constant(heard[None]), level, tf.constant(is_real[None]), layer
-    )
+    start, end = max(first, 0), min(last, hubert.num_frames(len(audio)))
+    hop, field = config.hop_length, config.receptive_field
+    heard = audio[start * hop : (end - 1) * hop + field]
+    missing = tf.constant([start - first, last - end])
+    states = hubert.window(tf.constant(heard[None]), level, missing, layer)
     return np.asarray(tf.cast(states[0], tf.float32))
 
 
@@ -219,9 +216,6 @@ class HubertTokenizer(SemanticTokenizer):
         self.layer = hubert.checked_layer(layer)
         self.sample_rate, self.rate_hz = SAMPLE_RATE, rate_hz
         self.vocab_size = quantizer.config.output_size
-        self._quantize = tf.function(
-            self._tokens_of, autograph=False, reduce_retracing=True
-        )
 
     @classmethod
     def from_pretrained(
@@ -275,13 +269,20 @@ class HubertTokenizer(SemanticTokenizer):
         """The token of every frame, 50 Hz: int32 (frames,)."""
         parts, state = [], None
         for frames in hubert_windows(self.hubert, audio, self.layer):
-            found, state = self._quantize(tf.constant(frames[None]), state)
+            found, state = self._tokens_of(tf.constant(frames[None]), state)
             parts.append(found.numpy()[0])
         return np.concatenate(parts)
 
-    def _tokens_of(self, frames, state):
-        logits, state = self.quantizer.run(frames, state)
-        return tf.argmax(logits, axis=-1, output_type=tf.int32), state
+    @functools.cached_property
+    def _tokens_of(self):
+        """Frames and a state to tokens and the state after them."""
+        quantizer = self.quantizer.merged()
+
+        def tokens_of(frames, state):
+            logits, state = quantizer.run(frames, state)
+            return tf.argmax(logits, axis=-1, output_type=tf.int32), state
+
+        return tf.function(tokens_of, autograph=False, reduce_retracing=True)
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the tokenizer, with all weights that it uses; see the base class."""

@@ -237,6 +237,25 @@ def test_quantizer(quantizer, golden):
     assert largest_difference(model(golden["frames"]), expected) < GOLDEN_TOLERANCE
 
 
+def test_merged_quantizer(quantizer, golden):
+    """One linear layer says what two said; the one with two is left as it is."""
+    model, expected = quantizer
+    before = model.get_weights()
+    merged = model.merged()
+    assert merged.config.intermediate_size == 0
+    assert merged.intermediate is None
+    assert largest_difference(merged(golden["frames"]), expected) < GOLDEN_TOLERANCE
+    for weight, value in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_merging_that_saves_nothing(size):
+    """12 * 20 weights are no less than 7 * (12 + 20)."""
+    model = HubertQuantizer(HubertQuantizerConfig(16, 12, 2, size, 20))
+    assert model.merged() is model
+
+
 @pytest.mark.parametrize("sizes", [(21,), (8, 8, 5), (1, 7, 13), (3, 18)])
 def test_quantizer_in_pieces(quantizer, golden, sizes):
     """Pieces that are whole turns of the loop, and others."""

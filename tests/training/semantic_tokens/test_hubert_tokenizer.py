@@ -36,7 +36,9 @@ CONFIG = HubertConfig(
     num_conv_pos_embeddings=9,
     num_conv_pos_embedding_groups=4,
 )
-QUANTIZER = HubertQuantizerConfig(input_size=16, hidden_size=6, output_size=11)
+QUANTIZER = HubertQuantizerConfig(
+    input_size=16, hidden_size=6, intermediate_size=9, output_size=11
+)
 RATE = 16_000
 
 
@@ -235,6 +237,15 @@ def test_windows_do_not_show_in_the_lstm(tokenizer, audio, monkeypatch):
     monkeypatch.setattr(module, "hubert_windows", lambda *_: parts)
     expected = np.asarray(tokenizer.quantizer(frames[None])).argmax(axis=-1)[0]
     np.testing.assert_array_equal(tokenizer._all_frames(audio), expected)
+
+
+def test_two_traces_serve_all_lengths_and_blocks(hubert, audio):
+    """The first call's own, and the one for any length."""
+    hubert = HubertModel(hubert.config)
+    for samples in (8_000, 9_000, 16_000, 20_001, len(audio)):
+        list(hubert_windows(hubert, audio[:samples], window=57, margin=10, layer=2))
+    assert hubert._start_graph.experimental_get_tracing_count() <= 2
+    assert hubert._block_graph.experimental_get_tracing_count() <= 2
 
 
 @pytest.mark.parametrize("samples", [0, 1, 320, 321, 399, 400, 720, 16_000, 16_319])
