@@ -9,10 +9,10 @@ Each side loads the same directory in fresh processes, in turn. Both map the fil
 they can and read nothing before a weight is used; so both then add up all weights, with
 the same function. CPU seconds say more than seconds on a machine that others use too.
 "From the start" counts from the start of the process, imports included. Memory is the
-process's peak over what it was after importing its framework. `offload`
-speaks 16 semantic tokens with `from_pretrained(offload=True)` and reports the whole
-process: all that is resident, the pages of files among it. The last line of the output
-is one JSON object.
+process's peak over what it was after importing its framework. `offload` speaks 16
+semantic tokens with `from_pretrained(offload=True)` and reports the whole process: all
+that is resident, the pages of files among it. The last line of the output is one JSON
+object.
 """
 
 import argparse

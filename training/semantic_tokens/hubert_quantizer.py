@@ -125,11 +125,13 @@ class HubertQuantizer(PretrainedModel):
         these layers' work, at the community's sizes.
 
         Returns:
-            A network of version 0; this one where that would not be less work.
+            A network of version 0; this one where that would not be less work, or
+            where `quantize` has made the layers small.
         """
         config = self.config.replace(intermediate_size=0)
         width, size = config.hidden_size, config.output_size
-        if self.config.intermediate_size * (width + size) <= width * size:
+        saves = self.config.intermediate_size * (width + size) > width * size
+        if not saves or self.head.quantization_mode:
             return self
         with allocate_only():
             merged = HubertQuantizer(config, name=self.name, dtype=self.dtype_policy)
@@ -137,7 +139,6 @@ class HubertQuantizer(PretrainedModel):
             for variable, value in zip(lstm.weights, own.weights, strict=True):
                 put(variable, value.value)
         head, inner = self.head, self.intermediate
-        put(merged.head.kernel, tf.matmul(head.kernel.value, inner.kernel.value))
-        bias = tf.linalg.matvec(head.kernel.value, inner.bias.value) + head.bias.value
-        put(merged.head.bias, bias)
+        put(merged.head.kernel, tf.matmul(head.kernel, inner.kernel))
+        put(merged.head.bias, tf.linalg.matvec(head.kernel, inner.bias) + head.bias)
         return merged

@@ -256,6 +256,14 @@ def test_merging_that_saves_nothing(size):
     assert model.merged() is model
 
 
+def test_int8_layers_are_not_merged():
+    model = HubertQuantizer(HubertQuantizerConfig(16, 12, 2, 14, 20))
+    assert model.merged() is not model
+    for layer in (model.intermediate, model.head):
+        layer.quantize("int8")
+    assert model.merged() is model
+
+
 @pytest.mark.parametrize("sizes", [(21,), (8, 8, 5), (1, 7, 13), (3, 18)])
 def test_quantizer_in_pieces(quantizer, golden, sizes):
     """Pieces that are whole turns of the loop, and others."""

@@ -239,6 +239,24 @@ def test_windows_do_not_show_in_the_lstm(tokenizer, audio, monkeypatch):
     np.testing.assert_array_equal(tokenizer._all_frames(audio), expected)
 
 
+def test_nothing_is_done_twice_or_in_vain(tokenizer, audio, monkeypatch):
+    """One linear layer for two, and no frames from outside of the recording."""
+    heard = []
+    window = HubertModel.window
+    monkeypatch.setattr(
+        HubertModel, "window", lambda *a: heard.append(a[1].shape[1]) or window(*a)
+    )
+    run = HubertQuantizer.run
+    layers = []
+    monkeypatch.setattr(
+        HubertQuantizer, "run", lambda *a: layers.append(a[0].intermediate) or run(*a)
+    )
+    HubertTokenizer(tokenizer.hubert, tokenizer.quantizer, layer=1)(audio)
+    assert layers == [None]
+    assert len(heard) == 1
+    assert heard[0] <= len(audio)
+
+
 def test_two_traces_serve_all_lengths_and_blocks(hubert, audio):
     """The first call's own, and the one for any length."""
     hubert = HubertModel(hubert.config)
