@@ -30,7 +30,7 @@ _HOMES = {
     "bark_tf.models.fine": ("BarkFineModel",),
     "bark_tf.bark": ("BarkModel",),
     "bark_tf.processor": ("BarkProcessor",),
-    "bark_tf.voices": ("VoicePreset",),
+    "bark_tf.voices.presets": ("VoicePreset",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

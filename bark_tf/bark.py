@@ -19,27 +19,20 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf import tokens as layout
-from bark_tf.config import (
-    GENERATION_CONFIG_NAME,
-    BarkConfig,
-    BarkGenerationConfig,
-)
+from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.generation.api import semantic_rows, stack, voices_per_row
 from bark_tf.generation.coarse import CoarseStage
 from bark_tf.generation.fine import FineStage, check_window
 from bark_tf.generation.options import StageConfigs, stage_configs
 from bark_tf.generation.semantic import check_semantic_limit, generate_semantic
+from bark_tf.generation.streaming import LATENCIES, exact_pieces, low_latency_pieces
+from bark_tf.memory import allocate_only, return_free_memory
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
-from bark_tf.models.pretrained import (
-    PretrainedModel,
-    allocate_only,
-    return_free_memory,
-)
-from bark_tf.streaming import LATENCIES, exact_pieces, low_latency_pieces
-from bark_tf.voices import VoicePreset
+from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.tokens import deinterleave
+from bark_tf.voices.presets import VoicePreset
 
 # The parts by the names that transformers gives them.
 PARTS: Mapping[str, type[PretrainedModel]] = {
@@ -122,29 +115,29 @@ class BarkModel:
             self._parts[name] = part
             if on_built is not None:
                 on_built(part)
-        self._bring_back: Callable[[str], None] | None = None
+        self._reload: Callable[[str], None] | None = None
 
     # === Parts ===
 
     @property
     def semantic(self) -> BarkSemanticModel:
         """Text to semantic tokens."""
-        return self.bring("semantic")
+        return self.load_part("semantic")
 
     @property
     def coarse_acoustics(self) -> BarkCoarseModel:
         """Semantic tokens to the first codebooks."""
-        return self.bring("coarse_acoustics")
+        return self.load_part("coarse_acoustics")
 
     @property
     def fine_acoustics(self) -> BarkFineModel:
         """The first codebooks to all of them."""
-        return self.bring("fine_acoustics")
+        return self.load_part("fine_acoustics")
 
     @property
     def codec_model(self) -> EncodecModel:
         """Codes to audio and back."""
-        return self.bring("codec_model")
+        return self.load_part("codec_model")
 
     @property
     def parts(self) -> dict[str, PretrainedModel]:
@@ -173,15 +166,15 @@ class BarkModel:
         other._parts = {**self._parts, name: part}
         return other
 
-    def bring(self, name: str) -> PretrainedModel:
+    def load_part(self, name: str) -> PretrainedModel:
         """Gives a part with its weights in place; with offloading, the others go."""
         part = self._parts[name]
-        if self._bring_back is not None and part.is_released:
+        if self._reload is not None and part.is_released:
             for other in self._parts.values():
                 if not other.is_released:
                     other.release()
             return_free_memory()
-            self._bring_back(name)
+            self._reload(name)
         return part
 
     def enable_cpu_offload(self, gpu_id: int | None = 0) -> None:
@@ -203,7 +196,7 @@ class BarkModel:
             name: [np.array(weight.value) for weight in part.weights]
             for name, part in self._parts.items()
         }
-        self._bring_back = lambda name: self._parts[name].put_weights(kept[name])
+        self._reload = lambda name: self._parts[name].put_weights(kept[name])
         for part in self._parts.values():
             part.release()
 
@@ -295,7 +288,7 @@ class BarkModel:
             for reading in loading:
                 reading.result()
         if offload:
-            model._bring_back = lambda name: load_weights(model._parts[name], path)
+            model._reload = lambda name: load_weights(model._parts[name], path)
         for part in model._parts.values():
             if quantize is not None and hasattr(part, "quantized"):
                 part.quantize(quantize)
@@ -313,7 +306,7 @@ class BarkModel:
         """
         from bark_tf.convert.weights import save_weights
 
-        if self._bring_back is not None:
+        if self._reload is not None:
             raise ValueError("A model whose parts are offloaded cannot be saved")
         Path(directory).mkdir(parents=True, exist_ok=True)
         save_weights(
@@ -395,7 +388,7 @@ class BarkModel:
         coarse = run.coarse(rows)
         stage = run.fine_stage(coarse)
         fine = run.fine(stage)
-        frames = [configs.layout.num_frames(len(row)) for row in rows]
+        frames = [configs.coarse_window.num_frames(len(row)) for row in rows]
         lengths = [count * self.config.codec_config.hop_length for count in frames]
         if compat == "hf" and not return_output_lengths:
             frames = stage.frames
@@ -477,13 +470,13 @@ class BarkModel:
 
     def generate_long(self, processor: Any, text: str, **options: Any):
         """Speaks a text of any length; see `bark_tf.long_form.generate_long`."""
-        from bark_tf.long_form import generate_long
+        from bark_tf.generation.long_form import generate_long
 
         return generate_long(self, processor, text, **options)
 
     def stream_long(self, processor: Any, text: str, **options: Any):
         """Speaks sentence by sentence; see `bark_tf.long_form.stream_long`."""
-        from bark_tf.long_form import stream_long
+        from bark_tf.generation.long_form import stream_long
 
         return stream_long(self, processor, text, **options)
 
@@ -512,7 +505,7 @@ class BarkModel:
     def _check(self, configs: StageConfigs) -> None:
         """Refuses limits that no stage could keep, before any of them starts."""
         check_semantic_limit(self.config.semantic_config, configs.semantic)
-        configs.layout.check(self.config.coarse_acoustics_config)
+        configs.coarse_window.check(self.config.coarse_acoustics_config)
         check_window(self.config.fine_acoustics_config, configs.fine)
 
     def _voices(self, history_prompt: Any, batch: int, configs: StageConfigs):
@@ -582,7 +575,7 @@ class _Run(NamedTuple):
             self.bark.coarse_acoustics,
             self.jit_compile,
             semantic,
-            self.configs.layout,
+            self.configs.coarse_window,
             voices=self.voices,
             seeds=self.seed,
             compat=self.compat,
@@ -605,10 +598,10 @@ class _Run(NamedTuple):
         for done in stage.windows():
             self.report("coarse", done, stage.total)
             yield self._codes(stage.coarse[0, : done - done % codebooks])
-            self.bark.bring("coarse_acoustics")
+            self.bark.load_part("coarse_acoustics")
 
     def _codes(self, tokens: np.ndarray) -> np.ndarray:
-        return layout.deinterleave(
+        return deinterleave(
             tokens,
             self.configs.coarse.n_coarse_codebooks,
             self.configs.codebook_size,

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -394,22 +393,3 @@ def push_saved(save: Callable[[Path], Any], repo_id: str, **kwargs: Any) -> str:
     with tempfile.TemporaryDirectory(prefix="bark-tf-") as directory:
         save(Path(directory))
         return push_folder(directory, repo_id, **kwargs)
-
-
-# === Writing ===
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path` and renames it on success.
-
-    Nothing half-written is ever seen under the final name.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

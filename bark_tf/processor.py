@@ -16,8 +16,9 @@ import tokenizers
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
-from bark_tf.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer, read_json_object
-from bark_tf.voices import (
+from bark_tf.files import atomic_write, read_json_object
+from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
+from bark_tf.voices.presets import (
     ROOT_KEY,
     VoicePreset,
     check_relative,
@@ -71,19 +72,7 @@ def _limits(
         return {}
     config = BarkGenerationConfig.from_json_file(path)
     length = config.semantic_config.max_input_semantic_length
-    return {"voice_limits": voice_limits_of(config), "max_length": length}
-
-
-def voice_limits_of(config: BarkGenerationConfig) -> dict[str, Any]:
-    """What a model asks of voices: arguments of `VoicePreset.validate`."""
-    semantic, coarse = config.semantic_config, config.coarse_acoustics_config
-    return {
-        "semantic_vocab_size": semantic.semantic_vocab_size,
-        "codebook_size": config.codebook_size,
-        "num_coarse": coarse.n_coarse_codebooks,
-        "num_fine": config.fine_acoustics_config.n_fine_codebooks,
-        "frames_per_token": coarse.coarse_rate_hz / semantic.semantic_rate_hz,
-    }
+    return {"voice_limits": config.voice_limits(), "max_length": length}
 
 
 class BarkProcessor:
@@ -403,7 +392,7 @@ class BarkProcessor:
             for key, path in index[name].items():
                 _write_array(directory / path, voice[key])
         # Last, so that it never names a file that is not there.
-        with hub.atomic_write(directory / index_name) as temporary:
+        with atomic_write(directory / index_name) as temporary:
             temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -437,5 +426,5 @@ def _read_index(
 
 def _write_array(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with hub.atomic_write(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array.astype(np.int64), allow_pickle=False)

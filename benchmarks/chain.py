@@ -76,9 +76,9 @@ def write_published(folder):
 
     from bark_tf import BarkConfig, BarkGenerationConfig, BarkModel, BarkProcessor
     from bark_tf.config import HubertConfig, HubertQuantizerConfig
-    from bark_tf.tokenizer import BarkTokenizer
-    from bark_tf.training.semantic_tokens.hubert import HubertModel
-    from bark_tf.training.semantic_tokens.hubert_quantizer import HubertQuantizer
+    from bark_tf.models.hubert.model import HubertModel
+    from bark_tf.models.hubert.quantizer import HubertQuantizer
+    from bark_tf.text.tokenizer import BarkTokenizer
 
     keras.utils.set_random_seed(0)
     words = sorted({word for text in TEXTS for word in text.lower().split()})

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from bark_tf import EncodecModel, hub
-from bark_tf.audio import write_audio
-from bark_tf.training.semantic_tokens import load_semantic_tokenizer
-from bark_tf.training.semantic_tokens.quantizer_training import quantizer_score
-from bark_tf.training.shards import ShardSet
-from bark_tf.training.voice import first_codes, make_voice
+from bark_tf.audio.writing import write_audio
+from bark_tf.semantic_tokens import load_semantic_tokenizer
+from bark_tf.training.data.shards import ShardSet
+from bark_tf.training.tokenizers.quantizer import quantizer_score
+from bark_tf.voices.cloning import first_codes, make_voice
 
 
 class Agreement(collections.defaultdict):

@@ -21,24 +21,20 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from bark_tf import (
-    BarkCoarseModel,
-    BarkFineModel,
-    BarkSemanticModel,
-    EncodecModel,
-)
-from bark_tf.training.codec import AudioBatches, CodecOptions, CodecTrainer
-from bark_tf.training.examples import TRAINERS, StageExamples
-from bark_tf.training.fit import optimizer_of
-from bark_tf.training.inputs import Batches
-from bark_tf.training.recipe import load_recipe
-from bark_tf.training.shards import (
+from bark_tf import BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
+from bark_tf.training.codec.trainer import AudioBatches, CodecOptions, CodecTrainer
+from bark_tf.training.data.batches import Batches
+from bark_tf.training.data.examples import StageExamples
+from bark_tf.training.data.shards import (
     DatasetInfo,
     ShardSet,
     Utterance,
     shard_path,
     write_shard,
 )
+from bark_tf.training.runs.fit import optimizer_of
+from bark_tf.training.runs.recipe import load_recipe
+from bark_tf.training.runs.trainers import TRAINERS
 
 STAGES = {
     "codec": (EncodecModel, "codec_config"),

@@ -17,9 +17,13 @@ import time
 import numpy as np
 
 from bark_tf import BarkModel, BarkProcessor
-from bark_tf.training.metrics import corpus_word_error_rate, mel_distance, si_sdr
+from bark_tf.training.evaluation.metrics import (
+    corpus_word_error_rate,
+    mel_distance,
+    si_sdr,
+)
+from bark_tf.training.evaluation.recognisers import recogniser_of
 from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS
-from bark_tf.training.recognisers import recogniser_of
 
 FEWEST_WORDS = 6  # so that there is more than one piece
 

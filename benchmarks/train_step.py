@@ -68,7 +68,7 @@ def parse():
 
 def utterance(rng):
     """Random tokens of ten seconds of speech."""
-    from bark_tf.training.shards import Utterance
+    from bark_tf.training.data.shards import Utterance
 
     frames = int(SEMANTIC_TOKENS * 75 / 49.9)
     return Utterance(
@@ -84,8 +84,8 @@ def utterance(rng):
 def batch_of(stage, size, model):
     """The arrays of one step."""
     from bark_tf import BarkConfig, BarkGenerationConfig
-    from bark_tf.training.examples import StageExamples
-    from bark_tf.training.inputs import Batches
+    from bark_tf.training.data.batches import Batches
+    from bark_tf.training.data.examples import StageExamples
 
     rng = np.random.default_rng(0)
     config = BarkConfig.from_pretrained(model)
@@ -119,9 +119,9 @@ class BarkTf:
         import tensorflow as tf
 
         from bark_tf import BarkGenerationConfig
-        from bark_tf.training.examples import TRAINERS
-        from bark_tf.training.fit import TrainingOptions, optimizer_of
-        from bark_tf.training.run import MODELS
+        from bark_tf.training.runs.fit import TrainingOptions, optimizer_of
+        from bark_tf.training.runs.run import MODELS
+        from bark_tf.training.runs.trainers import TRAINERS
 
         self.version = f"tensorflow {tf.__version__}"
         model = MODELS[stage].from_pretrained(args.model, dtype=args.dtype)

@@ -67,8 +67,8 @@ def write_networks(folder):
 
     from bark_tf import BarkConfig, EncodecModel
     from bark_tf.config import HubertConfig, HubertQuantizerConfig
-    from bark_tf.training.semantic_tokens.hubert import HubertModel
-    from bark_tf.training.semantic_tokens.hubert_quantizer import HubertQuantizer
+    from bark_tf.models.hubert.model import HubertModel
+    from bark_tf.models.hubert.quantizer import HubertQuantizer
 
     keras.utils.set_random_seed(0)
     quantizer = HubertQuantizerConfig(intermediate_size=QUANTIZER_WIDTH)
@@ -97,7 +97,7 @@ class BarkTf:
         import tensorflow as tf
 
         import bark_tf
-        from bark_tf.training.semantic_tokens import hubert_tokenizer
+        from bark_tf.semantic_tokens import hubert as hubert_tokenizer
 
         tf.zeros(1)
         self.version = f"tensorflow {tf.__version__}"
@@ -236,7 +236,7 @@ def different(part, files):
     """Share of tokens or codes in which the sides differ."""
     ours, theirs = (np.load(files / f"{name}.npy") for name in SIDES)
     if part == "semantic":
-        from bark_tf.training.semantic_tokens.hubert_tokenizer import nearest_frames
+        from bark_tf.semantic_tokens.hubert import nearest_frames
 
         theirs = theirs[nearest_frames(len(ours), len(theirs))]
     if ours.shape != theirs.shape:

@@ -24,7 +24,7 @@ import numpy as np
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
-from bark_tf.voices import check_speaker_embeddings, voice_names
+from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
 from .configs import published_generation_config, to_model_args

@@ -221,7 +221,7 @@ def load(
     """
     shapes = {path: variable.shape for path, variable in variables.items()}
     stored = fit(table, shapes, checkpoint, prefix=prefix, source=source)
-    from bark_tf.models.pretrained import put  # only here is TensorFlow needed
+    from bark_tf.memory import put
 
     for rule in table.rules:
         array = checkpoint.read(stored[rule.theirs])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bark_tf import hub
 from bark_tf.config import EncodecConfig, HubertConfig, HubertQuantizerConfig
+from bark_tf.files import atomic_write
 
 from . import bark, encodec, hubert
 from .checkpoints import Checkpoint, open_checkpoint, write_checkpoint
@@ -147,5 +147,5 @@ def save_file(models: Sequence[Any], path: str | os.PathLike) -> None:
             variables_of(model),
         )
     ]
-    with hub.atomic_write(path) as temporary:
+    with atomic_write(path) as temporary:
         write_safetensors(temporary, sources, {"format": "pt"})

@@ -13,7 +13,7 @@ from bark_tf.config import (
     BarkSemanticConfig,
     EncodecConfig,
 )
-from bark_tf.voices import VoicePreset
+from bark_tf.voices.presets import VoicePreset
 
 SIZES = {
     "block_size": 48,
@@ -147,7 +147,7 @@ def generation_config(semantic=None, coarse=None, fine=None):
 
 def bark(seed=0, dtype=None):
     """A new toy Bark with random weights."""
-    from bark_tf.bark import BarkModel  # tests without a model need no TensorFlow
+    from bark_tf.bark import BarkModel
 
     model = BarkModel(bark_config(), generation_config(), dtype=dtype)
     for i, part in enumerate(model.parts.values()):

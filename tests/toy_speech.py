@@ -17,7 +17,7 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     EncodecConfig,
 )
-from bark_tf.tokenizer import BarkTokenizer
+from bark_tf.text.tokenizer import BarkTokenizer
 
 RATE = 8_000
 WORDS = "zero one two three four five six seven eight nine".split()

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bark_tf import tokens as layout
 from bark_tf.config import (
     BarkCoarseGenerationConfig,
     BarkFineGenerationConfig,
     BarkSemanticGenerationConfig,
 )
-from bark_tf.generation.coarse import CoarseStage, Layout
+from bark_tf.generation.coarse import CoarseStage, CoarseWindow
 from bark_tf.generation.fine import FineStage
 from bark_tf.generation.semantic import generate_semantic, lengths_with_end
+from bark_tf.tokens import CODEBOOK_SIZE, deinterleave
 
 
 def voices_per_row(history_prompt: Any, batch: int) -> list[Mapping[str, Any] | None]:
@@ -99,7 +99,7 @@ def generate_coarse_tokens(
     semantic_output: Any,
     semantic_generation_config: BarkSemanticGenerationConfig | None = None,
     coarse_generation_config: BarkCoarseGenerationConfig | None = None,
-    codebook_size: int = layout.CODEBOOK_SIZE,
+    codebook_size: int = CODEBOOK_SIZE,
     history_prompt: Any = None,
     return_output_lengths: bool | None = None,
     *,
@@ -114,7 +114,7 @@ def generate_coarse_tokens(
         **options
     )
     rows = semantic_rows(semantic_output, semantic_config.semantic_pad_token)
-    sizes = Layout(semantic_config, config, codebook_size)
+    sizes = CoarseWindow(semantic_config, config, codebook_size)
     stage = CoarseStage(
         model,
         jit_compile,
@@ -139,7 +139,7 @@ def generate_fine_codes(
     semantic_generation_config: BarkSemanticGenerationConfig | None = None,
     coarse_generation_config: BarkCoarseGenerationConfig | None = None,
     fine_generation_config: BarkFineGenerationConfig | None = None,
-    codebook_size: int = layout.CODEBOOK_SIZE,
+    codebook_size: int = CODEBOOK_SIZE,
     history_prompt: Any = None,
     *,
     output_lengths: Sequence[int] | None = None,
@@ -156,7 +156,7 @@ def generate_fine_codes(
         [tokens.shape[1]] * len(tokens) if output_lengths is None else output_lengths
     )
     coarse = [
-        layout.deinterleave(
+        deinterleave(
             row[:length],
             coarse_config.n_coarse_codebooks,
             codebook_size,

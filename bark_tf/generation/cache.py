@@ -1,10 +1,88 @@
-"""Static caches: one pair of buffers per layer, as long as a sequence can get."""
+"""Static caches: one pair of buffers per layer, as long as a sequence can get.
+
+Batch and heads share one axis, and both products of the attention run over the last
+axes of these layouts: decoding at batch 1 is limited by memory, and this order is read
+once, front to back.
+
+Axes: B batch, H heads, S slots, D size of a head, T new positions.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import keras
 import tensorflow as tf
 
-from bark_tf.models.transformer import LayerCache
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, written without XLA.
+
+    Attributes:
+        keys: (B * H, S, D).
+        values: (B * H, D, S).
+    """
+
+    keys: tf.Tensor
+    values: tf.Tensor
+
+    def write(self, keys, values, position) -> LayerCache:
+        """The cache with T new keys (B * H, T, D) and values (B * H, D, T)."""
+        return LayerCache(
+            scatter(self.keys, keys, 1, position),
+            scatter(self.values, values, 2, position),
+        )
+
+
+class XlaLayerCache(NamedTuple):
+    """Keys and values of one layer inside a program that XLA compiles.
+
+    XLA updates a slice in place; outside of it, the same operation is compiled on
+    demand, which is slow, and refused where XLA is switched off.
+
+    Attributes:
+        keys: (B * H, S, D).
+        values: (B * H, D, S).
+    """
+
+    keys: tf.Tensor
+    values: tf.Tensor
+
+    def write(self, keys, values, position) -> XlaLayerCache:
+        """The cache with T new keys (B * H, T, D) and values (B * H, D, T)."""
+        return XlaLayerCache(
+            update_slice(self.keys, keys, 1, position),
+            update_slice(self.values, values, 2, position),
+        )
+
+
+def scatter(buffer, new, axis: int, position):
+    """Writes `new` into `buffer` from a position of one axis on, without XLA.
+
+    Args:
+        buffer: Any shape.
+        new: The same shape but for `axis`; cast to the buffer's dtype.
+        axis: Counted from the front.
+        position: int32 ().
+
+    Returns:
+        As `buffer`; TensorFlow reuses its memory where nobody else needs it.
+    """
+    new = tf.cast(new, buffer.dtype)
+    sizes = tf.unstack(tf.shape(new)[: axis + 1])
+    places = [tf.range(size) for size in sizes]
+    places[axis] += tf.cast(position, tf.int32)
+    indices = tf.stack(tf.meshgrid(*places, indexing="ij"), -1)
+    written = tf.tensor_scatter_nd_update(buffer, indices, new)
+    return tf.ensure_shape(written, buffer.shape)
+
+
+def update_slice(buffer, new, axis: int, position):
+    """As `scatter`, for a program that XLA compiles."""
+    start = [0] * buffer.shape.rank
+    start[axis] = position
+    start = [tf.cast(index, tf.int32) for index in start]
+    return keras.ops.slice_update(buffer, start, tf.cast(new, buffer.dtype))
 
 
 def extend(cache, slots: int, dtype):

@@ -18,24 +18,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bark_tf import tokens as layout
 from bark_tf.config import (
     BarkCoarseGenerationConfig,
+    BarkGenerationConfig,
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
 )
 from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import Alphabet, Rows, programs_of
-from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
+from bark_tf.generation.random import row_keys
+from bark_tf.generation.sampling import SamplingRules, SamplingValues
 from bark_tf.generation.semantic import pad_rows
-from bark_tf.models.pretrained import rest
+from bark_tf.memory import collect
+from bark_tf.tokens import interleave
 
 STAGE = "coarse"
 # Frames dropped from the end of a voice's coarse history (Suno's time alignment).
 HISTORY_FRAMES_DROPPED = 1
 
 
-class Layout(NamedTuple):
+class CoarseWindow(NamedTuple):
     """The numbers that both configurations and the codebook size decide.
 
     Attributes:
@@ -47,6 +49,13 @@ class Layout(NamedTuple):
     semantic: BarkSemanticGenerationConfig
     coarse: BarkCoarseGenerationConfig
     codebook_size: int
+
+    @classmethod
+    def of(cls, config: BarkGenerationConfig) -> CoarseWindow:
+        """The window of a whole Bark's generation configuration."""
+        return cls(
+            config.semantic_config, config.coarse_acoustics_config, config.codebook_size
+        )
 
     @property
     def ratio(self) -> float:
@@ -89,6 +98,34 @@ class Layout(NamedTuple):
         return math.floor(num_semantic * self.ratio / codebooks)
 
 
+def align(
+    semantic: np.ndarray, codes: np.ndarray, sizes: CoarseWindow
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts semantic tokens and codes of one recording to the same duration.
+
+    Generation makes `num_frames(n)` frames for n semantic tokens. A codec rounds the
+    number of frames up and a tokenizer rounds down, so one of them is a little longer.
+
+    Args:
+        semantic: int32 (N,).
+        codes: int32 (codebooks, T).
+        sizes: `CoarseWindow` of the model.
+
+    Returns:
+        The same, with T == sizes.num_frames(N).
+
+    Raises:
+        ValueError: If not even one frame is left.
+    """
+    count = len(semantic)
+    while count and sizes.num_frames(count) > codes.shape[1]:
+        count -= 1
+    frames = sizes.num_frames(count)
+    if not frames:
+        raise ValueError("it is too short for a single frame")
+    return semantic[:count], codes[:, :frames]
+
+
 class History(NamedTuple):
     """What opens a row: int32 (n,) semantic and coarse tokens, both maybe empty."""
 
@@ -96,7 +133,7 @@ class History(NamedTuple):
     coarse: np.ndarray
 
 
-def alphabet(sizes: Layout, vocabulary: int, compat: str | None) -> Alphabet:
+def alphabet(sizes: CoarseWindow, vocabulary: int, compat: str | None) -> Alphabet:
     """The codebooks in turn.
 
     With `compat="hf"` the last codebook's turn is open up to the end of the
@@ -115,13 +152,13 @@ def alphabet(sizes: Layout, vocabulary: int, compat: str | None) -> Alphabet:
     )
 
 
-def history_of(voice: Mapping[str, Any] | None, sizes: Layout) -> History:
+def history_of(voice: Mapping[str, Any] | None, sizes: CoarseWindow) -> History:
     """Cuts a voice to what fits before the first window.
 
     Args:
         voice: Mapping with `semantic_prompt` (n,) and `coarse_prompt` (codebooks,
             frames), or None.
-        sizes: `Layout`.
+        sizes: `CoarseWindow`.
 
     Returns:
         `History`.
@@ -130,7 +167,7 @@ def history_of(voice: Mapping[str, Any] | None, sizes: Layout) -> History:
         return History(np.zeros(0, np.int32), np.zeros(0, np.int32))
     semantic = np.asarray(voice["semantic_prompt"], np.int32)
     codes = np.asarray(voice["coarse_prompt"], np.int32)
-    coarse = layout.interleave(codes, sizes.codebook_size, sizes.offset)
+    coarse = interleave(codes, sizes.codebook_size, sizes.offset)
     num_semantic = min(
         sizes.max_semantic_history,
         len(semantic) - len(semantic) % 2,
@@ -145,7 +182,7 @@ def history_of(voice: Mapping[str, Any] | None, sizes: Layout) -> History:
     )
 
 
-def window_start(step: int, history: History, sizes: Layout) -> int:
+def window_start(step: int, history: History, sizes: CoarseWindow) -> int:
     """First semantic token of the window in which coarse token `step` is chosen."""
     current = len(history.semantic) + round(step / sizes.ratio)
     return max(0, current - sizes.max_semantic_history)
@@ -156,7 +193,7 @@ def window_prompt(
     history: History,
     semantic: np.ndarray,
     coarse: np.ndarray,
-    sizes: Layout,
+    sizes: CoarseWindow,
 ) -> np.ndarray:
     """The ids that the network reads before coarse token `step`.
 
@@ -165,7 +202,7 @@ def window_prompt(
         history: `History` of the row.
         semantic: int32 (n,), the row's own semantic tokens.
         coarse: int32 (step,), the row's own coarse tokens.
-        sizes: `Layout`.
+        sizes: `CoarseWindow`.
 
     Returns:
         int32 (257 + past,): semantic window, infer token, past.
@@ -188,7 +225,7 @@ class CoarseStage:
         model: Coarse model.
         jit_compile: Whether the programs are compiled with XLA.
         semantic: Per row its semantic tokens, int32 (n,).
-        sizes: `Layout`.
+        sizes: `CoarseWindow`.
         voices: Per row a mapping with `semantic_prompt` and `coarse_prompt`, or None.
         seeds: As `sampling.row_keys` takes them.
         compat: `"hf"` reproduces transformers; see `alphabet`. Rows then go on to the
@@ -203,7 +240,7 @@ class CoarseStage:
         model: Any,
         jit_compile: bool,
         semantic: Sequence[np.ndarray],
-        sizes: Layout,
+        sizes: CoarseWindow,
         *,
         voices: Sequence[Mapping[str, Any] | None] | None = None,
         seeds: Any = None,
@@ -297,7 +334,7 @@ class CoarseStage:
             self.values,
             tf.constant(self._seen(prompts, batch)),
         )
-        rest(self.model)
+        collect(self.model)
 
     def _seen(self, prompts, batch: int) -> np.ndarray:
         letters = self.compiled.alphabet

@@ -17,9 +17,10 @@ import tensorflow as tf
 from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
 from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import kept
-from bark_tf.generation.sampling import row_keys, sample_codes
+from bark_tf.generation.random import row_keys
+from bark_tf.generation.sampling import sample_codes
 from bark_tf.generation.semantic import pad_rows
-from bark_tf.models.pretrained import rest
+from bark_tf.memory import collect
 
 STAGE = "fine"
 
@@ -242,7 +243,7 @@ def fill_window(
             tf.constant(n * config.n_fine_codebooks + codebook),
             temperature,
         )[: len(shown)]
-        rest(program.model)
+        collect(program.model)
 
 
 def history_of(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):

@@ -11,7 +11,7 @@ from bark_tf.config import (
     BarkGenerationConfig,
     BarkSemanticGenerationConfig,
 )
-from bark_tf.generation.coarse import Layout
+from bark_tf.generation.coarse import CoarseWindow
 
 PREFIXES = ("semantic_", "coarse_", "fine_")
 # Options of transformers that change nothing at these values.
@@ -39,9 +39,9 @@ class StageConfigs(NamedTuple):
     codebook_size: int
 
     @property
-    def layout(self) -> Layout:
+    def coarse_window(self) -> CoarseWindow:
         """The numbers that tie semantic and coarse tokens together."""
-        return Layout(self.semantic, self.coarse, self.codebook_size)
+        return CoarseWindow(self.semantic, self.coarse, self.codebook_size)
 
 
 def stage_configs(

@@ -14,8 +14,9 @@ import tensorflow as tf
 from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
 from bark_tf.generation.cache import bucket
 from bark_tf.generation.loop import Alphabet, Rows, programs_of
-from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
-from bark_tf.models.pretrained import rest
+from bark_tf.generation.random import row_keys
+from bark_tf.generation.sampling import SamplingRules, SamplingValues
+from bark_tf.memory import collect
 
 STAGE = "semantic"
 # Tokens between two reports of progress.
@@ -183,7 +184,7 @@ def generate_semantic(
         config.semantic_infer_token,
     )
     state = compiled.prefill(embeds, tf.constant(0), rows, values, tf.constant(seen))
-    rest(model)
+    collect(model)
     step = 1
     while step < limit and not np.all(state.done):
         if progress is not None:

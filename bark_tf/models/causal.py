@@ -13,10 +13,12 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
+from bark_tf.generation.cache import LayerCache
+from bark_tf.models.layers import matmul_rows
 from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
 from bark_tf.models.pretrained import check_exclusive
-from bark_tf.models.transformer import LayerCache, TransformerModel, matmul_rows
+from bark_tf.models.transformer import TransformerModel
 
 
 def _cache_of(past, time):

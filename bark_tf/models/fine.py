@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkFineConfig
+from bark_tf.models.layers import matmul_rows
 from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
 from bark_tf.models.pretrained import check_exclusive
-from bark_tf.models.transformer import TransformerModel, matmul_rows
+from bark_tf.models.transformer import TransformerModel
 
 
 @keras.saving.register_keras_serializable("bark_tf")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bark_tf import BarkModel, BarkProcessor, hub
-from bark_tf.training.metrics import si_sdr
+from bark_tf.training.evaluation.metrics import si_sdr
 from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS, start
 
 MOST_BYTES = 20_000_000
@@ -92,9 +92,9 @@ def test_early_audio_comes_in_pieces_near_the_exact_audio(model, processor):
 def test_digits_are_understood(model, processor):
     """The bound is far from the figure of the model card, and far from noise."""
     pytest.importorskip("pocketsphinx")
-    from bark_tf.training.metrics import corpus_word_error_rate
-    from bark_tf.training.recognisers import recogniser_of
-    from bark_tf.training.scores import Speaker
+    from bark_tf.training.evaluation.metrics import corpus_word_error_rate
+    from bark_tf.training.evaluation.recognisers import recogniser_of
+    from bark_tf.training.evaluation.scores import Speaker
 
     listen = recogniser_of("pocketsphinx", WORDS[:10])
     rate = model.generation_config.sample_rate

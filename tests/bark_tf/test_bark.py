@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 import toy
 
+from bark_tf import memory
 from bark_tf.bark import SYSTEM_ALLOCATOR, BarkModel, BarkOutput
 from bark_tf.config import BarkConfig, BarkGenerationConfig
-from bark_tf.models import pretrained
 from bark_tf.models.transformer import TransformerModel
-from bark_tf.voices import VoicePreset
+from bark_tf.voices.presets import VoicePreset
 
 SAMPLED = {"do_sample": True, "temperature": 1.2}
 HOP = toy.SAMPLES_PER_FRAME
@@ -359,7 +359,7 @@ def saved(bark, tmp_path_factory):
 
 def test_offloading_changes_no_bit_and_holds_one_part(bark, spoken, saved, monkeypatch):
     trims = []
-    monkeypatch.setattr(pretrained, "return_free_memory", lambda: trims.append(1))
+    monkeypatch.setattr(memory, "return_free_memory", lambda: trims.append(1))
     monkeypatch.delenv(SYSTEM_ALLOCATOR, raising=False)
     offloaded = BarkModel.from_pretrained(saved, offload=True)
     assert os.environ[SYSTEM_ALLOCATOR] == "1"

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import toy
 
-from bark_tf import tokens as layout
 from bark_tf.bark import BarkModel
 from bark_tf.config import (
     BarkCoarseGenerationConfig,
@@ -25,14 +24,15 @@ from bark_tf.config import (
 )
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
-from bark_tf.voices import VoicePreset, suno_voices
+from bark_tf.tokens import SEMANTIC_PAD_TOKEN, deinterleave
+from bark_tf.voices.presets import VoicePreset, suno_voices
 
 pytestmark = pytest.mark.reference
 
 HELPER = Path(__file__).parents[1] / "reference" / "hf_bark.py"
 TOLERANCE = 1e-4
 LIMIT = 48
-EOS = layout.SEMANTIC_PAD_TOKEN
+EOS = SEMANTIC_PAD_TOKEN
 EOS_FACTOR = 9.0
 
 
@@ -104,7 +104,7 @@ def run_theirs(hf, twin, inputs, voice=None, **options):
 
 def assert_same(ours, theirs):
     np.testing.assert_array_equal(ours.semantic, theirs.semantic)
-    np.testing.assert_array_equal(ours.coarse, layout.deinterleave(theirs.coarse))
+    np.testing.assert_array_equal(ours.coarse, deinterleave(theirs.coarse))
     np.testing.assert_array_equal(ours.fine, theirs.fine)
     assert np.std(theirs.audio) > 1e-2
     assert toy.largest_difference(ours.audio, theirs.audio) < TOLERANCE

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from bark_tf import hub as bark_hub
+from bark_tf.files import atomic_write
 
 REPO = "toy/bark"
 BIN = "pytorch_model.bin"
@@ -521,7 +522,7 @@ def test_push_out_of_reach(hub, checkpoint):
 def test_atomic_write_replaces_at_once(tmp_path):
     target = tmp_path / "config.json"
     target.write_text("old")
-    with bark_hub.atomic_write(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("new")
         assert temporary.parent == tmp_path and temporary.suffix == ".json"
         assert target.read_text() == "old"
@@ -533,7 +534,7 @@ def test_atomic_write_replaces_at_once(tmp_path):
 def test_atomic_write_that_fails_leaves_the_old_file(error, tmp_path):
     target = tmp_path / "config.json"
     target.write_text("old")
-    with pytest.raises(error), bark_hub.atomic_write(target) as temporary:
+    with pytest.raises(error), atomic_write(target) as temporary:
         temporary.write_text("half")
         raise error
     assert target.read_text() == "old"
@@ -543,7 +544,7 @@ def test_atomic_write_that_fails_leaves_the_old_file(error, tmp_path):
 def test_atomic_write_gives_the_usual_permissions(tmp_path):
     """Bug: a temporary file is only its owner's, and so was every saved file."""
     (tmp_path / "plain").touch()
-    with bark_hub.atomic_write(tmp_path / "saved") as temporary:
+    with atomic_write(tmp_path / "saved") as temporary:
         temporary.touch()
     modes = [(tmp_path / name).stat().st_mode for name in ("plain", "saved")]
     assert modes[0] == modes[1]

@@ -7,8 +7,8 @@ import pytest
 
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.processor import BarkInputs, BarkProcessor
-from bark_tf.tokenizer import BarkTokenizer
-from bark_tf.voices import VoicePreset
+from bark_tf.text.tokenizer import BarkTokenizer
+from bark_tf.voices.presets import VoicePreset
 
 VOCABULARY = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),

@@ -12,9 +12,9 @@ from bark_tf.config import HubertConfig, HubertQuantizerConfig
 from bark_tf.convert import hubert, rules
 from bark_tf.convert.checkpoints import CheckpointError, open_checkpoint
 from bark_tf.convert.weights import read_config, save_file, save_weights
-from bark_tf.models.pretrained import allocate_only
-from bark_tf.training.semantic_tokens.hubert import HubertModel
-from bark_tf.training.semantic_tokens.hubert_quantizer import HubertQuantizer
+from bark_tf.memory import allocate_only
+from bark_tf.models.hubert.model import HubertModel
+from bark_tf.models.hubert.quantizer import HubertQuantizer
 
 TOY = HubertConfig(
     hidden_size=64,

@@ -15,18 +15,19 @@ import numpy as np
 import tensorflow as tf
 from safetensors import numpy as files
 
-from bark_tf import cli
+from bark_tf.cli import main as cli
 from bark_tf.config import (
     BarkGenerationConfig,
     BarkSemanticConfig,
     BarkSemanticGenerationConfig,
 )
 from bark_tf.models.causal import BarkSemanticModel
-from bark_tf.training.examples import SemanticTrainer, StageExamples
-from bark_tf.training.fit import TrainingOptions, train
-from bark_tf.training.inputs import Batches
-from bark_tf.training.shards import Utterance
-from bark_tf.training.strategies import strategy_of
+from bark_tf.training.data.batches import Batches
+from bark_tf.training.data.examples import StageExamples
+from bark_tf.training.data.shards import Utterance
+from bark_tf.training.runs.fit import TrainingOptions, train
+from bark_tf.training.runs.strategies import strategy_of
+from bark_tf.training.runs.trainers import SemanticTrainer
 
 VOCABULARY, TEXTS = 20, 16
 CONFIG = BarkGenerationConfig(

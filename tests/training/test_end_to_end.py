@@ -8,7 +8,8 @@ import pytest
 import toy_speech
 from toy_speech import RATE
 
-from bark_tf import BarkModel, BarkProcessor, cli
+from bark_tf import BarkModel, BarkProcessor
+from bark_tf.cli import main as cli
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -16,8 +17,8 @@ pytest.importorskip("soxr")
 STAGES = ("codec", "semantic", "coarse", "fine")
 STEPS = 8
 RECIPE = f'''"""Trains the toy a little."""
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 OPTIONS = TrainingOptions(steps={STEPS}, learning_rate=3e-3, warmup_steps=1,
                           log_every=1, validate_every={STEPS})

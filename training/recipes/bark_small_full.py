@@ -40,8 +40,8 @@ Listen to: what bark_small_lora names, and to a voice that is not in the data: i
 first thing that all weights forget.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = [
     Recipe(

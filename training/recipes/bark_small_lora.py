@@ -50,8 +50,8 @@ at one --seed, a long sentence (are words skipped?), a text with [laughs], one w
 another voice (does it still sound like that one?), and silence at the end.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = [
     Recipe(

@@ -8,8 +8,8 @@ Learns more than LoRA from hours of speech, and forgets more from minutes. AdamW
 two more copies of the weights.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = [
     Recipe(

@@ -10,8 +10,8 @@ in my-voice. Listen to the samples and to `val_loss` in the log: when it rises, 
 has gone on for too long.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = [
     Recipe(

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
-from bark_tf.models.pretrained import drawn
+from bark_tf.memory import drawn
 
 GROUP_NORM_EPSILON = 1e-5
 

@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
+from bark_tf.memory import drawn
 from bark_tf.models.encodec.conv import build_all
-from bark_tf.models.pretrained import drawn
 
 # Codes depend on small differences, so the search is float32 under every policy.
 SEARCH_DTYPE = "float32"

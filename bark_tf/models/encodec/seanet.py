@@ -11,13 +11,13 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
+from bark_tf.memory import drawn
 from bark_tf.models.encodec.conv import (
     Convolution,
     TransposedConvolution,
     build_all,
     wide_dtype,
 )
-from bark_tf.models.pretrained import drawn
 
 NUM_GATES = 4  # input, forget, cell, output
 # Steps of the LSTM per turn of its loop: the loop's own cost, shared by these.

@@ -11,18 +11,18 @@ from bark_tf.config import (
 )
 from bark_tf.generation.coarse import (
     CoarseStage,
+    CoarseWindow,
     History,
-    Layout,
     alphabet,
     history_of,
     window_prompt,
     window_start,
 )
 
-REAL = Layout(BarkSemanticGenerationConfig(), BarkCoarseGenerationConfig(), 1024)
+REAL = CoarseWindow(BarkSemanticGenerationConfig(), BarkCoarseGenerationConfig(), 1024)
 FIRST_IDS = np.array([[10_000], [11_024]])  # of the two codebooks
 CONFIG = toy.generation_config()
-TOY = Layout(CONFIG.semantic_config, CONFIG.coarse_acoustics_config, 8)
+TOY = CoarseWindow(CONFIG.semantic_config, CONFIG.coarse_acoustics_config, 8)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.generation.loop import Alphabet, Programs, Rows, kept, programs_of
-from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
+from bark_tf.generation.random import row_keys
+from bark_tf.generation.sampling import SamplingRules, SamplingValues
 
 SLOTS = 24
 PROMPT = 3

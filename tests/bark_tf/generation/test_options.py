@@ -27,7 +27,7 @@ def test_without_keywords_the_configuration_holds():
     assert configs.coarse == CONFIG.coarse_acoustics_config
     assert configs.fine == CONFIG.fine_acoustics_config
     assert configs.codebook_size == 8
-    assert configs.layout.max_semantic_history == 3  # 12 / 3.006
+    assert configs.coarse_window.max_semantic_history == 3  # 12 / 3.006
 
 
 def test_a_keyword_without_prefix_is_for_every_stage_that_knows_it():

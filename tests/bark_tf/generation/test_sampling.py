@@ -14,8 +14,9 @@ import pytest
 import tensorflow as tf
 
 from bark_tf.config import BarkCoarseGenerationConfig, BarkSemanticGenerationConfig
-from bark_tf.generation import sampling
-from bark_tf.generation.sampling import SamplingRules, SamplingValues, row_keys
+from bark_tf.generation import random, sampling
+from bark_tf.generation.random import row_keys
+from bark_tf.generation.sampling import SamplingRules, SamplingValues
 
 REFERENCE_FILE = Path(__file__).parents[2] / "reference" / "sampling_reference.py"
 reference = SimpleNamespace(**runpy.run_path(str(REFERENCE_FILE)))
@@ -89,18 +90,18 @@ def test_threefry_published_vectors(key, counter, expected):
         return tuple(make(np.array([word], np.uint32)) for word in words)
 
     assert reference.threefry(key, counter) == expected
-    on_host = sampling.threefry(column(key, np.array), column(counter, np.array), np)
+    on_host = random.threefry(column(key, np.array), column(counter, np.array), np)
     assert tuple(int(word[0]) for word in on_host) == expected
     arguments = column(key, tf.constant), column(counter, tf.constant)
     for way in WAYS.values():
-        words = way(sampling.threefry)(*arguments)
+        words = way(random.threefry)(*arguments)
         assert tuple(int(word[0]) for word in words) == expected
 
 
 def test_random_bits_follow_the_documented_layout():
     seed, stage = 2**63 + 12345, "coarse"
     keys = row_keys(seed, 3, stage)
-    words = sampling.random_bits(keys, 9, 4, first=5).numpy()
+    words = random.random_bits(keys, 9, 4, first=5).numpy()
     for row in range(3):
         key = reference.threefry((seed % 2**32, seed >> 32), (row, 1))
         assert tuple(keys[row]) == key
@@ -114,9 +115,9 @@ def test_numbers_have_the_same_bits_in_eager_graph_and_xla(batch, size):
 
     def numbers(keys, step):
         return (
-            sampling.random_bits(keys, step, size),
-            sampling.uniform(keys, step, size),
-            sampling.gumbel(keys, step, size),
+            random.random_bits(keys, step, size),
+            random.uniform(keys, step, size),
+            random.gumbel(keys, step, size),
         )
 
     eager, graph, xla = (way(numbers)(keys, tf.constant(5)) for way in WAYS.values())
@@ -131,14 +132,14 @@ def test_noise_of_chosen_words():
     edges = np.concatenate([powers + d for d in (-2, -1, 0, 1)])
     words = np.concatenate([edges, 2**32 - edges, [0, WORD_MAX]])
     words = np.unique(np.clip(words, 0, WORD_MAX)).astype(np.uint32)
-    random = np.random.default_rng(0).integers(0, 2**32, 2**16, dtype=np.uint32)
-    words = np.concatenate([words, random])
-    noise = sampling._gumbel_from_bits(tf.constant(words)).numpy()
+    others = np.random.default_rng(0).integers(0, 2**32, 2**16, dtype=np.uint32)
+    words = np.concatenate([words, others])
+    noise = random._gumbel_from_bits(tf.constant(words)).numpy()
     expected = np.array([reference.gumbel(int(word)) for word in words])
     assert np.isfinite(noise).all()
     assert np.abs(noise - expected).max() < 2e-6  # one step of float32 at 22
     for way in ("graph", "xla"):
-        again = WAYS[way](sampling._gumbel_from_bits)(tf.constant(words))
+        again = WAYS[way](random._gumbel_from_bits)(tf.constant(words))
         np.testing.assert_array_equal(bits(again), bits(noise))
 
 
@@ -150,7 +151,7 @@ def test_softmax_has_the_same_bits_in_eager_graph_and_xla(scale):
     logits[3, 1:] = -INF
 
     def both(logits):
-        return sampling._softmax(logits), sampling._log_softmax(logits)
+        return random.softmax(logits), random.log_softmax(logits)
 
     softmax, log_softmax = both(tf.constant(logits))
     expected = np.array([reference.probabilities(row) for row in logits])
@@ -167,30 +168,30 @@ def test_softmax_has_the_same_bits_in_eager_graph_and_xla(scale):
 
 def test_uniform_is_strictly_inside_the_unit_interval(monkeypatch):
     extremes = tf.constant([[0, WORD_MAX]], tf.uint32)
-    monkeypatch.setattr(sampling, "random_bits", lambda *_: extremes)
-    low, high = sampling.uniform(None, 0, 2).numpy()[0]
+    monkeypatch.setattr(random, "random_bits", lambda *_: extremes)
+    low, high = random.uniform(None, 0, 2).numpy()[0]
     assert 0 < low == 2.0**-24
     assert low + high == 1 and high < 1
 
 
 def test_draws_depend_neither_on_other_rows_nor_on_their_number():
     keys = row_keys(3, 5, "fine")
-    noise = sampling.gumbel(keys, 7, 40).numpy()
+    noise = random.gumbel(keys, 7, 40).numpy()
     for row in range(5):
-        alone = sampling.gumbel(keys[row : row + 1], 7, 40)
+        alone = random.gumbel(keys[row : row + 1], 7, 40)
         np.testing.assert_array_equal(alone[0], noise[row])
-    np.testing.assert_array_equal(sampling.gumbel(keys, 7, 10), noise[:, :10])
-    np.testing.assert_array_equal(sampling.gumbel(keys, 7, 9, first=31), noise[:, 31:])
-    steps = sampling.gumbel(keys, tf.constant([7, 7, 0, 7, 8]), 40).numpy()
+    np.testing.assert_array_equal(random.gumbel(keys, 7, 10), noise[:, :10])
+    np.testing.assert_array_equal(random.gumbel(keys, 7, 9, first=31), noise[:, 31:])
+    steps = random.gumbel(keys, tf.constant([7, 7, 0, 7, 8]), 40).numpy()
     np.testing.assert_array_equal(steps[[0, 1, 3]], noise[[0, 1, 3]])
     assert not np.isin(steps[[2, 4]], noise).any()
 
 
 def test_other_seed_row_stage_step_or_index_is_another_draw():
     words = [
-        sampling.random_bits(row_keys(seed, 2, stage), step, 50).numpy()
+        random.random_bits(row_keys(seed, 2, stage), step, 50).numpy()
         for seed in (0, 1, 2**32, 2**64 - 1)
-        for stage in sampling.STAGES
+        for stage in random.STAGES
         for step in (0, 1)
     ]
     words = np.concatenate(words, axis=None)
@@ -200,17 +201,17 @@ def test_other_seed_row_stage_step_or_index_is_another_draw():
 
 def test_words_are_uniform_and_independent():
     """One in a million that a right generator fails, per comparison."""
-    words = sampling.random_bits(row_keys(1, 64, "semantic"), 0, 4096).numpy()
+    words = random.random_bits(row_keys(1, 64, "semantic"), 0, 4096).numpy()
     pairs = {
         "neighbours": (words[:, 1:], words[:, :-1]),
         "rows": (words[1:], words[:-1]),
         "steps": (
             words,
-            sampling.random_bits(row_keys(1, 64, "semantic"), 1, 4096).numpy(),
+            random.random_bits(row_keys(1, 64, "semantic"), 1, 4096).numpy(),
         ),
         "stages": (
             words,
-            sampling.random_bits(row_keys(1, 64, "coarse"), 0, 4096).numpy(),
+            random.random_bits(row_keys(1, 64, "coarse"), 0, 4096).numpy(),
         ),
     }
     for shift in (0, 12, 24):
@@ -225,7 +226,7 @@ def test_words_are_uniform_and_independent():
 def test_noise_has_the_gumbel_distribution_and_its_tail():
     """One in a million per bin count; the last bins hold about 100 of 4e6 draws."""
     keys = row_keys(5, 400, "semantic")
-    noise = sampling.gumbel(keys, 0, 10_000).numpy().ravel()
+    noise = random.gumbel(keys, 0, 10_000).numpy().ravel()
     edges = np.array([-INF, *np.arange(-2, 11, 0.5), INF])
     counts = np.histogram(noise, edges)[0]
     expected = np.diff(np.exp(-np.exp(-edges))) * noise.size
@@ -529,9 +530,9 @@ GOLDEN_TOKENS = {
 def test_golden_numbers_of_every_supported_tensorflow():
     """What a seed means must not change with TensorFlow's version, or ours."""
     keys = row_keys(2026, 2, "coarse")
-    words = sampling.random_bits(keys, 17, 3).numpy()
+    words = random.random_bits(keys, 17, 3).numpy()
     assert words.ravel().tolist() == GOLDEN_WORDS
-    assert bits(sampling.gumbel(keys, 17, 3)).ravel().tolist() == GOLDEN_NOISE_BITS
+    assert bits(random.gumbel(keys, 17, 3)).ravel().tolist() == GOLDEN_NOISE_BITS
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -803,12 +804,12 @@ def test_all_filters_in_order_equal_transformers(name, monkeypatch):
 
 def test_two_programs_share_one_trace_of_the_noise():
     """What a prompt's program and the loop's draw from; tracing it takes long."""
-    before = sampling._gumbel.experimental_get_tracing_count()
+    before = random._gumbel.experimental_get_tracing_count()
     keys = tf.constant(row_keys(3, 2, "semantic"))
     programs = [
-        tf.function(lambda step, a=a: a * sampling.gumbel(keys, step, 77, 5))
+        tf.function(lambda step, a=a: a * random.gumbel(keys, step, 77, 5))
         for a in (1.0, 2.0)
     ]
     one, two = (program(tf.constant(4)).numpy() for program in programs)
     assert np.array_equal(2 * one, two)
-    assert sampling._gumbel.experimental_get_tracing_count() == before + 1
+    assert random._gumbel.experimental_get_tracing_count() == before + 1

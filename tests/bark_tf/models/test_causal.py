@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 import toy
 
+from bark_tf.generation.cache import LayerCache
 from bark_tf.models.causal import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.layers import attention_mask
 from bark_tf.models.losses import cross_entropy
-from bark_tf.models.transformer import LayerCache, attention_mask
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,7 @@ def test_dropout_is_on_only_while_training():
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
 def test_dropout_keeps_the_mean(rate):
-    from bark_tf.models.transformer import Dropout
+    from bark_tf.models.layers import Dropout
 
     drop = Dropout(rate, tf.constant([1, 2]))
     dropped = drop(tf.ones((203, 205)), place=0)  # no multiple of four numbers
@@ -267,7 +268,7 @@ def test_dropout_keeps_the_mean(rate):
 
 
 def test_dropout_is_the_same_compiled():
-    from bark_tf.models.transformer import Dropout
+    from bark_tf.models.layers import Dropout
 
     def drop(seed):
         return Dropout(0.3, seed)(tf.ones((3, 5, 7)), place=2)
@@ -279,7 +280,7 @@ def test_dropout_is_the_same_compiled():
 
 
 def test_the_gradient_of_dropout_is_its_own_mask():
-    from bark_tf.models.transformer import Dropout
+    from bark_tf.models.layers import Dropout
 
     ones = tf.ones((30, 41))
     with tf.GradientTape() as tape:
@@ -292,7 +293,7 @@ def test_the_gradient_of_dropout_is_its_own_mask():
     ("dtype", "tolerance"), [("float64", 1e-14), ("float32", 1e-6), ("bfloat16", 0.02)]
 )
 def test_gelu_and_its_gradient_in_training(dtype, tolerance):
-    from bark_tf.models.transformer import exact_gelu, fused_gelu
+    from bark_tf.models.layers import exact_gelu, fused_gelu
 
     x = tf.cast(tf.linspace(-6.0, 6.0, 201), dtype)
     exact = [0.5 * v * math.erfc(-v / math.sqrt(2)) for v in np.float64(x)]
@@ -316,7 +317,7 @@ def test_gelu_and_its_gradient_in_training(dtype, tolerance):
     ("dtype", "tolerance"), [("float64", 1e-14), ("float32", 1e-6), ("bfloat16", 0.02)]
 )
 def test_the_softmax_of_training_and_its_gradient(dtype, tolerance, causal, rng):
-    from bark_tf.models.transformer import fused_softmax, masked_softmax
+    from bark_tf.models.layers import fused_softmax, masked_softmax
 
     scores = tf.cast(rng.normal(0, 3, (2, 3, 5, 5)), dtype)
     upstream = tf.cast(rng.normal(0, 1, (2, 3, 5, 5)), dtype)
@@ -356,13 +357,13 @@ def test_training_takes_the_fused_gradients(checkpointing):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_wide_networks_fuse_gelu_in_half_precision(compiled, monkeypatch):
-    from bark_tf.models import transformer
+    from bark_tf.models import layers
 
     config = toy.semantic_config()
     model = toy.randomize(BarkSemanticModel(config, dtype="bfloat16"))
     ids = toy.ids(2, 6)
     before = model(ids).logits
-    monkeypatch.setattr(transformer, "_FUSED_WIDTH", 1)
+    monkeypatch.setattr(layers, "_FUSED_WIDTH", 1)
     logits = tf.function(lambda ids: model(ids).logits, jit_compile=compiled)
     scale = float(tf.reduce_max(tf.abs(tf.cast(before, tf.float32))))
     assert toy.largest_difference(logits(ids), before) < 0.02 * scale

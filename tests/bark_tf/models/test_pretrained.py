@@ -13,7 +13,7 @@ import tensorflow as tf
 import toy
 import toy_files
 
-from bark_tf.models import pretrained
+from bark_tf import memory
 from bark_tf.models.causal import BarkSemanticModel
 
 # Its token embeddings, 128 kB, are the only tensor large enough to be shared.
@@ -105,12 +105,12 @@ def test_the_directory_of_a_loaded_network_can_be_saved_over(directory):
 
 
 def test_arrays_of_a_caller_are_never_shared():
-    memory = np.ones(2**16, np.float32)
-    pages = np.ndarray(memory.shape, np.float32, mmap.mmap(-1, memory.nbytes))
-    pages[:] = memory
-    for array in (memory, pages):
-        variable = keras.Variable(np.zeros_like(memory))
-        pretrained.put(variable, array)
+    ones = np.ones(2**16, np.float32)
+    pages = np.ndarray(ones.shape, np.float32, mmap.mmap(-1, ones.nbytes))
+    pages[:] = ones
+    for array in (ones, pages):
+        variable = keras.Variable(np.zeros_like(ones))
+        memory.put(variable, array)
         array[:] = 2
         assert np.all(variable.numpy() == 1)
 
@@ -131,19 +131,19 @@ def test_memory_of_copied_weights_goes_back_to_the_system():
     size = sum(array.nbytes for array in arrays)
     before = resident_bytes()
     for variable, array in zip(variables, arrays, strict=True):
-        pretrained.put(variable, array)
+        memory.put(variable, array)
     assert resident_bytes() - before > 0.9 * size
     for variable in variables:
-        pretrained.put(variable, tf.zeros((0,)))
+        memory.put(variable, tf.zeros((0,)))
     gc.collect()
     assert resident_bytes() - before < 0.1 * size
 
 
 def test_inside_allocate_only_nothing_is_drawn():
-    draw = pretrained.drawn(keras.initializers.Constant(3.0))
-    with pretrained.allocate_only():
+    draw = memory.drawn(keras.initializers.Constant(3.0))
+    with memory.allocate_only():
         assert draw((2, 2), "float16").dtype == tf.float16
-        assert pretrained.drawn("no such initializer")((2,), "float32").shape == (2,)
+        assert memory.drawn("no such initializer")((2,), "float32").shape == (2,)
     assert np.all(draw((2, 2), "float16") == 3)
 
 
@@ -151,7 +151,7 @@ def test_inside_allocate_only_nothing_is_drawn():
 def test_collecting_garbage_goes_on_as_it_was(collects):
     (gc.enable if collects else gc.disable)()
     try:
-        with pretrained.allocate_only():
+        with memory.allocate_only():
             assert not gc.isenabled()
         assert gc.isenabled() == collects
     finally:

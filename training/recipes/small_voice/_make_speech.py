@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bark_tf import hub
-from bark_tf.training.audio import normalise, trim
+from bark_tf.audio.editing import normalise, trim
+from bark_tf.files import atomic_write
 from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS
 
 SAMPLE_RATE = 24_000
@@ -186,10 +186,10 @@ def make(out: Path, voice: str, lines: int, seed: int) -> None:
         path = out / f"{name}.ogg"
         if not path.exists():
             audio = trim(kokoro(phonemes(text)), SAMPLE_RATE)
-            with hub.atomic_write(path) as temporary:
+            with atomic_write(path) as temporary:
                 soundfile.write(temporary, normalise(audio), SAMPLE_RATE, format="OGG")
         rows.append(f"{name}|{text}|{text}\n")
-    with hub.atomic_write(out / "metadata.csv") as temporary:
+    with atomic_write(out / "metadata.csv") as temporary:
         temporary.write_text("".join(rows), encoding="utf-8")
 
 

@@ -26,10 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bark_tf import hub
-from bark_tf.training.audio import load, normalise, resample, trim
-from bark_tf.training.datasets import read_dataset
-from bark_tf.training.prepare import is_held_out
+from bark_tf.audio.editing import normalise, trim
+from bark_tf.audio.reading import load, resample
+from bark_tf.files import atomic_write
+from bark_tf.training.data.datasets import read_dataset
+from bark_tf.training.data.prepare import is_held_out
 from bark_tf.training.recipes.small_voice._start import (
     FRAME_RATE,
     HELD_OUT,
@@ -164,7 +165,7 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
     for original in originals:
         path = out / f"{original.id.replace('/', '_')}{original.path.suffix}"
         if not path.exists():
-            with hub.atomic_write(path) as temporary:
+            with atomic_write(path) as temporary:
                 shutil.copyfile(original.path, temporary)
         rows.append(f"{path.stem}|{original.text}|{original.text}\n")
         if is_held_out(original.text, validation):
@@ -199,12 +200,12 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
         path = out / f"{name}.ogg"
         if not path.exists():
             audio = normalise(trim(audio, SAMPLE_RATE))
-            with hub.atomic_write(path) as temporary:
+            with atomic_write(path) as temporary:
                 soundfile.write(temporary, audio, SAMPLE_RATE, format="OGG")
         rows.append(f"{name}|{text}|{text}\n")
         made += 1
     print(f"{made:,} of {lines:,} new texts made")
-    with hub.atomic_write(out / "metadata.csv") as temporary:
+    with atomic_write(out / "metadata.csv") as temporary:
         temporary.write_text("".join(rows), encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     EncodecConfig,
 )
-from bark_tf.tokenizer import BarkTokenizer
+from bark_tf.text.tokenizer import BarkTokenizer
 
 _FOLDER = Path(__file__).parent
 WORDS = (_FOLDER / "words.txt").read_text(encoding="utf-8").split()

@@ -8,8 +8,8 @@ understand. The codec must not change any more when this begins: its codes are w
 learned here.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = Recipe(
     stage="coarse",

@@ -7,9 +7,9 @@ SPEECH holds one LJSpeech folder per speaker (kumo, alpha). 2.1 million weights;
 4 steps of 6 audio seconds per second on two idle cores.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
 from bark_tf.training.recipes.small_voice._start import start
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = Recipe(
     stage="codec",

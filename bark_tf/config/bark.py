@@ -1,0 +1,236 @@
+"""Configurations: what `config.json` and `generation_config.json` of a Bark hold.
+
+Every class is a frozen dataclass with the field names and defaults of Hugging Face's
+classes, so that a file written by either side reads on the other. Keys of a file that
+no field knows are kept in `extra` and written back.
+
+Source: Hugging Face transformers, models `bark` and `encodec`, 4.31 to 5.x.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from bark_tf.config.base import Config, nested
+from bark_tf.config.encodec import EncodecConfig
+
+# === Architecture ===
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkSubModelConfig(Config):
+    """What the three transformers share.
+
+    Args:
+        block_size: Number of positions.
+        input_vocab_size: Rows of the embedding(s).
+        output_vocab_size: Rows of the output head(s).
+        num_layers: Transformer blocks.
+        num_heads: Attention heads; divides `hidden_size`.
+        hidden_size: Width of the residual stream; the MLP is four times as wide.
+        dropout: Rate of every dropout, in [0, 1).
+        bias: Whether linear layers (and the causal models' norms) have biases.
+        initializer_range: Standard deviation of initial kernels and embeddings.
+        use_cache: Whether the causal models return their keys and values.
+        extra: Keys of the file that no field knows.
+
+    Raises:
+        ValueError: If a value is out of range; the message names the field.
+    """
+
+    # The key of the nested block in a whole Bark's config.json.
+    part: ClassVar[str] = ""
+    aliases: ClassVar[Mapping[str, str]] = {
+        "window_size": "block_size",
+        "vocab_size": "input_vocab_size",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+    }
+
+    block_size: int = 1024
+    input_vocab_size: int = 10_048
+    output_vocab_size: int = 10_048
+    num_layers: int = 12
+    num_heads: int = 12
+    hidden_size: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+    initializer_range: float = 0.02
+    use_cache: bool = True
+
+    def _check(self) -> None:
+        self._require_whole(
+            "block_size",
+            "input_vocab_size",
+            "output_vocab_size",
+            "num_layers",
+            "num_heads",
+            "hidden_size",
+        )
+        self._require(
+            self.hidden_size % self.num_heads == 0,
+            "num_heads",
+            f"a divisor of hidden_size={self.hidden_size}",
+        )
+        self._require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
+        self._require(self.initializer_range > 0, "initializer_range", "positive")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @classmethod
+    def _select(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return values.get(cls.part) or values if cls.part in values else values
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkSemanticConfig(BarkSubModelConfig):
+    """The text-to-semantic transformer; see `BarkSubModelConfig`."""
+
+    model_type: ClassVar[str] = "semantic"
+    part: ClassVar[str] = "semantic_config"
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkCoarseConfig(BarkSubModelConfig):
+    """The semantic-to-coarse transformer; see `BarkSubModelConfig`."""
+
+    model_type: ClassVar[str] = "coarse_acoustics"
+    part: ClassVar[str] = "coarse_acoustics_config"
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkFineConfig(BarkSubModelConfig):
+    """The coarse-to-fine transformer.
+
+    Args:
+        tie_word_embeddings: Whether head i is the embedding of codebook i + 1.
+        n_codes_total: Codebooks of the codec that Bark speaks.
+        n_codes_given: Leading codebooks without a head.
+
+    See `BarkSubModelConfig` for the other fields.
+    """
+
+    model_type: ClassVar[str] = "fine_acoustics"
+    part: ClassVar[str] = "fine_acoustics_config"
+
+    tie_word_embeddings: bool = True
+    n_codes_total: int = 8
+    n_codes_given: int = 1
+
+    def _check(self) -> None:
+        super()._check()
+        self._require_whole("n_codes_total", "n_codes_given")
+        self._require(
+            self.n_codes_given < self.n_codes_total,
+            "n_codes_given",
+            f"less than n_codes_total={self.n_codes_total}",
+        )
+        self._require(
+            not self.tie_word_embeddings
+            or self.input_vocab_size == self.output_vocab_size,
+            "output_vocab_size",
+            f"input_vocab_size={self.input_vocab_size} with tie_word_embeddings",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BarkConfig(Config):
+    """A whole Bark: three transformers and the codec.
+
+    Args:
+        semantic_config: `BarkSemanticConfig`, a dict of its fields, or None.
+        coarse_acoustics_config: `BarkCoarseConfig`, a dict, or None.
+        fine_acoustics_config: `BarkFineConfig`, a dict, or None.
+        codec_config: `EncodecConfig`, a dict, or None.
+        initializer_range: Kept for the file; every part has its own.
+        extra: Keys of the file that no field knows.
+
+    Example:
+        >>> BarkConfig.preset("bark-small").semantic_config.hidden_size
+        768
+    """
+
+    model_type: ClassVar[str] = "bark"
+
+    semantic_config: BarkSemanticConfig | None = None
+    coarse_acoustics_config: BarkCoarseConfig | None = None
+    fine_acoustics_config: BarkFineConfig | None = None
+    codec_config: EncodecConfig | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self):
+        for cls in (
+            BarkSemanticConfig,
+            BarkCoarseConfig,
+            BarkFineConfig,
+            EncodecConfig,
+        ):
+            value = nested(cls, getattr(self, cls.part), "BarkConfig", cls.part)
+            object.__setattr__(self, cls.part, value)
+        super().__post_init__()
+
+    def _check(self) -> None:
+        self._require(self.initializer_range > 0, "initializer_range", "positive")
+
+    @classmethod
+    def from_sub_model_configs(
+        cls,
+        semantic_config: BarkSemanticConfig,
+        coarse_acoustics_config: BarkCoarseConfig,
+        fine_acoustics_config: BarkFineConfig,
+        codec_config: EncodecConfig,
+        **kwargs: Any,
+    ) -> BarkConfig:
+        """Joins four configurations into one; `kwargs` are further fields."""
+        return cls(
+            semantic_config=semantic_config,
+            coarse_acoustics_config=coarse_acoustics_config,
+            fine_acoustics_config=fine_acoustics_config,
+            codec_config=codec_config,
+            **kwargs,
+        )
+
+    @classmethod
+    def preset(cls, name: str) -> BarkConfig:
+        """A named architecture: `"bark"`, `"bark-small"` or `"tiny"`.
+
+        Raises:
+            ValueError: For another name.
+        """
+        if name not in PRESETS:
+            raise ValueError(
+                f"There is no preset {name!r}. There are: {', '.join(PRESETS)}"
+            )
+        return PRESETS[name]
+
+
+def _bark(num_layers: int, num_heads: int, hidden_size: int, codec: EncodecConfig):
+    shared = {
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "hidden_size": hidden_size,
+        "bias": False,
+    }
+    return BarkConfig(
+        semantic_config=BarkSemanticConfig(input_vocab_size=129_600, **shared),
+        coarse_acoustics_config=BarkCoarseConfig(
+            input_vocab_size=12_096, output_vocab_size=12_096, **shared
+        ),
+        fine_acoustics_config=BarkFineConfig(
+            input_vocab_size=1_056, output_vocab_size=1_056, **shared
+        ),
+        codec_config=codec,
+    )
+
+
+PRESETS: Mapping[str, BarkConfig] = {
+    "bark": _bark(24, 16, 1024, EncodecConfig()),
+    "bark-small": _bark(12, 12, 768, EncodecConfig()),
+    # The real vocabularies at toy width: what tests and first steps need.
+    "tiny": _bark(2, 2, 16, EncodecConfig(num_filters=4, hidden_size=16)),
+}

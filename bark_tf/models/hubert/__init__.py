@@ -1,0 +1,1 @@
+"""HuBERT and the quantizer that turns its frames into semantic tokens."""

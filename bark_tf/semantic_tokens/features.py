@@ -1,0 +1,84 @@
+"""Frames that say what is spoken: mel-frequency cepstra and their slopes.
+
+Axes: T frames, M mel bands, C cepstral coefficients.
+
+Source: Davis and Mermelstein, "Comparison of parametric representations for
+monosyllabic word recognition", 1980.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bark_tf.audio.mel import mel_matrix
+
+WINDOW_S = 0.025
+_PRE_EMPHASIS = 0.97
+_LEAST_POWER = 1e-8
+# Frames on either side from which a slope is estimated.
+_SLOPE_REACH = 2
+
+
+def frame_centres(num_frames: int, sample_rate: int, rate_hz: float) -> np.ndarray:
+    """The sample in the middle of each token's period: int64 (T,)."""
+    period = sample_rate / rate_hz
+    return np.round((np.arange(num_frames) + 0.5) * period).astype(np.int64)
+
+
+def cepstra(
+    audio: np.ndarray,
+    num_frames: int,
+    *,
+    sample_rate: int,
+    rate_hz: float,
+    num_mels: int = 40,
+    num_cepstra: int = 13,
+) -> np.ndarray:
+    """Mel-frequency cepstra around the centres of frames.
+
+    Args:
+        audio: float32 (samples,).
+        num_frames: T.
+        sample_rate: Samples per second.
+        rate_hz: Frames per second.
+        num_mels: M.
+        num_cepstra: C, the first of which is the loudness.
+
+    Returns:
+        float32 (T, C).
+    """
+    width = round(WINDOW_S * sample_rate)
+    size = 1 << (width - 1).bit_length()
+    emphasised = np.append(audio[:1], audio[1:] - _PRE_EMPHASIS * audio[:-1])
+    padded = np.pad(emphasised, (width // 2, width))
+    starts = frame_centres(num_frames, sample_rate, rate_hz)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, width)[starts]
+    power = np.abs(np.fft.rfft(frames * np.hanning(width), size)) ** 2 / width
+    bands = mel_matrix(size, num_mels, sample_rate)
+    log_mel = np.log(power @ bands + _LEAST_POWER)  # (T, M)
+    return (log_mel @ _cosines(num_mels, num_cepstra)).astype(np.float32)
+
+
+def _cosines(num_mels: int, num_cepstra: int) -> np.ndarray:
+    """The discrete cosine transform of type 2, orthonormal: (M, C)."""
+    place = (np.arange(num_mels) + 0.5)[:, None]
+    cosines = np.cos(np.pi * place * np.arange(num_cepstra) / num_mels)
+    cosines *= np.sqrt(2 / num_mels)
+    cosines[:, 0] /= np.sqrt(2)
+    return cosines
+
+
+def with_slopes(frames: np.ndarray) -> np.ndarray:
+    """Appends the regression slope of each coefficient: (T, C) to (T, 2 C)."""
+    reach = np.arange(1, _SLOPE_REACH + 1)
+    padded = np.pad(frames, ((_SLOPE_REACH, _SLOPE_REACH), (0, 0)), mode="edge")
+    count = len(frames)
+    slopes = sum(
+        step
+        * (
+            padded[_SLOPE_REACH + step : _SLOPE_REACH + step + count]
+            - padded[_SLOPE_REACH - step : _SLOPE_REACH - step + count]
+        )
+        for step in reach
+    )
+    return np.concatenate([frames, slopes / (2 * np.sum(reach**2))], axis=1)

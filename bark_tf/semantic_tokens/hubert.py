@@ -1,0 +1,340 @@
+"""Semantic tokens of the published Bark: HuBERT's frames, through a quantizer.
+
+Two rates meet here. HuBERT has a frame for every 320 samples of 16 kHz, 50 per second;
+Bark was trained with tokens that it counts as 49.9 per second. `nearest_frames` is the
+only place where one becomes the other.
+
+Recordings of any length take bounded memory: HuBERT works in windows. What is local in
+it is exact across their edges (the level of the recording, the convolutions, the
+positions) and equals the whole to `LOCAL_TOLERANCE`. Attention is not local: a frame
+sees the frames of its window, at least `MARGIN` on both sides, and no others. So a
+recording of one window, a minute, is HuBERT's output as it is; in longer ones frames
+differ from it as far as they would attend to what is more than five seconds away.
+HuBERT itself was trained on pieces of 15.6 seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bark_tf import tokens
+from bark_tf.config import HubertConfig, HubertQuantizerConfig
+from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel, Moments
+from bark_tf.models.hubert.quantizer import HubertQuantizer
+from bark_tf.models.pretrained import PretrainedModel, save_together
+from bark_tf.semantic_tokens.tokenizer import (
+    ARRAYS_NAME,
+    FILE_NAME,
+    SemanticTokenizer,
+    checked_audio,
+    write_settings,
+)
+
+# The layer that the community's quantizers were trained on.
+LAYER = 9
+# In frames: a window is 60 s, and its edges see at least 5 s of neighbours.
+WINDOW = 3_000
+MARGIN = 250
+# Of layer 0, and of all layers within one window: nothing but the order of sums.
+LOCAL_TOLERANCE = 1e-4
+# Samples whose level is measured at once.
+_LEVEL_PIECE = 30 * SAMPLE_RATE
+
+
+# === Rates ===
+
+
+def nearest_frames(
+    num_tokens: int,
+    num_frames: int,
+    *,
+    rate_hz: float = tokens.SEMANTIC_RATE_HZ,
+    config: HubertConfig | None = None,
+) -> np.ndarray:
+    """The frame that each token stands for: the one whose centre is nearest in time.
+
+    Token j covers the time from j / 49.9 to (j + 1) / 49.9 seconds; frame i is made of
+    the samples from 320 i to 320 i + 400. So in ten seconds of sound there are 500
+    frames and 499 tokens, and every 499 tokens one frame is passed over. Without this,
+    token and codes of a long recording would drift apart by 2 ms in every second.
+
+    Args:
+        num_tokens: Tokens of the recording.
+        num_frames: Frames of the recording, at least 1.
+        rate_hz: Tokens per second.
+        config: Of the HuBERT; None: base.
+
+    Returns:
+        int64 (num_tokens,), ascending, in [0, num_frames).
+    """
+    config = config or HubertConfig()
+    centres = (np.arange(num_tokens) + 0.5) * SAMPLE_RATE / rate_hz
+    frames = (centres - config.receptive_field / 2) / config.hop_length
+    return np.clip(np.rint(frames), 0, num_frames - 1).astype(np.int64)
+
+
+def num_code_frames(num_tokens: int) -> int:
+    """Frames of codes beside that many tokens: floor(tokens * 75 / 49.9).
+
+    As in every voice that Suno shipped. Codes of a recording that are more than that
+    belong to a token that did not end.
+    """
+    return int(num_tokens * tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ)
+
+
+# === Windows ===
+
+
+def hubert_windows(
+    hubert: HubertModel,
+    audio: np.ndarray,
+    layer: int = LAYER,
+    *,
+    window: int = WINDOW,
+    margin: int = MARGIN,
+) -> Iterator[np.ndarray]:
+    """HuBERT's hidden states of a recording, in bounded memory; see the module.
+
+    Args:
+        hubert: The network.
+        audio: float32 (samples,), 16 kHz. Silence follows what is too short for a
+            frame.
+        layer: Whose output is wanted.
+        window: Frames that see each other; more than two margins.
+        margin: Frames that a frame sees at least on either side.
+
+    Yields:
+        float32 (frames, hidden_size); joined, they have `hubert.num_frames(samples)`
+        frames.
+
+    Raises:
+        ValueError: If there is no such layer, or windows would not overlap.
+    """
+    if not 0 <= 2 * margin < window:
+        raise ValueError(
+            "window must be more than two margins. "
+            f"Received: window={window}, margin={margin}"
+        )
+    layer = hubert.checked_layer(layer)
+    missing = max(0, hubert.config.receptive_field - len(audio))
+    audio = np.pad(audio, (0, missing))
+    level = _level(hubert, audio)
+    for first, last, start, end in _plan(hubert.num_frames(len(audio)), window, margin):
+        states = _states(hubert, audio, level, first, last, layer)
+        yield states[start - first : end - first]
+
+
+def _plan(
+    num_frames: int, window: int, margin: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Where windows begin and end, and which of their frames are kept.
+
+    The last one ends with the recording and is as wide as the others, so that its
+    frames too see as much as they can.
+    """
+    kept, last = 0, window
+    while last < num_frames:
+        yield last - window, last, kept, last - margin
+        kept, last = last - margin, last + window - 2 * margin
+    yield max(0, num_frames - window), num_frames, kept, num_frames
+
+
+def _level(hubert: HubertModel, audio: np.ndarray) -> Moments:
+    """The moments of a recording, piece by piece."""
+    kernel, stride = hubert.config.conv_kernel[0], hubert.config.conv_stride[0]
+    piece = _LEVEL_PIECE // stride * stride
+    total = None
+    for start in range(0, len(audio) - kernel + 1, piece):
+        heard = audio[None, start : start + piece + kernel - stride]
+        part = hubert.moments(tf.constant(heard))
+        total = part if total is None else total.plus(part)
+    return total
+
+
+def _states(hubert, audio, level, first: int, last: int, layer: int) -> np.ndarray:
+    """The states of frames `first` to `last`: float32 (last - first, D)."""
+    config = hubert.config
+    first, last = first - hubert.positions.left, last + hubert.positions.right
+    start, end = max(first, 0), min(last, hubert.num_frames(len(audio)))
+    hop, field = config.hop_length, config.receptive_field
+    heard = audio[start * hop : (end - 1) * hop + field]
+    missing = tf.constant([start - first, last - end])
+    states = hubert.window(tf.constant(heard[None]), level, missing, layer)
+    return np.asarray(tf.cast(states[0], tf.float32))
+
+
+# === The tokenizer ===
+
+
+class HubertTokenizer(SemanticTokenizer):
+    """HuBERT and a quantizer.
+
+    Make one with `from_pretrained` or `load_semantic_tokenizer`.
+
+    Args:
+        hubert: `HubertModel`.
+        quantizer: `HubertQuantizer`, for frames as wide as HuBERT's.
+        layer: The layer whose output the quantizer was trained on.
+        rate_hz: Tokens per second.
+
+    Raises:
+        ValueError: If they do not fit each other.
+
+    Example:
+        >>> tokenizer = HubertTokenizer.from_pretrained(
+        ...     "facebook/hubert-base-ls960", "quantifier_hubert_base_ls960_14.pth"
+        ... )
+        >>> tokenizer(np.zeros(160_000, "float32")).shape
+        (499,)
+    """
+
+    kind = "hubert"
+
+    def __init__(
+        self,
+        hubert: HubertModel,
+        quantizer: HubertQuantizer,
+        *,
+        layer: int = LAYER,
+        rate_hz: float = tokens.SEMANTIC_RATE_HZ,
+    ):
+        sizes = hubert.config.hidden_size, quantizer.config.input_size
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"quantizer must take frames of HuBERT's width {sizes[0]}. "
+                f"Received: one for {sizes[1]}"
+            )
+        self.hubert, self.quantizer = hubert, quantizer
+        self.layer = hubert.checked_layer(layer)
+        self.sample_rate, self.rate_hz = SAMPLE_RATE, rate_hz
+        self.vocab_size = quantizer.config.output_size
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        hubert: str | os.PathLike,
+        quantizer: str | os.PathLike,
+        *,
+        layer: int = LAYER,
+        dtype: Any = None,
+        **where: Any,
+    ) -> HubertTokenizer:
+        """Makes a tokenizer of published weights.
+
+        Args:
+            hubert: Checkpoint directory or repository id in transformers' layout, such
+                as `"facebook/hubert-base-ls960"`; or one file of weights: fairseq's
+                `.pt`, `.bin`, `.safetensors`.
+            quantizer: The community's `.pth`, or a directory of `save_pretrained`.
+            layer: The layer whose output the quantizer was trained on.
+            dtype: A Keras dtype policy for HuBERT; Keras's global policy by default.
+            **where: `revision`, `cache_dir`, `token` and `local_files_only` for
+                HuBERT's repository.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            FileNotFoundError: If there is no such file or checkpoint.
+            ValueError: If weights are damaged, of another network or of sizes that do
+                not fit.
+        """
+        return cls(
+            open_network(HubertModel, hubert, dtype=dtype, **where),
+            open_network(HubertQuantizer, quantizer),
+            layer=layer,
+        )
+
+    def __call__(self, audio):
+        """Tokenizes; see the base class."""
+        audio = checked_audio(audio)
+        num_tokens = self.num_tokens(len(audio))
+        if not num_tokens:
+            return np.zeros(0, np.int32)
+        found = self._all_frames(audio)
+        chosen = nearest_frames(
+            num_tokens, len(found), rate_hz=self.rate_hz, config=self.hubert.config
+        )
+        return found[chosen]
+
+    def _all_frames(self, audio: np.ndarray) -> np.ndarray:
+        """The token of every frame, 50 Hz: int32 (frames,)."""
+        parts, state = [], None
+        for frames in hubert_windows(self.hubert, audio, self.layer):
+            found, state = self._tokens_of(tf.constant(frames[None]), state)
+            parts.append(found.numpy()[0])
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def _tokens_of(self):
+        """Frames and a state to tokens and the state after them."""
+        quantizer = self.quantizer.merged()
+
+        def tokens_of(frames, state):
+            logits, state = quantizer.run(frames, state)
+            return tf.argmax(logits, axis=-1, output_type=tf.int32), state
+
+        return tf.function(tokens_of, autograph=False, reduce_retracing=True)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the tokenizer, with all weights that it uses; see the base class."""
+        hubert = self.hubert.first_layers(self.layer)
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        save_together([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
+        settings = {
+            "kind": self.kind,
+            "rate_hz": self.rate_hz,
+            "layer": self.layer,
+            "hubert": hubert.config.to_dict(),
+            "quantizer": self.quantizer.config.to_dict(),
+        }
+        write_settings(directory, settings)
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike, settings: Mapping[str, Any]
+    ) -> HubertTokenizer:
+        """Reads the tokenizer; see the base class."""
+        path = Path(directory) / ARRAYS_NAME
+        layer, rate_hz = settings.get("layer"), settings.get("rate_hz")
+        if layer is None:
+            raise ValueError("layer must be the number of a layer. Received: None")
+        if type(rate_hz) not in (int, float) or not 0 < rate_hz <= SAMPLE_RATE:
+            raise ValueError(f"rate_hz must be positive. Received: {rate_hz!r}")
+        configs = []
+        for name, config in (
+            ("hubert", HubertConfig),
+            ("quantizer", HubertQuantizerConfig),
+        ):
+            values = settings.get(name)
+            if not isinstance(values, dict):
+                raise ValueError(f"{name} must be a configuration. Received: {values}")
+            configs.append(config.from_dict(values))
+        if not path.is_file():
+            raise ValueError(f"{path} is missing beside {FILE_NAME}")
+        return cls(
+            HubertModel.from_file(path, config=configs[0]),
+            HubertQuantizer.from_file(path, config=configs[1]),
+            layer=layer,
+            rate_hz=float(rate_hz),
+        )
+
+
+def open_network(cls: type[PretrainedModel], source: str | os.PathLike, **options: Any):
+    """A network from one file of weights, or from a checkpoint.
+
+    Args:
+        cls: `HubertModel` or `HubertQuantizer`.
+        source: As `HubertTokenizer.from_pretrained` takes them.
+        **options: Of `from_pretrained`; of one file, `dtype` alone.
+    """
+    if Path(source).is_file():
+        return cls.from_file(source, dtype=options.get("dtype"))
+    return cls.from_pretrained(source, **options)

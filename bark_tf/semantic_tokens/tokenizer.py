@@ -1,0 +1,188 @@
+"""What every semantic tokenizer is: audio in, tokens out, saved beside the model.
+
+A tokenizer lies in the directory of the checkpoint that speaks its tokens, as
+`semantic_tokenizer.json` (its kind and settings) and `semantic_tokenizer.safetensors`.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bark_tf.config import BarkSemanticGenerationConfig
+from bark_tf.files import atomic_write
+
+FILE_NAME = "semantic_tokenizer.json"
+ARRAYS_NAME = "semantic_tokenizer.safetensors"
+FORMAT = 1
+# Kind -> module in this package and class; imported when it is asked for.
+KINDS = {
+    "kmeans": ("kmeans", "KMeansTokenizer"),
+    "hubert": ("hubert", "HubertTokenizer"),
+}
+
+
+class SemanticTokenizer(abc.ABC):
+    """Turns audio into semantic tokens; abstract.
+
+    Attributes:
+        kind: Its name in `semantic_tokenizer.json`.
+        sample_rate: Samples per second of the audio it takes.
+        rate_hz: Tokens per second.
+        vocab_size: Tokens are in [0, vocab_size).
+    """
+
+    kind: ClassVar[str]
+    sample_rate: int
+    rate_hz: float
+    vocab_size: int
+
+    @abc.abstractmethod
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """Tokenizes.
+
+        Args:
+            audio: float32 (samples,), at `sample_rate`, in [-1, 1].
+
+        Returns:
+            int32 (num_tokens(samples),).
+
+        Raises:
+            ValueError: If `audio` has another shape or is not finite.
+        """
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Tokens of audio of a length: whole token periods that fit."""
+        return int(num_samples * self.rate_hz / self.sample_rate + 1e-6)
+
+    @abc.abstractmethod
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the tokenizer into a directory, which is made if missing."""
+
+    @classmethod
+    @abc.abstractmethod
+    def load(
+        cls, directory: str | os.PathLike, settings: Mapping[str, Any]
+    ) -> SemanticTokenizer:
+        """Reads what `save` wrote; `settings` is the content of the JSON file."""
+
+
+def load_semantic_tokenizer(directory: str | os.PathLike) -> SemanticTokenizer:
+    """Reads the semantic tokenizer of a checkpoint.
+
+    Args:
+        directory: The checkpoint's directory.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        FileNotFoundError: If the directory has none.
+        ValueError: If the files are damaged or of an unknown kind.
+    """
+    path = Path(directory) / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(directory)!r} has no {FILE_NAME}. A model without a semantic "
+            "tokenizer can speak, but nothing can be prepared for it: make one with "
+            "`bark-tf train-tokenizer`"
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    kind = settings.get("kind") if isinstance(settings, dict) else None
+    if kind not in KINDS:
+        raise ValueError(
+            f"{path} must name a kind among {', '.join(KINDS)}. Received: {kind!r}"
+        )
+    if settings.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} must have format {FORMAT}. Received: {settings.get('format')!r}"
+        )
+    module, name = KINDS[kind]
+    module = importlib.import_module(f".{module}", __package__)
+    return getattr(module, name).load(directory, settings)
+
+
+def write_files(
+    directory: str | os.PathLike,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+) -> None:
+    """Writes both files of a tokenizer, each beside and then renamed."""
+    from safetensors.numpy import save
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    with atomic_write(directory / ARRAYS_NAME) as temporary:
+        temporary.write_bytes(save(contiguous))
+    write_settings(directory, settings)
+
+
+def write_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Writes the JSON file of a tokenizer; last, as it is what makes it one."""
+    text = json.dumps({"format": FORMAT, **settings}, indent=2) + "\n"
+    with atomic_write(Path(directory) / FILE_NAME) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_arrays(
+    directory: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Reads a tokenizer's arrays.
+
+    Raises:
+        ValueError: If the file is damaged, or an array is missing or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(directory) / ARRAYS_NAME
+    try:
+        arrays = load(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing beside {FILE_NAME}") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    for name, shape in shapes.items():
+        if name not in arrays or arrays[name].shape != shape:
+            found = arrays[name].shape if name in arrays else "nothing"
+            raise ValueError(f"{path}: {name} must be {shape}. Received: {found}")
+        if not np.all(np.isfinite(arrays[name])):
+            raise ValueError(f"{path}: {name} holds values that are not finite")
+    return arrays
+
+
+def checked_audio(audio: Any) -> np.ndarray:
+    """Audio as float32 (samples,); a ValueError says what is wrong with others."""
+    audio = np.asarray(audio)
+    if audio.ndim != 1 or not np.issubdtype(audio.dtype, np.floating):
+        raise ValueError(
+            "audio must be floating point of shape (samples,). "
+            f"Received: {audio.dtype} of shape {audio.shape}"
+        )
+    if not np.all(np.isfinite(audio)):
+        raise ValueError("audio must be finite. Received: NaN or infinity")
+    return audio.astype(np.float32, copy=False)
+
+
+def check_tokenizer(
+    tokenizer: SemanticTokenizer, config: BarkSemanticGenerationConfig
+) -> None:
+    """Raises ValueError if a model does not speak the tokens of a tokenizer."""
+    found = (tokenizer.vocab_size, tokenizer.rate_hz)
+    wanted = (config.semantic_vocab_size, config.semantic_rate_hz)
+    if found != wanted:
+        raise ValueError(
+            "The semantic tokenizer must make the tokens that the model speaks, "
+            f"{wanted[0]} at {wanted[1]} Hz. Received: {found[0]} at {found[1]} Hz"
+        )

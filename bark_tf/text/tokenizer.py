@@ -1,0 +1,600 @@
+"""Text to the ids that Bark reads: BERT's WordPiece, cased and multilingual.
+
+Source: google-research/bert, `tokenization.py`; the vocabulary of
+`bert-base-multilingual-cased`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from bark_tf import hub
+from bark_tf.files import atomic_write, read_json_object
+
+TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+VOCABULARY_NAME = "vocab.txt"
+
+MAX_TEXT_LENGTH = 256
+
+_SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+# Settings of tokenizer_config.json, and their names in tokenizer.json's normalizer.
+_NORMALIZER_FIELDS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+# A word of more characters is one unknown token, as in BERT.
+_MAX_WORD_LENGTH = 100
+_CLOSED = "closed_vocabulary"
+_NAMED_WORDS = 8
+# Characters of text shown on either side of a cut, and of refused input.
+_SHOWN = 30
+
+_CUT_SILENTLY = (True, "longest_first", "only_first")
+_NEVER_CUT = (False, "do_not_truncate")
+
+# A row of a batch: a text, a list of words, or a list of ids.
+Row = str | list[str] | list[int]
+
+
+def _special_token(settings: Mapping[str, Any], name: str) -> str:
+    """The spelling of a special token; older files hold it as an object."""
+    token = settings.get(name)
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else _SPECIAL_TOKENS[name]
+
+
+def _read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
+    """Reads `vocab.txt`: one token a line, its id is the number of the line."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return {token: token_id for token_id, token in enumerate(lines)}
+
+
+def _word_piece(
+    vocabulary: Mapping[str, int], settings: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """Builds BERT's chain of steps around a vocabulary; cased unless set otherwise."""
+    names = {name: _special_token(settings, name) for name in _SPECIAL_TOKENS}
+    if names["unk_token"] not in vocabulary:
+        raise ValueError(
+            f"The vocabulary must hold the unknown token {names['unk_token']!r}. "
+            f"Received: {len(vocabulary)} tokens without it"
+        )
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(
+            dict(vocabulary),
+            unk_token=names["unk_token"],
+            max_input_chars_per_word=_MAX_WORD_LENGTH,
+        )
+    )
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=False
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.decoder = tokenizers.decoders.WordPiece(prefix="##")
+    backend.add_special_tokens([t for t in names.values() if t in vocabulary])
+    first, last = names["cls_token"], names["sep_token"]
+    if first in vocabulary and last in vocabulary:
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{first}:0 $A:0 {last}:0",
+            pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
+            special_tokens=[(t, vocabulary[t]) for t in (first, last)],
+        )
+    return backend
+
+
+def _apply_settings(spec: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Writes the settings of tokenizer_config.json into a tokenizer.json's content."""
+    # Cutting and padding are done here, where a warning can be given.
+    spec["truncation"] = spec["padding"] = None
+    normalizer = spec.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return
+    for name, field in _NORMALIZER_FIELDS.items():
+        if name not in settings:
+            continue
+        value = settings[name]
+        follows_case = name == "strip_accents" and value is None
+        if not isinstance(value, bool) and not follows_case:
+            raise ValueError(
+                f"{name} must be true or false. Received: {name}={value!r}"
+            )
+        normalizer[field] = value
+
+
+def _is_ids(row: Sequence) -> bool:
+    return bool(row) and all(
+        isinstance(i, int | np.integer) and not isinstance(i, bool) for i in row
+    )
+
+
+def _is_words(row: Sequence) -> bool:
+    return bool(row) and all(isinstance(word, str) for word in row)
+
+
+def _shorten(value: Any) -> str:
+    """What an error message shows of refused input."""
+    shown = repr(value[:_SHOWN] if isinstance(value, str | list | tuple) else value)
+    return f"{type(value).__name__} {shown[: 2 * _SHOWN]}"
+
+
+def _as_row(row: Any, index: int, is_split_into_words: bool) -> Row:
+    """Checks one row of a batch."""
+    row = row.tolist() if isinstance(row, np.ndarray) else row
+    if isinstance(row, str) and not is_split_into_words:
+        return str(row)
+    if isinstance(row, list | tuple):
+        if not row:
+            raise ValueError(f"text is empty in row {index}. Received: {row!r}")
+        if _is_ids(row):
+            return [int(token_id) for token_id in row]
+        if _is_words(row) and is_split_into_words:
+            return [str(word) for word in row]
+    expected = (
+        "lists of words, with is_split_into_words=True,"
+        if is_split_into_words
+        else "texts, or lists of words with is_split_into_words=True,"
+    )
+    raise ValueError(
+        f"text must hold {expected} or lists of ids. "
+        f"Received in row {index}: {_shorten(row)}"
+    )
+
+
+def _as_rows(text: Any, is_split_into_words: bool) -> list[Row]:
+    """Turns every accepted form of `text` into a list of rows."""
+    if text is None:
+        raise ValueError(
+            "text must be given: a text or a list of texts. Received: None"
+        )
+    text = text.tolist() if isinstance(text, np.ndarray) else text
+    is_list = isinstance(text, list | tuple)
+    if is_list and not text:
+        raise ValueError(f"text is empty: it has no rows. Received: {text!r}")
+    if not is_list or _is_ids(text) or (is_split_into_words and _is_words(text)):
+        text = [text]
+    return [_as_row(row, index, is_split_into_words) for index, row in enumerate(text)]
+
+
+def _check_unicode(text: str, index: int = 0) -> None:
+    """Refuses what no UTF-8 file can hold: half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text must be valid Unicode. Received in row {index}: a lone surrogate "
+            f"{text[error.start]!r} at character {error.start}"
+        ) from error
+
+
+def _place_of_cut(
+    row: str | list[str], encoding: tokenizers.Encoding, count: int
+) -> str:
+    """Shows the text around the end of the first `count` tokens."""
+    position = encoding.offsets[count - 1][1]
+    if isinstance(row, list):
+        words_before = row[: encoding.word_ids[count - 1]]
+        position += sum(len(word) + 1 for word in words_before)
+        row = " ".join(row)
+    before, after = row[:position], row[position:]
+    return f"; cut between {before[-_SHOWN:]!r} and {after[:_SHOWN]!r}"
+
+
+class BarkTokenizer:
+    """Turns text into BERT ids, a fixed number of columns per row.
+
+    Args:
+        backend: A `tokenizers.Tokenizer`. It is copied; its own truncation and padding
+            are switched off in the copy.
+        settings: What `tokenizer_config.json` holds. `do_lower_case`, `strip_accents`
+            and `tokenize_chinese_chars` win over the backend's where they are present;
+            `pad_token` and its kin name the special tokens; `closed_vocabulary` says
+            that the model was trained on whole words only, so that a word in pieces
+            is unknown to it.
+
+    Raises:
+        ValueError: If there is no padding token, or a setting has a wrong value.
+
+    Example:
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Hello", ",", "dog", "##s"]
+        >>> tokenizer = BarkTokenizer.from_vocabulary(words)
+        >>> tokenizer.encode("Hello, dogs")
+        [4, 5, 6, 7]
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        if not isinstance(backend, tokenizers.Tokenizer):
+            raise ValueError(
+                "backend must be a tokenizers.Tokenizer. "
+                f"Received: {type(backend).__name__}"
+            )
+        self._settings = dict(settings or {})
+        spec = json.loads(backend.to_str())
+        _apply_settings(spec, self._settings)
+        self._backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        self._vocab_size = max(self.get_vocab().values(), default=-1) + 1
+        pad_token = _special_token(self._settings, "pad_token")
+        pad_token_id = self._backend.token_to_id(pad_token)
+        if pad_token_id is None:
+            raise ValueError(
+                f"The vocabulary must hold the padding token {pad_token!r}. "
+                f"Received: {self.vocab_size} tokens without it"
+            )
+        self.pad_token_id = pad_token_id
+        unknown = _special_token(self._settings, "unk_token")
+        self._unknown_id = self._backend.token_to_id(unknown)
+        # Such a model knows whole words; it has only heard of their pieces.
+        self._is_closed = bool(self._settings.get(_CLOSED))
+
+    # === Making ===
+
+    @classmethod
+    def from_vocabulary(
+        cls,
+        vocabulary: str | os.PathLike | Mapping[str, int] | Sequence[str],
+        settings: Mapping[str, Any] | None = None,
+    ) -> BarkTokenizer:
+        """Builds BERT's WordPiece around a vocabulary, cased unless set otherwise.
+
+        Args:
+            vocabulary: The path of a `vocab.txt`, tokens in the order of their ids, or
+                a mapping from token to id.
+            settings: What `tokenizer_config.json` holds.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the vocabulary lacks `[UNK]` or `[PAD]`.
+        """
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = _read_vocabulary(vocabulary)
+        elif not isinstance(vocabulary, Mapping):
+            vocabulary = {token: index for index, token in enumerate(vocabulary)}
+        return cls(_word_piece(vocabulary, settings or {}), settings)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike, settings: Mapping[str, Any] | None = None
+    ) -> BarkTokenizer:
+        """Reads a `tokenizer.json`.
+
+        Args:
+            path: The file.
+            settings: What `tokenizer_config.json` holds.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a tokenizer.
+        """
+        text = json.dumps(read_json_object(path))
+        try:
+            backend = tokenizers.Tokenizer.from_str(text)
+        # The Rust library raises Exception itself, no subclass.
+        except Exception as error:
+            raise ValueError(f"{path} is not a tokenizer: {error}") from error
+        return cls(backend, settings)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | os.PathLike, **hub_options: Any
+    ) -> BarkTokenizer:
+        """Reads `tokenizer.json`, or `vocab.txt` where there is none.
+
+        Args:
+            path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
+            **hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of
+                `hub.find_file`.
+
+        Returns:
+            The tokenizer, with the settings of `tokenizer_config.json` if it exists.
+
+        Raises:
+            FileNotFoundError: If the checkpoint has neither file.
+            ValueError: If a file holds something else.
+        """
+
+        def find(name: str) -> Path | None:
+            return hub.find_optional(path_or_id, name, **hub_options)
+
+        config = find(TOKENIZER_CONFIG_NAME)
+        settings = {} if config is None else read_json_object(config)
+        if (path := find(TOKENIZER_NAME)) is not None:
+            return cls.from_file(path, settings)
+        if (path := find(VOCABULARY_NAME)) is not None:
+            return cls.from_vocabulary(path, settings)
+        raise FileNotFoundError(
+            f"{str(path_or_id)!r} has no tokenizer. "
+            f"Expected one of: {TOKENIZER_NAME}, {VOCABULARY_NAME}"
+        )
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, as transformers does.
+
+        Args:
+            directory: Made if missing.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        config = json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n"
+        for name, text in (
+            (TOKENIZER_NAME, self._backend.to_str(pretty=True)),
+            (TOKENIZER_CONFIG_NAME, config),
+        ):
+            with atomic_write(directory / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    def _config(self) -> dict[str, Any]:
+        """The content of tokenizer_config.json."""
+        spec = json.loads(self._backend.to_str())
+        normalizer = spec["normalizer"] or {}
+        is_bert = (normalizer.get("type"), spec["model"]["type"]) == (
+            "BertNormalizer",
+            "WordPiece",
+        )
+        config: dict[str, Any] = {
+            # BertTokenizer rebuilds its steps from this file, with lower case by
+            # default, so every setting is written out.
+            "tokenizer_class": "BertTokenizer"
+            if is_bert
+            else "PreTrainedTokenizerFast",
+            "processor_class": "BarkProcessor",
+        }
+        if is_bert:
+            for name, field in _NORMALIZER_FIELDS.items():
+                config[name] = normalizer[field]
+        for name in _SPECIAL_TOKENS:
+            token = _special_token(self._settings, name)
+            if self._backend.token_to_id(token) is not None:
+                config[name] = token
+        for name in ("model_max_length", _CLOSED):
+            if name in self._settings:
+                config[name] = self._settings[name]
+        return config
+
+    # === Looking inside ===
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The tokenizer of the `tokenizers` package that does the work."""
+        return self._backend
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, special tokens included."""
+        return self._vocab_size
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token and its id."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    # === Encoding ===
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Turns one text into ids, neither cut nor padded.
+
+        Args:
+            text: The text; the literal strings `[PAD]`, `[CLS]` ... in it are read as
+                special tokens, as in transformers.
+            add_special_tokens: Whether `[CLS]` and `[SEP]` are put around.
+
+        Returns:
+            The ids, in [0, vocab_size); empty if nothing in the text has a token.
+
+        Raises:
+            ValueError: If the text is no string or holds a lone surrogate.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"text must be one text. Received: {_shorten(text)}")
+        _check_unicode(text)
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Turns ids back into text; spaces are only as good as WordPiece keeps them.
+
+        Args:
+            ids: Ids in [0, vocab_size).
+            skip_special_tokens: Whether `[PAD]` and its kin are left out.
+
+        Returns:
+            The text.
+        """
+        ids = [int(token_id) for token_id in ids]
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def __call__(
+        self,
+        text: Any,
+        *,
+        max_length: int = MAX_TEXT_LENGTH,
+        add_special_tokens: bool = False,
+        return_attention_mask: bool = True,
+        return_token_type_ids: bool = False,
+        is_split_into_words: bool = False,
+        truncation: bool | str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Turns a text or a batch of texts into rows of exactly `max_length` ids.
+
+        Args:
+            text: A text; a list of texts; with `is_split_into_words`, a list of words
+                or a list of lists of words; or a list of ids or lists of ids in
+                [0, vocab_size), which are taken as they are.
+            max_length: Columns. Bark's published models read exactly 256.
+            add_special_tokens: Whether `[CLS]` and `[SEP]` are put around texts. Bark
+                was trained without.
+            return_attention_mask: Whether the mask is among the results.
+            return_token_type_ids: Whether BERT's segment ids, all 0, are.
+            is_split_into_words: Whether lists of strings are words of one text.
+            truncation: None cuts longer text with a warning, True cuts silently,
+                False refuses it.
+
+        Returns:
+            `input_ids` int32 (batch, max_length), padded on the right, and if asked
+            for `attention_mask` and `token_type_ids` of the same form.
+
+        Raises:
+            ValueError: If a text is missing, empty, of another type or, with
+                `truncation=False`, too long; if an id is out of range.
+
+        Words that the vocabulary lacks are named in a warning.
+        """
+        self._check_window(max_length, add_special_tokens)
+        if truncation is not None and truncation not in _CUT_SILENTLY + _NEVER_CUT:
+            raise ValueError(
+                "truncation must be None, True or False (or 'longest_first', "
+                f"'only_first', 'do_not_truncate'). Received: truncation={truncation!r}"
+            )
+        rows = [
+            self._encode_row(row, index, max_length, add_special_tokens, truncation)
+            for index, row in enumerate(_as_rows(text, is_split_into_words))
+        ]
+        input_ids = np.full((len(rows), max_length), self.pad_token_id, np.int32)
+        attention_mask = np.zeros_like(input_ids)
+        for index, ids in enumerate(rows):
+            input_ids[index, : len(ids)] = ids
+            attention_mask[index, : len(ids)] = 1
+        result = {"input_ids": input_ids}
+        if return_token_type_ids:
+            result["token_type_ids"] = np.zeros_like(input_ids)
+        if return_attention_mask:
+            result["attention_mask"] = attention_mask
+        return result
+
+    def _check_window(self, max_length: int, add_special_tokens: bool) -> None:
+        whole = isinstance(max_length, int | np.integer) and max_length is not True
+        smallest = 1
+        if add_special_tokens:
+            smallest += self._backend.num_special_tokens_to_add(is_pair=False)
+        if not whole or max_length < smallest:
+            raise ValueError(
+                f"max_length must be a whole number of at least {smallest}. "
+                f"Received: max_length={max_length!r}"
+            )
+
+    def _encode_row(
+        self,
+        row: Row,
+        index: int,
+        max_length: int,
+        add_special_tokens: bool,
+        truncation: bool | str | None,
+    ) -> list[int]:
+        """The ids of one row, at most `max_length`."""
+        if _is_ids(row):
+            self._check_ids(row, index)
+            _report_cut(len(row), max_length, index, truncation)
+            return row[:max_length]
+        is_words = isinstance(row, list)
+        for text in row if is_words else [row]:
+            _check_unicode(text, index)
+        encoding = self._backend.encode(
+            row, is_pretokenized=is_words, add_special_tokens=False
+        )
+        if not encoding.ids:
+            raise ValueError(
+                f"text is empty in row {index}: nothing in it has a token. "
+                f"Received: {_shorten(row)}"
+            )
+        _report_unknown(self._unknown_words(row, encoding), index)
+        room = max_length
+        if add_special_tokens:
+            room -= self._backend.num_special_tokens_to_add(is_pair=False)
+        if len(encoding.ids) > room:
+            place = _place_of_cut(row, encoding, room)
+            _report_cut(len(encoding.ids), room, index, truncation, place)
+            encoding.truncate(room)
+        return self._backend.post_process(encoding, None, add_special_tokens).ids
+
+    def _unknown_words(
+        self, row: str | list[str], encoding: tokenizers.Encoding
+    ) -> list[str]:
+        """The words that the vocabulary lacks, each once, in order."""
+        # Each is a new list of everything whenever it is asked for.
+        ids, offsets = encoding.ids, encoding.offsets
+        pieces: dict[int, list[int]] = {}
+        for place, word in enumerate(encoding.word_ids):
+            if word is not None:
+                pieces.setdefault(word, []).append(place)
+        words = []
+        for word, places in pieces.items():
+            is_split = self._is_closed and len(places) > 1
+            if is_split or ids[places[0]] == self._unknown_id:
+                start, end = offsets[places[0]][0], offsets[places[-1]][1]
+                words.append(row[word] if isinstance(row, list) else row[start:end])
+        return list(dict.fromkeys(words))
+
+    def _check_ids(self, ids: list[int], index: int) -> None:
+        for token_id in (min(ids), max(ids)):
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(
+                    f"ids must be in [0, {self.vocab_size}). "
+                    f"Received in row {index}: {token_id}"
+                )
+
+
+def _report_unknown(words: list[str], index: int) -> None:
+    """Names the words that will not sound as written."""
+    if not words:
+        return
+    more = ", ..." if len(words) > _NAMED_WORDS else ""
+    named = ", ".join(repr(word[:_SHOWN]) for word in words[:_NAMED_WORDS])
+    warnings.warn(
+        f"The model's vocabulary has no {named}{more}: spoken as well as it can be. "
+        f"Received: text of row {index}",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _report_cut(
+    count: int,
+    room: int,
+    index: int,
+    truncation: bool | str | None,
+    place: str = "",
+) -> None:
+    """Says what does not fit, unless it was asked not to."""
+    if count <= room or truncation in _CUT_SILENTLY:
+        return
+    lost = f"the last {count - room} of {count} tokens of row {index}"
+    if truncation is None:
+        warnings.warn(
+            f"Bark reads {room} tokens: {lost} are lost{place}. "
+            "Split long text into several.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return
+    raise ValueError(
+        f"text must have at most {room} tokens with truncation={truncation!r}. "
+        f"Received: {lost} do not fit{place}"
+    )

@@ -1,0 +1,1 @@
+"""Voices: presets, and those made from a recording."""

@@ -1,0 +1,463 @@
+"""A voice from a recording: the three arrays that Bark continues from.
+
+Bark takes up a voice where its recording ends: the first stage hears its last 256
+semantic tokens (5.1 s), the second and the third a little less and a little more. So
+the end of a recording counts, and one that stops in the middle of a word is continued
+in the middle of a word.
+
+Nothing here learns. How near the voice comes depends on the semantic tokenizer as much
+as on the recording. A voice belongs to a person: see `CONSENT`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bark_tf.audio.editing import normalise, sound_bounds
+from bark_tf.audio.reading import (
+    MAX_S,
+    MIN_S,
+    SILENCE_PEAK,
+    Opening,
+    load_opening,
+    resample,
+)
+from bark_tf.audio.writing import check_destination, write_audio
+from bark_tf.config import BarkGenerationConfig
+from bark_tf.generation.coarse import CoarseWindow, align
+from bark_tf.semantic_tokens import (
+    FILE_NAME,
+    SemanticTokenizer,
+    check_tokenizer,
+    load_semantic_tokenizer,
+)
+from bark_tf.text.sentences import estimate_seconds
+from bark_tf.voices.presets import VoicePreset
+from bark_tf.voices.sound_checks import (
+    PITCH_RATE,
+    clipped_share,
+    frame_levels,
+    levels,
+    two_pitches,
+)
+
+CONSENT = (
+    "a voice belongs to a person: make and use one only of yourself, or of somebody "
+    "who has agreed to it"
+)
+# What a voice should last; more is cut off.
+MIN_ADVISED_S, MAX_VOICE_S = 5.0, 13.0
+ROUNDTRIP_SUFFIX = ".roundtrip.wav"
+
+# === What is worth a warning ===
+# Speech is recorded at -12 to -25 dB; below this, the codec hears little else than
+# noise, and Bark has never heard a voice so quiet.
+_QUIET_DB = -40.0
+# Between speech and the quietest moments: 45 dB in a studio, 20 dB with a fan beside.
+_NEAR_DB = 25.0
+_CLIPPED = 1e-4
+# The recording's rate, relative to the codec's.
+_DULL = 0.9
+# Between the time that a text takes and the one that it should take.
+_MOST_RATE = 2.0
+# Speech goes on at the end if its last 40 ms are as loud as this, relative to it.
+_STILL_SPEAKING_DB, _LAST_FRAMES = -10.0, 2
+
+# === Where a long recording is cut ===
+# At the quietest 0.2 s after the first eight seconds.
+_CUT_AFTER_S, _PAUSE_S, _PAUSE_HOP_S = 8.0, 0.2, 0.02
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VoiceReport:
+    """What a voice was made of.
+
+    Args:
+        recording: Name of the file.
+        recording_s: Seconds of the whole file, as far as it says.
+        start_s: Where in it the voice begins.
+        seconds: How long the voice lasts.
+        heard_s: Seconds, at its end, that the model's first stage hears.
+        speech_db: Level of the speech, relative to full scale.
+        distance_db: How far below it the quietest moments lie.
+        num_tokens: Of `semantic_prompt`.
+        num_frames: Of `coarse_prompt` and `fine_prompt`.
+        warnings: What is wrong with the recording, a sentence each.
+        roundtrip: float32 (samples,), the codes decoded again: all that the voice holds
+            of the sound.
+        sample_rate: Of `roundtrip`.
+    """
+
+    recording: str
+    recording_s: float
+    start_s: float
+    seconds: float
+    heard_s: float
+    speech_db: float
+    distance_db: float
+    num_tokens: int
+    num_frames: int
+    warnings: tuple[str, ...]
+    roundtrip: np.ndarray
+    sample_rate: int
+
+    def __str__(self) -> str:
+        end_s = self.start_s + self.seconds
+        return (
+            f"{self.seconds:.1f} s of {self.recording} ({self.start_s:.1f} to "
+            f"{end_s:.1f} s): {self.num_tokens} semantic tokens, {self.num_frames} "
+            f"frames; the model hears the last {self.heard_s:.1f} s. Speech "
+            f"{self.speech_db:.0f} dB, {self.distance_db:.0f} dB above the quietest "
+            "moments"
+        )
+
+
+def make_voice(
+    recording: str | os.PathLike,
+    model: str | os.PathLike,
+    *,
+    semantic_tokenizer: str | os.PathLike | SemanticTokenizer | None = None,
+    text: str | None = None,
+) -> tuple[VoicePreset, VoiceReport]:
+    """Makes a voice of a recording, for `BarkProcessor` and `generate`.
+
+    Silence at both ends is cut off. Of a longer recording, the first 13 seconds of
+    speech are taken, up to the quietest moment that ends them; no more than the first
+    minute is ever read. What is wrong with the recording is told by `report.warnings`;
+    only what cannot become a voice is an error.
+
+    Args:
+        recording: WAV, FLAC, Ogg or MP3, mono or stereo, at any rate; 5 to 13 seconds
+            of one person, ending at the end of a sentence.
+        model: Checkpoint directory or repository id; its codec alone is loaded.
+        semantic_tokenizer: What makes the tokens that the model speaks, or the
+            directory where it is; the model's own by default.
+        text: What is said; used to see whether recording and text can belong together,
+            and not kept.
+
+    Returns:
+        The voice, validated against the model, and the report.
+
+    Raises:
+        FileNotFoundError: If there is no such model, or no semantic tokenizer.
+        ValueError: If the recording is no audio, damaged, silent or too short, or the
+            tokenizer makes other tokens than the model speaks.
+        ImportError: If soundfile or soxr is not installed.
+
+    Example:
+        >>> voice, report = make_voice("me.wav", "suno/bark-small",
+        ...                            semantic_tokenizer="hubert-en")
+        >>> inputs = processor("Hello", voice_preset=voice)
+    """
+    config = BarkGenerationConfig.from_pretrained(model)
+    frame_hz = config.coarse_acoustics_config.coarse_rate_hz
+    piece = _piece_of(load_opening(recording), recording, frame_hz)
+    if not isinstance(semantic_tokenizer, SemanticTokenizer):
+        semantic_tokenizer = _tokenizer_of(semantic_tokenizer, model)
+    check_tokenizer(semantic_tokenizer, config.semantic_config)
+    semantic = semantic_tokenizer(
+        resample(piece.audio, piece.sample_rate, semantic_tokenizer.sample_rate)
+    )
+    del semantic_tokenizer  # before the codec comes: one network in memory at a time
+    codec = _codec_of(model)
+    codec_hz = codec.config.sampling_rate
+    codes = first_codes(
+        codec,
+        resample(piece.audio, piece.sample_rate, codec_hz),
+        config.fine_acoustics_config.n_fine_codebooks,
+    )
+    coarse = config.coarse_acoustics_config
+    sizes = CoarseWindow(config.semantic_config, coarse, config.codebook_size)
+    semantic, codes = align(semantic, codes, sizes)
+    voice = VoicePreset(semantic, codes[: coarse.n_coarse_codebooks], codes)
+    voice.validate(**config.voice_limits())
+    rate_hz = config.semantic_config.semantic_rate_hz
+    seconds = len(semantic) / rate_hz
+    heard_s = config.semantic_config.max_input_semantic_length / rate_hz
+    level = levels(piece.audio, piece.sample_rate)
+    report = VoiceReport(
+        recording=Path(recording).name,
+        recording_s=piece.recording_s,
+        start_s=piece.start_s,
+        seconds=seconds,
+        heard_s=min(seconds, heard_s),
+        speech_db=level.speech_db,
+        distance_db=level.distance_db,
+        num_tokens=len(semantic),
+        num_frames=codes.shape[1],
+        warnings=(*piece.warnings, *_doubts(piece, codec_hz, text)),
+        roundtrip=codec.decode(codes[None]).numpy()[0],
+        sample_rate=codec_hz,
+    )
+    return voice, report
+
+
+def save_voice(
+    voice: VoicePreset, report: VoiceReport, path: str | os.PathLike
+) -> tuple[Path, Path]:
+    """Writes NAME.npz, and NAME.roundtrip.wav beside it to hear what it holds.
+
+    Both are replaced if they exist; each appears complete or not at all, the voice
+    last.
+
+    Args:
+        voice: Of `make_voice`.
+        report: Of `make_voice`.
+        path: Where to; `.npz` is added if it is missing, folders are made.
+
+    Returns:
+        Both files.
+    """
+    path, sound = voice_paths(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    peak = max(1.0, float(np.abs(report.roundtrip).max(initial=0.0)))
+    write_audio(sound, report.roundtrip / np.float32(peak), report.sample_rate)
+    return voice.save(path), sound
+
+
+def voice_paths(path: str | os.PathLike) -> tuple[Path, Path]:
+    """The files of a voice, `.npz` and round trip, whichever of both exists."""
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(path.name + ".npz")
+    return path, path.with_name(path.stem + ROUNDTRIP_SUFFIX)
+
+
+def check_voice_paths(path: str | os.PathLike, recording: str | os.PathLike) -> None:
+    """Raises what `save_voice` would raise, before any work is done.
+
+    Raises:
+        ValueError: If the recording itself would be replaced.
+        OSError: If a file cannot be written there.
+    """
+    path, sound = voice_paths(path)
+    for file in (path, sound):
+        if file.exists() and Path(recording).exists() and file.samefile(recording):
+            raise ValueError(
+                f"The recording must not be replaced by the voice. Received: "
+                f"{str(recording)!r} for both"
+            )
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory, not a file")
+    if path.parent.is_dir():
+        check_destination(sound)
+
+
+# === The recording ===
+
+
+class _Piece(NamedTuple):
+    """The part of a recording that becomes a voice."""
+
+    audio: np.ndarray  # float32 (samples,), [-1, 1]
+    sample_rate: int
+    start_s: float
+    speech_s: float  # before it was cut; what was read of it
+    is_whole: bool  # whether the recording was read to its end
+    recording_s: float
+    warnings: tuple[str, ...]
+
+
+def _piece_of(opening: Opening, path: str | os.PathLike, frame_hz: float) -> _Piece:
+    """Cuts a voice out of what was read.
+
+    It begins a whole number of the codec's frames after the recording: what a model
+    spoke is then cut into the frames that it was made of.
+    """
+    rate, warnings = opening.sample_rate, []
+    whole = _mono(opening, path)
+    is_whole = opening.duration_s <= len(whole) / rate
+    start, audio = _trimmed(whole, rate)
+    speech_s = len(audio) / rate
+    if speech_s > MAX_VOICE_S:
+        audio = audio[: _cut(audio, rate)]
+        more, audio = _trimmed(audio, rate)
+        start += more
+        warnings.append(
+            f"the recording lasts {_duration(opening.duration_s)}; its first "
+            f"{len(audio) / rate:.1f} s of speech are the voice. For another part, cut "
+            "it out and give that"
+        )
+    end = start + len(audio)
+    start = round(math.floor(start / rate * frame_hz) / frame_hz * rate)
+    audio = whole[start:end]
+    if len(audio) < MIN_S * rate:
+        raise ValueError(
+            f"A voice must last at least {MIN_S:g} s, and should last "
+            f"{MIN_ADVISED_S:g} to {MAX_VOICE_S:g} s. "
+            f"Received: {path}, with {len(audio) / rate:.2f} s of sound"
+        )
+    share = clipped_share(opening.samples[start : start + len(audio)])
+    if share > _CLIPPED:
+        warnings.append(
+            f"{100 * share:.2g} % of the samples are cut off at the same height: the "
+            "recording is probably clipped. Record again, farther away or with less "
+            "gain"
+        )
+    peak = float(np.abs(audio).max())
+    audio = (audio / max(1.0, peak)).astype(np.float32)
+    speech_db = levels(audio, rate).speech_db
+    if speech_db < _QUIET_DB:
+        audio = normalise(audio)
+        warnings.append(
+            f"the recording is very quiet ({speech_db:.0f} dB). It was made louder, "
+            "and so was its noise"
+        )
+    return _Piece(
+        audio=audio,
+        sample_rate=rate,
+        start_s=start / rate,
+        speech_s=speech_s,
+        is_whole=is_whole,
+        recording_s=opening.duration_s,
+        warnings=tuple(warnings),
+    )
+
+
+def _mono(opening: Opening, path: str | os.PathLike) -> np.ndarray:
+    """The mean of the channels, if anything is heard in it."""
+    # Sums of floats may overflow, where a file holds any.
+    with np.errstate(over="ignore", invalid="ignore"):
+        audio = opening.samples.mean(axis=1)
+    swing = float(audio.max(initial=0.0)) - float(audio.min(initial=0.0))
+    if not swing < math.inf:
+        raise ValueError(f"A recording must be finite. Received: {path}, overflowing")
+    if swing / 2 < SILENCE_PEAK:
+        read_s = len(audio) / opening.sample_rate
+        where = f" in its first {read_s:g} s" if read_s < opening.duration_s else ""
+        raise ValueError(
+            f"A recording must not be silent. Received: {path}, where nothing is "
+            f"heard{where}"
+        )
+    return audio
+
+
+def _trimmed(audio: np.ndarray, rate: int) -> tuple[int, np.ndarray]:
+    """Where sound begins, and audio without the silence at its ends."""
+    start, end = sound_bounds(audio, rate)
+    return start, audio[start:end]
+
+
+def _cut(audio: np.ndarray, rate: int) -> int:
+    """Where a voice ends that has to end: in the middle of the quietest moment."""
+    first, pause = round(_CUT_AFTER_S * rate), round(_PAUSE_S * rate)
+    hop = max(1, round(_PAUSE_HOP_S * rate))
+    part = audio[first : round(MAX_VOICE_S * rate)].astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(np.square(part - part.mean()))])
+    starts = np.arange(0, len(part) - pause + 1, hop)
+    energies = sums[starts + pause] - sums[starts]
+    # The last of equally quiet ones, as in digital silence.
+    quietest = len(starts) - 1 - int(energies[::-1].argmin())
+    return first + int(starts[quietest]) + pause // 2
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _doubts(piece: _Piece, codec_hz: int, text: str | None) -> list[str]:
+    """What a listener would have against a recording."""
+    audio, rate, found = piece.audio, piece.sample_rate, []
+    seconds = len(audio) / rate
+    if seconds < MIN_ADVISED_S:
+        found.append(
+            f"there are only {seconds:.1f} s of sound; a voice holds better with "
+            f"{MIN_ADVISED_S:g} to {MAX_VOICE_S:g} s"
+        )
+    if rate < _DULL * codec_hz:
+        found.append(
+            f"the recording has {rate} samples per second and nothing above "
+            f"{rate / 2000:g} kHz, the model {codec_hz}: the voice will sound dull"
+        )
+    level = levels(audio, rate)
+    if level.distance_db < _NEAR_DB:
+        found.append(
+            f"the quietest moments are only {level.distance_db:.0f} dB below the "
+            "speech: there may be noise, music or echo, which become part of the voice "
+            "(whispering, or speech without a pause, measures alike)"
+        )
+    last = frame_levels(audio[::-1], rate)[:_LAST_FRAMES]
+    if last.mean() > level.speech_db + _STILL_SPEAKING_DB:
+        found.append(
+            "the recording seems to stop while somebody speaks; a voice should end at "
+            "the end of a sentence"
+        )
+    pitches = two_pitches(resample(audio, rate, PITCH_RATE))
+    if pitches is not None:
+        low, high = pitches
+        found.append(
+            f"there are two separate pitches, about {low:.0f} and {high:.0f} Hz: "
+            "perhaps two people. A voice should be one person's, in one manner"
+        )
+    return [*found, *_text_doubts(piece, text)]
+
+
+def _text_doubts(piece: _Piece, text: str | None) -> list[str]:
+    if text is None:
+        return []
+    if not piece.is_whole:
+        return [
+            "whether the text is that of the recording was not looked at: only its "
+            f"first {MAX_S:g} s were read"
+        ]
+    expected = estimate_seconds(text)
+    if expected / _MOST_RATE <= piece.speech_s <= expected * _MOST_RATE:
+        return []
+    return [
+        f"the text takes about {expected:.1f} s to say, and there are "
+        f"{piece.speech_s:.1f} s of sound: is it the text of this recording?"
+    ]
+
+
+# === The model ===
+
+
+def _tokenizer_of(
+    directory: str | os.PathLike | None, model: str | os.PathLike
+) -> SemanticTokenizer:
+    if directory is not None or (Path(model) / FILE_NAME).is_file():
+        return load_semantic_tokenizer(model if directory is None else directory)
+    raise FileNotFoundError(
+        f"{str(model)!r} has no {FILE_NAME}, and a voice needs a semantic tokenizer "
+        "that makes the tokens the model speaks. The published Bark has none: give "
+        "semantic_tokenizer (--semantic-tokenizer), a directory that "
+        "`HubertTokenizer.save` or `bark-tf train-tokenizer` wrote"
+    )
+
+
+def _codec_of(model: str | os.PathLike):
+    from bark_tf.models.encodec.model import EncodecModel
+
+    return EncodecModel.from_pretrained(model)
+
+
+def first_codes(codec, audio: np.ndarray, count: int) -> np.ndarray:
+    """The first codebooks of audio.
+
+    Args:
+        codec: `EncodecModel`.
+        audio: float32 (samples,) at the codec's rate.
+        count: How many codebooks.
+
+    Returns:
+        int32 (count, frames).
+
+    Raises:
+        ValueError: If the codec has fewer.
+    """
+    bandwidths = codec.config.target_bandwidths
+    enough = [b for b in bandwidths if codec.config.num_codebooks(b) >= count]
+    if not enough:
+        raise ValueError(
+            f"The codec must have {count} codebooks. "
+            f"Received: {codec.config.num_quantizers}"
+        )
+    # A later codebook refines the earlier ones, which are the same without it.
+    return codec.encode(audio[None], min(enough)).numpy()[0, :count]

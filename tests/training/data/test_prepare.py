@@ -1,0 +1,367 @@
+"""Preparing recordings, at toy size: what is kept, what is skipped, and why."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy_speech
+from toy_speech import RATE
+
+from bark_tf import BarkModel, BarkProcessor
+from bark_tf.cli import main as cli
+from bark_tf.config import BarkGenerationConfig
+from bark_tf.generation.coarse import CoarseWindow, align
+from bark_tf.training.data.prepare import is_held_out, prepare
+from bark_tf.training.data.shards import ShardSet
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Ten recordings in LJSpeech's form, and four lines that are of no use."""
+    folder = tmp_path_factory.mktemp("ann")
+    toy_speech.record(folder)
+    (folder / "broken.wav").write_bytes(b"RIFF, but not really")
+    with open(folder / "metadata.csv", "a", encoding="utf-8") as file:
+        file.write("broken|one|one\nabsent|two|two\nr1|again|again\na|b|c|d|e\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    toy_speech.write_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audio(recordings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audio")
+    return prepare(recordings, out, sample_rate=RATE), out
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(model, audio):
+    command = ["train-tokenizer", str(audio[1]), str(model), "-q"]
+    assert cli.main(command) == 0
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokens(with_tokenizer, recordings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tokens")
+    prepare(recordings, out, model=with_tokenizer, keep_audio=True)
+    return out
+
+
+# === Preparing ===
+
+
+def test_what_is_of_no_use_is_a_row_of_the_report(audio):
+    report, out = audio
+    assert report.utterances == {"train": 10}
+    reasons = {one.id: one.reason for one in report.skipped}
+    assert set(reasons) == {"broken", "absent", "r1", "a"}
+    assert "5 columns" in reasons["a"] and "no audio file" in reasons["absent"]
+    saved = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert len(saved["skipped"]) == 4 and saved["seconds"] == report.seconds
+    text = str(report)
+    assert "Skipped: 4" in text and (out / "report.md").read_text().endswith(
+        f"{text}\n"
+    )
+
+
+def test_tokens_and_codes_are_of_one_length(with_tokenizer, tokens):
+    shards = ShardSet(tokens / "train")
+    config = BarkGenerationConfig.from_pretrained(with_tokenizer)
+    sizes = CoarseWindow(config.semantic_config, config.coarse_acoustics_config, 16)
+    codec = BarkModel.from_pretrained(with_tokenizer).codec_model
+    for index in range(len(shards)):
+        one = shards[index]
+        assert one.codes.shape == (4, sizes.num_frames(len(one.semantic)))
+        seconds = len(one.audio) / RATE
+        assert len(one.semantic) == pytest.approx(50 * seconds, abs=1.01)
+        # int16 in the shard: a code next to a border may change.
+        codes = codec.encode(one.audio[None]).numpy()[0, :, : one.codes.shape[1]]
+        assert (codes == one.codes).mean() > 0.98
+        ids = toy_speech.tokenizer().encode(one.text)
+        assert one.text_ids.tolist() == ids
+
+
+def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
+    words = f"prepare {recordings} {tmp_path} --sample-rate {RATE} --silence 0.3 -q"
+    assert cli.main(words.split()) == 0
+    shards, trimmed = ShardSet(tmp_path / "train"), ShardSet(audio[1] / "train")
+    for number in range(len(shards)):
+        row = shards[number]
+        for end in (row.audio, row.audio[::-1]):
+            assert np.abs(end[: round(0.25 * RATE)]).max() < 0.02
+        assert len(row.audio) > len(trimmed[number].audio) + 0.3 * RATE
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"silence_s": -1}, "silence_s must be at least 0"),
+        ({"silence_s": 50, "max_s": 40}, "below max_s=40"),
+        ({"silence_s": 0.1, "trim": False}, "silence_s is for trim=True"),
+    ],
+)
+def test_a_silence_that_makes_no_sense_is_refused(recordings, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(recordings, tmp_path, **wrong)
+
+
+# Dies, as by a kill from outside, in the middle of the third shard.
+KILLED = """
+import os, signal, sys
+from bark_tf.training.data import prepare as module
+
+write_shard = module.write_shard
+
+def dies(path, entries, info):
+    def until_killed():
+        for number, entry in enumerate(entries):
+            if path.name == "shard-00002.tfrecord" and number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield entry
+    write_shard(path, until_killed(), info)
+
+module.write_shard = dies
+module.prepare(sys.argv[1], sys.argv[2], sample_rate=8_000, shard_size=3)
+"""
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_a_killed_run_goes_on_in_processes_and_gives_the_same_bytes(
+    recordings, tmp_path
+):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    prepare(recordings, whole, sample_rate=RATE, shard_size=3)
+    command = [sys.executable, "-c", KILLED, recordings, part]
+    killed = subprocess.run(command, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    finished = {path: path.stat() for path in part.glob("train/shard-*")}
+    assert len(finished) == 2 * 2
+    assert list(part.glob("train/.shard-*"))  # what it was writing
+    prepare(recordings, part, sample_rate=RATE, shard_size=3, num_workers=2)
+    for path, before in finished.items():
+        assert path.stat().st_ino == before.st_ino  # not written again
+    assert contents(part) == contents(whole)
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    recordings, tmp_path, monkeypatch, capsys
+):
+    real = tf.io.TFRecordWriter
+    monkeypatch.setattr(tf.io, "TFRecordWriter", lambda path: real("/dev/full"))
+    command = ["prepare", str(recordings), str(tmp_path), "--sample-rate", str(RATE)]
+    assert cli.main(command) == 1
+    error = capsys.readouterr().err
+    assert f"The disk of {str(tmp_path)!r} is full" in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("*shard*"))
+    monkeypatch.undo()
+    assert cli.main([*command, "-q"]) == 0
+    assert len(ShardSet(tmp_path / "train")) == 10
+
+
+# === Of no use ===
+
+
+def sound(seconds, peak=0.5, sample_rate=RATE):
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    return peak * np.sin(2 * np.pi * 300 * time)
+
+
+SOUNDS = {
+    "bits8": (sound(1), RATE, "PCM_U8"),
+    "float32": (sound(1), RATE, "FLOAT"),
+    "loud": (sound(1, peak=7.0), RATE, "FLOAT"),
+    "silence": (np.zeros(RATE), RATE, "PCM_16"),
+    "moment": (sound(0.2), RATE, "PCM_16"),
+    "minutes": (np.zeros(600 * 4_000), 4_000, "PCM_U8"),
+    "nan": (np.full(RATE, np.nan), RATE, "FLOAT"),
+    "empty": (sound(1), RATE, "PCM_16"),
+    "latin": (sound(1), RATE, "PCM_16"),
+    "bars": (sound(1), RATE, "PCM_16"),
+}
+LINES = b"""bits8|one
+float32|two
+loud|three
+silence|four
+moment|five
+minutes|six
+nan|seven
+text|eight
+nothing|nine
+missing|one
+empty|
+latin|caf\xe9
+bars|one|two|three|four
+bits8|two
+"""
+REASONS = {
+    "silence": "must not be silent",
+    "moment": "must last 0.3 to 60 s. Received: the recording, 0.20 s",
+    "minutes": "at most 60 s. Received: the recording, 600.0 s",
+    "nan": "must be finite",
+    "text": "cannot be decoded",
+    "nothing": "0 bytes",
+    "missing": "no audio file missing.wav",
+    "empty": "text is empty",
+    "": "not UTF-8 (byte 10)",  # of such a line not even the id is known
+    "bars": "5 columns; expected id|text",
+    "bits8": "used before, in metadata.csv:1",
+}
+
+
+def test_all_that_is_of_no_use_has_a_row_with_its_reason(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, (samples, sample_rate, subtype) in SOUNDS.items():
+        soundfile.write(folder / f"{name}.wav", samples, sample_rate, subtype)
+    (folder / "text.wav").write_text("a text, not a recording\n" * 100)
+    (folder / "nothing.wav").touch()
+    (folder / "metadata.csv").write_bytes(LINES)
+    report = prepare(folder, out, sample_rate=RATE)
+    assert ShardSet(out / "train").ids == ["bits8", "float32", "loud"]
+    found = {one.id: one.reason for one in report.skipped}
+    assert found.keys() == REASONS.keys() and len(report.skipped) == len(REASONS)
+    for name, reason in REASONS.items():
+        assert reason in found[name], name
+    rows = (out / "report.md").read_text(encoding="utf-8")
+    assert "Skipped: 11" in rows
+    for one in report.skipped:
+        assert f"- 1 x {one.reason}: {one.id or one.where}" in rows
+
+
+# === Refused ===
+
+
+def test_another_dataset_or_setting_is_refused(recordings, audio):
+    with pytest.raises(ValueError, match="prepared from something else"):
+        prepare(recordings, audio[1], sample_rate=RATE, trim=False)
+
+
+def test_a_text_is_held_out_whoever_says_it():
+    texts = [f"sentence number {number}" for number in range(4_000)]
+    held = {text for text in texts if is_held_out(text, 0.05)}
+    assert 0.035 < len(held) / len(texts) < 0.065
+    assert held <= {text for text in texts if is_held_out(text, 0.1)}
+    assert all(is_held_out(f" {text.upper()} ", 0.05) for text in held)
+    assert not any(is_held_out(text, 0.0) for text in texts)
+
+
+def test_a_tokenizer_for_another_model_is_refused(model, recordings, audio, tmp_path):
+    command = ["train-tokenizer", str(audio[1]), str(tmp_path), "-q"]
+    assert cli.main([*command, "--clusters", "9", "--rate", "50"]) == 0
+    with pytest.raises(ValueError, match=r"20 at 50 Hz. Received: 9 at 50.0 Hz"):
+        prepare(recordings, tmp_path / "o", model=model, semantic_tokenizer=tmp_path)
+
+
+@pytest.mark.parametrize(("tokens", "frames"), [(10, 10), (10, 9), (9, 12), (1, 1)])
+def test_aligned_lengths_fit(tokens, frames):
+    config = toy_speech.start()[1]
+    sizes = CoarseWindow(config.semantic_config, config.coarse_acoustics_config, 16)
+    semantic, codes = align(np.arange(tokens), np.zeros((4, frames)), sizes)
+    assert codes.shape[1] == sizes.num_frames(len(semantic)) == min(tokens, frames)
+
+
+def test_wrong_arguments_are_refused(recordings, tmp_path):
+    with pytest.raises(ValueError, match="validation must be"):
+        prepare(recordings, tmp_path, validation=1.0)
+    with pytest.raises(ValueError, match="sample_rate is the model's own"):
+        prepare(recordings, tmp_path, model="x", sample_rate=RATE)
+    with pytest.raises(ValueError, match="workers of its own"):
+        prepare(recordings, tmp_path, runner="DirectRunner", num_workers=2)
+    with pytest.raises(FileNotFoundError):
+        prepare(tmp_path / "absent", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "options"),
+    [("soxr", "train", {}), ("apache_beam", "beam", {"runner": "DirectRunner"})],
+)
+def test_a_missing_package_is_named_before_any_work(
+    recordings, tmp_path, monkeypatch, package, extra, options
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    name = package.replace("_", "-")
+    with pytest.raises(ImportError, match=rf"needs {name}: .*bark-tf\[{extra}\]"):
+        prepare(recordings, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_runner_without_a_name_is_one_line(recordings, tmp_path, capsys):
+    assert cli.main(["prepare", str(recordings), str(tmp_path), "--runner"]) == 1
+    assert "--runner needs the NAME" in capsys.readouterr().err
+
+
+# === Recipes ===
+
+
+def test_a_model_from_nothing_starts_itself(tokens, tmp_path, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        """
+from toy_speech import start
+from bark_tf.training.runs.fit import TrainingOptions
+from bark_tf.training.runs.recipe import Recipe
+RECIPE = Recipe(stage="semantic", start=start, batch_size=2,
+                options=TrainingOptions(steps=3, learning_rate=1e-3, log_every=1))
+""",
+        encoding="utf-8",
+    )
+    command = ["train", str(recipe), "--set", f"data={tokens}"]
+    assert cli.main([*command, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    assert (
+        BarkProcessor.from_pretrained(tmp_path / "out")("one").input_ids.shape[1] == 16
+    )
+    assert BarkModel.from_pretrained(tmp_path / "out").codec_model.config.codebook_size
+    assert cli.main(["train", str(recipe), "--show"]) == 0
+    assert "semantic.learning_rate=0.001" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nosuch"], "There is no recipe 'nosuch'"),
+        ([], "give a RECIPE"),
+        (["lora", "--set", "steps=many"], "steps must be a number"),
+        (["lora", "--set", "nothing=1"], "A recipe has no 'nothing'"),
+        (["lora", "--set", "steps"], "--set takes key=value"),
+        (["lora", "--set", "codec.steps=1"], "has the stages semantic, coarse, fine"),
+        (["lora", "--set", "steps=0"], "steps must be at least 1"),
+        (["lora", "--set", "sample_every=0"], "sample_every must be None or at"),
+        (["lora", "--set", "sample_every=often"], "sample_every must be a number"),
+        (["lora", "--set", "lora_targets=qkv"], "lora_targets must be a tuple"),
+        (["lora"], "needs data: give --set data=DIRECTORY"),
+        (["lora", "--set", "data=a", "out=b"], "needs a model to start from"),
+    ],
+)
+def test_wrong_usage_of_train_is_one_line(words, message, capsys):
+    assert cli.main(["train", *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_all_shipped_recipes_can_be_read(capsys):
+    assert cli.main(["train", "--list"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"full", "lora", "small_voice/codec"} <= set(names)
+    for name in names:
+        assert cli.main(["train", name, "--show"]) == 0
+        shown = capsys.readouterr().out
+        assert "bark-tf train" in shown and "learning_rate=" in shown

@@ -1,0 +1,261 @@
+"""Several devices and several processes take the steps that one device takes."""
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import time
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+
+from bark_tf.bark import BarkModel
+from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.processor import BarkProcessor
+from bark_tf.text.tokenizer import BarkTokenizer
+from bark_tf.training.codec.trainer import CodecTrainer
+from bark_tf.training.data.shards import DatasetInfo, Utterance, shard_path, write_shard
+from bark_tf.training.runs.strategies import Replicas, strategy_of
+
+
+def log_of(directory, name):
+    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    values = {line["step"]: line for line in map(json.loads, lines) if name in line}
+    return {step: line[name] for step, line in values.items()}
+
+
+def result_of(path):
+    with np.load(path) as arrays:
+        return [arrays[name] for name in arrays.files if name.startswith("arr")]
+
+
+def assert_same_curves(one, two):
+    for name in ("loss", "val_loss", "accuracy", "learning_rate"):
+        a, b = log_of(one, name), log_of(two, name)
+        assert a.keys() == b.keys() and a
+        np.testing.assert_allclose(list(a.values()), list(b.values()), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def alone(toy_runs, tmp_path_factory):
+    """The run of one device, with accumulation, clipping, averages and validation."""
+    directory = tmp_path_factory.mktemp("alone")
+    before = [weight.numpy() for weight in toy_runs.trainer().model.weights]
+    _, weights = toy_runs.run(directory, has_validation=True)
+    return directory, before, weights
+
+
+# === One machine ===
+
+
+def test_two_devices_take_the_steps_of_one(start, alone, tmp_path):
+    directory, before, weights = alone
+    child = start("run_on_two_devices", tmp_path, before, has_validation=True)
+    assert child.exit_code() == 0
+    assert_same_curves(directory, tmp_path)
+    with np.load(tmp_path / "result.npz") as arrays:
+        # Dropout draws other numbers for other rows.
+        one, two = arrays["seeds"]
+        assert one[0] != two[0] and one[1] == two[1]
+    for one, two in zip(result_of(tmp_path / "result.npz"), weights, strict=True):
+        # Adam divides by the size of a gradient, however small that is.
+        np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+# === Several workers ===
+
+
+def addresses(count):
+    """Addresses of this machine that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+
+
+def test_two_workers_take_the_steps_of_one_even_if_one_dies(start, alone, tmp_path):
+    """The second one is killed after a checkpoint; then both are started again."""
+    directory, _, weights = alone
+    where = addresses(2)
+    args = [(tmp_path, where, 0), (tmp_path, where, 1, 7)]
+    first, second = [start("run_as_worker", *a, has_validation=True) for a in args]
+    assert second.exit_code() == -signal.SIGKILL
+    assert first.exit_code() == 1
+    error = (tmp_path / "error-0.txt").read_text(encoding="utf-8")
+    assert re.match("Another worker is gone.*newest checkpoint", error)
+    assert (tmp_path / "step-00000004").is_dir()
+    where = addresses(2)
+    args = [(tmp_path, where, index) for index in range(2)]
+    children = [start("run_as_worker", *a, has_validation=True) for a in args]
+    assert [child.exit_code() for child in children] == [0, 0]
+    assert_same_curves(directory, tmp_path)
+    one, two = (result_of(tmp_path / f"result-{index}.npz") for index in range(2))
+    for a, b, c in zip(one, two, weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, atol=1e-3)
+
+
+# === The command line ===
+
+RECIPE = """
+from bark_tf.training.runs.recipe import Recipe
+
+OPTIONS = {"steps": 4, "learning_rate": 0.01, "warmup_steps": 0, "log_every": 1}
+OPTIONS |= {"checkpoint_every": 2, "validate_every": 4, "patience": 3}
+RECIPE = [
+    Recipe(stage="semantic", method="lora", lora_rank=4, batch_size=4, options=OPTIONS),
+    Recipe(stage="fine", batch_size=4, options=OPTIONS),
+]
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A toy Bark, recordings of random tokens, and a recipe."""
+    directory = tmp_path_factory.mktemp("prepared")
+    toy.bark().save_pretrained(directory / "model")
+    words = ["[PAD]", "[UNK]", "a", "b"]
+    BarkProcessor(BarkTokenizer.from_vocabulary(words)).save_pretrained(
+        directory / "model"
+    )
+    info = DatasetInfo(
+        sample_rate=24_000,
+        has_tokens=True,
+        has_audio=False,
+        num_codebooks=4,
+        codebook_size=8,
+        frame_rate=75.0,
+        semantic_vocab_size=20,
+        semantic_rate_hz=49.9,
+        text_vocab_size=8,
+    )
+    for number, part in enumerate(("train", "validation")):
+        (directory / "data" / part).mkdir(parents=True)
+        info.save(directory / "data" / part)
+        rng = np.random.default_rng(number)
+        rows = [
+            Utterance(
+                id=str(i),
+                text="a b",
+                speaker="a",
+                text_ids=rng.integers(0, 8, 5),
+                semantic=rng.integers(0, 20, count),
+                codes=rng.integers(0, 8, (4, 3 * count // 2)),
+                audio=None,
+            )
+            for i, count in enumerate([2, 30, 4, 8, 20, 6, 12, 3])
+        ]
+        write_shard(shard_path(directory / "data" / part, 0), rows, info)
+    (directory / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    return directory
+
+
+def command(prepared, out, *more):
+    values = [f"model={prepared / 'model'}", f"data={prepared / 'data'}", f"out={out}"]
+    return ["train", str(prepared / "recipe.py"), "--set", *values, *more]
+
+
+@pytest.mark.slow
+def test_bark_tf_train_makes_the_same_model_on_all_of_them(start, prepared, tmp_path):
+    outs = [tmp_path / name for name in ("alone", "mirrored", "workers")]
+    errors = [tmp_path / f"{number}.txt" for number in range(4)]
+    children = [start("call", command(prepared, outs[0]), errors[0])]
+    where = [*command(prepared, outs[1]), "--strategy", "mirrored"]
+    children.append(start("call", where, errors[1], 2))
+    where = [*command(prepared, outs[2]), "--strategy", "multi-worker"]
+    cluster = addresses(2)
+    for index in range(2):
+        children.append(start("call", where, errors[2 + index], 1, cluster, index))
+    codes = [child.exit_code() for child in children]
+    assert codes == [0, 0, 0, 0], [path.read_text()[-2000:] for path in errors]
+    models = [BarkModel.from_pretrained(out) for out in outs]
+    before = BarkModel.from_pretrained(prepared / "model")
+    for stage in ("semantic", "fine_acoustics"):
+        own, first, *others = [
+            [weight.numpy() for weight in getattr(model, stage).weights]
+            for model in (before, *models)
+        ]
+        assert max(map(toy.largest_difference, own, first)) > 0.005
+        for other in others:
+            assert max(map(toy.largest_difference, first, other)) < 1e-3
+    for out in outs:
+        assert_same_curves(outs[0] / "training/semantic", out / "training/semantic")
+        assert (out / "adapters/semantic.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [0, 1])
+def test_bark_tf_train_ends_clearly_when_a_worker_dies(
+    start, prepared, tmp_path, dying
+):
+    where = command(prepared, tmp_path / "out", "steps=100000")
+    where += ["--strategy", "multi-worker"]
+    cluster = addresses(2)
+    errors = [tmp_path / f"{index}.txt" for index in range(2)]
+    children = [start("call", where, errors[i], 1, cluster, i) for i in range(2)]
+    log = tmp_path / "out/training/semantic/log.jsonl"
+    while not (log.is_file() and len(log.read_text().splitlines()) > 5):
+        assert all(child.process.is_alive() for child in children)
+        time.sleep(0.1)
+    children[dying].process.kill()
+    assert children[dying].exit_code() == -signal.SIGKILL
+    assert children[1 - dying].exit_code() == 1
+    lines = errors[1 - dying].read_text().splitlines()
+    assert [
+        line for line in lines if line.startswith("bark-tf: Another worker is gone")
+    ]
+    assert not [line for line in lines if "Traceback" in line]
+
+
+# === What goes wrong ===
+
+
+def test_a_codec_is_refused():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        codec = EncodecModel(toy.bark_config().codec_config)
+        with pytest.raises(ValueError, match=r"one device.*MirroredStrategy of 1"):
+            CodecTrainer(codec)
+
+
+def test_a_run_inside_the_scope_is_refused(toy_runs, tmp_path):
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        with pytest.raises(ValueError, match="outside of the strategy's scope"):
+            toy_runs.run(tmp_path)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(toy_runs):
+    class ThreeDevices(Replicas):
+        def __init__(self):
+            self.strategy = types.SimpleNamespace(num_replicas_in_sync=3)
+
+    batches = toy_runs.batches(toy_runs.trainer().model.config, batch_size=4)
+    with pytest.raises(ValueError, match=r"multiple of the number of devices, 3.*=4"):
+        next(ThreeDevices()._shares(batches, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+    ],
+)
+def test_a_cluster_without_names_is_refused(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=r"TF_CONFIG must name the workers.*Received"):
+        strategy_of("multi-worker")
+
+
+def test_another_strategy_is_refused():
+    with pytest.raises(ValueError, match=r"mirrored, multi-worker.*'two'"):
+        strategy_of("two")
+    assert strategy_of(None) is None

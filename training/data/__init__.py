@@ -1,0 +1,1 @@
+"""Recordings to batches: reading, preparing, sequences."""

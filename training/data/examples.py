@@ -1,0 +1,454 @@
+"""The sequences on which each stage is trained: those that generation builds.
+
+An example is made by the functions of `bark_tf.generation`, so a stage never sees in
+training positions, windows, offsets or paddings that it does not meet when it speaks.
+
+Axes: B batch, P positions of the semantic prompt, L length, W frames of a fine window,
+K codebooks.
+
+Differs: from the notebooks in circulation, which train on layouts of their own; see
+the tests named after their mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bark_tf.config import (
+    BarkFineGenerationConfig,
+    BarkGenerationConfig,
+    BarkSemanticGenerationConfig,
+)
+from bark_tf.generation import fine as fine_stage
+from bark_tf.generation.coarse import (
+    CoarseWindow,
+    History,
+    history_of,
+    window_prompt,
+    window_start,
+)
+from bark_tf.generation.semantic import prompt_ids
+from bark_tf.models.losses import IGNORED_LABEL
+from bark_tf.tokens import interleave
+
+from .shards import Utterance
+
+# A voice is at least this long, where the recording is.
+MIN_HISTORY_TOKENS = 32
+
+Voice = Mapping[str, np.ndarray]
+Example = dict[str, np.ndarray]
+
+
+# === Histories ===
+
+
+def voice_of(
+    utterance: Utterance, sizes: CoarseWindow, rng: np.random.Generator | None = None
+) -> Voice:
+    """A recording as the voice that opens another.
+
+    Args:
+        utterance: The recording.
+        sizes: `CoarseWindow` of the model.
+        rng: Crops it at random; None takes all of it.
+
+    Returns:
+        Mapping with `semantic_prompt`, `coarse_prompt` and `fine_prompt`, whose lengths
+        fit together.
+    """
+    start, count = 0, len(utterance.semantic)
+    if rng is not None:
+        least = min(MIN_HISTORY_TOKENS, count)
+        length = int(rng.integers(least, count + 1))
+        start = int(rng.integers(count - length + 1))
+        count = length
+    frame = round(start * sizes.ratio / sizes.coarse.n_coarse_codebooks)
+    frames = utterance.codes[:, frame : frame + sizes.num_frames(count)]
+    return {
+        "semantic_prompt": utterance.semantic[start : start + count],
+        "coarse_prompt": frames[: sizes.coarse.n_coarse_codebooks],
+        "fine_prompt": frames,
+    }
+
+
+# === Semantic ===
+
+
+def semantic_example(
+    text_ids: np.ndarray,
+    semantic: np.ndarray,
+    voice: Voice | None,
+    config: BarkSemanticGenerationConfig,
+    block_size: int,
+) -> Example:
+    """Text and history, and the tokens that follow them.
+
+    Args:
+        text_ids: int (n,), without offset and padding.
+        semantic: int (N,).
+        voice: History, or None.
+        config: Generation configuration.
+        block_size: Positions of the network.
+
+    Returns:
+        `text` and `history`, int32 (P,), whose embeddings are summed, and `targets`,
+        int32 (L,): the tokens and their end, as far as there are positions. The network
+        reads the prompt, the infer token and all targets but the last.
+    """
+    history = None if voice is None else voice["semantic_prompt"]
+    text, past = prompt_ids(np.asarray(text_ids)[None], None, [history], config)
+    targets = np.append(semantic, config.eos_token_id)
+    most = min(block_size - config.max_input_semantic_length, config.max_new_tokens)
+    return {
+        "text": text[0],
+        "history": past[0],
+        "targets": targets[:most].astype(np.int32),
+    }
+
+
+# === Coarse ===
+
+
+class Segment(NamedTuple):
+    """Coarse tokens that generation writes behind one and the same prompt.
+
+    Attributes:
+        start: First token.
+        end: After the last one.
+    """
+
+    start: int
+    end: int
+
+
+def coarse_segments(
+    history: History, num_tokens: int, sizes: CoarseWindow
+) -> list[Segment]:
+    """Where generation begins a new prompt.
+
+    Windows whose semantic part starts at the same token, and for which no past has
+    been dropped, are one sequence: each is the one before with the tokens it wrote.
+
+    Args:
+        history: What opens the row.
+        num_tokens: Coarse tokens of the row.
+        sizes: `CoarseWindow`.
+
+    Returns:
+        Segments that cover all tokens, in order.
+    """
+    segments: list[Segment] = []
+    for step in range(0, num_tokens, sizes.coarse.sliding_window_len):
+        end = min(step + sizes.coarse.sliding_window_len, num_tokens)
+        if segments and (
+            window_start(step, history, sizes)
+            == window_start(segments[-1].start, history, sizes)
+            and len(history.coarse) + step <= sizes.coarse.max_coarse_history
+        ):
+            segments[-1] = segments[-1]._replace(end=end)
+        else:
+            segments.append(Segment(step, end))
+    return segments
+
+
+def coarse_example(
+    semantic: np.ndarray,
+    codes: np.ndarray,
+    history: History,
+    segment: Segment,
+    sizes: CoarseWindow,
+    past_weight: float = 0.0,
+) -> Example:
+    """One segment: what the network reads, and what it should say.
+
+    Args:
+        semantic: int (N,).
+        codes: int (coarse codebooks or more, T).
+        history: What opens the row.
+        segment: One of `coarse_segments`.
+        sizes: `CoarseWindow`.
+        past_weight: Weight of the row's own tokens before the segment as targets.
+
+    Returns:
+        `ids`, int32 (L,), and `targets` and `weights`, int32 and float32
+        (L - max_coarse_input_length,), of the positions from the infer token on.
+    """
+    coarse = interleave(
+        codes[: sizes.coarse.n_coarse_codebooks], sizes.codebook_size, sizes.offset
+    ).astype(np.int32)
+    before, new = coarse[: segment.start], coarse[segment.start : segment.end]
+    prompt = window_prompt(segment.start, history, semantic, before, sizes)
+    ids = np.concatenate([prompt, new])
+    infer = sizes.coarse.max_coarse_input_length
+    targets = ids[infer + 1 :]
+    weights = np.zeros(len(targets), np.float32)
+    own_past = min(len(before), len(prompt) - infer - 1)
+    weights[len(targets) - len(new) - own_past :] = past_weight
+    weights[len(targets) - len(new) :] = 1
+    targets = np.where(weights > 0, targets, IGNORED_LABEL).astype(np.int32)
+    return {"ids": ids[:-1], "targets": targets, "weights": weights}
+
+
+# === Fine ===
+
+
+def fine_example(
+    codes: np.ndarray,
+    voice: Voice | None,
+    window: int,
+    codebook: int,
+    config: BarkFineGenerationConfig,
+    *,
+    num_given: int,
+    unknown: int,
+    after: np.ndarray | None = None,
+) -> Example:
+    """One window, of which one codebook is to be predicted.
+
+    A window that is longer than the recording goes on with unknown frames. Generation
+    predicts codes for these too and reads them in its next passes, though nobody hears
+    them: whatever the network happens to say there is noise to it, `after` here.
+
+    Args:
+        codes: int (K, T), all codebooks.
+        voice: History, or None.
+        window: Number of the window.
+        codebook: The one to predict, in [num_given, K).
+        config: Generation configuration.
+        num_given: Codebooks that the coarse stage writes.
+        unknown: The code of what is not known yet.
+        after: int (K, W or more), codes of frames after the recording's end, for the
+            codebooks that earlier passes have predicted; None: unknown.
+
+    Returns:
+        `ids`, int32 (W, K), `codebook`, int32 (), and `targets`, int32 (W,), which
+        count where generation writes and the recording goes on.
+    """
+    history = fine_stage.history_of(voice, config)
+    whole = fine_stage.window_buffer(codes, history, config, unknown)
+    end = len(history) + codes.shape[1]
+    place = fine_stage.windows_of(codes.shape[1], len(history), config)[window]
+    length = config.max_fine_input_length
+    shown = whole[place.start : place.start + length].copy()
+    frames = np.arange(place.start, place.start + length)
+    written = frames >= place.fill
+    targets = np.where(written & (frames < end), shown[:, codebook], IGNORED_LABEL)
+    # The codebooks before this one have been written by the passes before.
+    shown[written, codebook:] = unknown
+    rest = frames >= end
+    if after is not None and rest.any():
+        passed = slice(num_given, codebook)
+        shown[rest, passed] = after.T[: rest.sum(), passed]
+    return {
+        "ids": shown.astype(np.int32),
+        "codebook": np.int32(codebook),
+        "targets": targets.astype(np.int32),
+    }
+
+
+# === All utterances ===
+
+
+class StageExamples:
+    """The examples of one stage: example i of epoch e is a function of i, e and seed.
+
+    Args:
+        utterances: Sequence of `Utterance`, such as a `ShardSet`.
+        stage: `"semantic"`, `"coarse"` or `"fine"`.
+        config: Generation configuration.
+        model_config: The network's configuration.
+        history_probability: How often an example opens with another recording of the
+            same speaker.
+        seed: Of all choices.
+        past_weight: See `coarse_example`.
+        vary_text: Called with text ids and a random generator; gives other text ids for
+            the same speech, such as with a word spelled.
+        token_noise: How often a semantic token that the semantic network reads is
+            another one than it has to say, so that it looks at the text and does not
+            only go on from the last tokens. Of no effect on the other stages.
+        default_speaker: Who speaks where no voice is named: the others always open with
+            a history. None: anybody.
+
+    Raises:
+        ValueError: If there is no such stage, or no utterance.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        stage: str,
+        config: BarkGenerationConfig,
+        model_config: Any,
+        *,
+        history_probability: float = 0.5,
+        seed: int = 0,
+        past_weight: float = 0.0,
+        vary_text: Callable | None = None,
+        token_noise: float = 0.0,
+        default_speaker: str | None = None,
+    ):
+        makers = {
+            "semantic": self._semantic,
+            "coarse": self._coarse,
+            "fine": self._fine,
+        }
+        if stage not in makers:
+            raise ValueError(
+                f"stage must be one of {', '.join(makers)}. Received: {stage!r}"
+            )
+        if not len(utterances):
+            raise ValueError("There must be utterances to train on. Received: none")
+        self.utterances, self.stage, self.config = utterances, stage, config
+        self.model_config = model_config
+        self.history_probability = history_probability
+        self.seed, self.past_weight, self.vary_text = seed, past_weight, vary_text
+        self.token_noise, self.default_speaker = token_noise, default_speaker
+        self._make = makers[stage]
+        self.sizes = CoarseWindow.of(config)
+        self.lengths = _lengths(utterances)
+        self._of_speaker: dict[str, list[int]] = {}
+        for index, speaker in enumerate(_speakers(utterances)):
+            self._of_speaker.setdefault(speaker, []).append(index)
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def example(self, index: int, epoch: int = 0) -> Example:
+        """The arrays of one example, not padded."""
+        key = [self.seed, epoch * len(self) + index]
+        rng = np.random.Generator(np.random.Philox(key=key))
+        utterance = self.utterances[index]
+        return self._make(utterance, self._voice(index, utterance, rng), rng)
+
+    def _voice(self, index, utterance, rng) -> Voice | None:
+        others = self._of_speaker[utterance.speaker]
+        is_default = self.default_speaker in (None, utterance.speaker)
+        probability = self.history_probability if is_default else 1.0
+        if len(others) < 2 or rng.random() >= probability:
+            return None
+        # Any but the utterance itself.
+        place = int(rng.integers(len(others) - 1))
+        other = others[place] if others[place] < index else others[place + 1]
+        return voice_of(self.utterances[other], self.sizes, rng)
+
+    def _semantic(self, utterance, voice, rng) -> Example:
+        text_ids = utterance.text_ids
+        if self.vary_text is not None:
+            text_ids = self.vary_text(text_ids, rng)
+        config = self.config.semantic_config
+        example = semantic_example(
+            text_ids, utterance.semantic, voice, config, self.model_config.block_size
+        )
+        if self.token_noise:
+            count = len(example["targets"])
+            other = rng.integers(config.semantic_vocab_size, size=count, dtype=np.int32)
+            is_other = rng.random(count) < self.token_noise
+            example["read"] = np.where(is_other, other, example["targets"])
+        return example
+
+    def _coarse(self, utterance, voice, rng) -> Example:
+        history = history_of(voice, self.sizes)
+        num_tokens = utterance.codes.shape[1] * self.sizes.coarse.n_coarse_codebooks
+        segments = coarse_segments(history, num_tokens, self.sizes)
+        ends = np.array([segment.end for segment in segments])
+        # In proportion to its tokens, so that every token is as likely a target.
+        number = int(np.searchsorted(ends, rng.integers(num_tokens), side="right"))
+        return coarse_example(
+            utterance.semantic,
+            utterance.codes,
+            history,
+            segments[number],
+            self.sizes,
+            self.past_weight,
+        )
+
+    def _fine(self, utterance, voice, rng) -> Example:
+        config = self.config.fine_acoustics_config
+        num_given = self.config.coarse_acoustics_config.n_coarse_codebooks
+        history = len(fine_stage.history_of(voice, config))
+        codes = utterance.codes[: config.n_fine_codebooks]
+        num_frames = codes.shape[1]
+        count = len(fine_stage.windows_of(num_frames, history, config))
+        noise = rng.integers(num_frames, size=config.max_fine_input_length)
+        return fine_example(
+            codes,
+            voice,
+            int(rng.integers(count)),
+            int(rng.integers(num_given, config.n_fine_codebooks)),
+            config,
+            num_given=num_given,
+            unknown=self.config.codebook_size,
+            after=codes[:, noise],
+        )
+
+    # === Batches ===
+
+    @property
+    def longest(self) -> int:
+        """Length to which the longest example is padded."""
+        semantic = self.config.semantic_config
+        if self.stage == "semantic":
+            room = self.model_config.block_size - semantic.max_input_semantic_length
+            return min(room, semantic.max_new_tokens)
+        if self.stage == "coarse":
+            return self.sizes.slots - 1
+        return self.config.fine_acoustics_config.max_fine_input_length
+
+    def length_of(self, example: Example) -> int:
+        """The length that a bucket has to hold."""
+        return len(example["ids" if self.stage == "coarse" else "targets"])
+
+    def pad(self, examples: Sequence[Example], length: int) -> Example:
+        """Joins examples into a batch of one length; padding is never a target.
+
+        Args:
+            examples: Of this stage.
+            length: At least the longest `length_of`.
+
+        Returns:
+            Their arrays with an axis B in front.
+        """
+        if self.stage == "coarse":
+            after_infer = length - self.sizes.coarse.max_coarse_input_length
+            pad = self.sizes.coarse.coarse_semantic_pad_token
+            form = {
+                "ids": (length, pad),
+                "targets": (after_infer, IGNORED_LABEL),
+                "weights": (after_infer, 0),
+            }
+        else:
+            pad = self.config.semantic_config.semantic_pad_token
+            form = {"targets": (length, IGNORED_LABEL), "read": (length, pad)}
+        return {
+            name: np.stack(
+                [_padded(one[name], *form.get(name, ())) for one in examples]
+            )
+            for name in examples[0]
+        }
+
+    def without_targets(self, example: Example) -> Example:
+        """The same arrays, of which nothing counts: fills up a last batch."""
+        nothing = np.full_like(example["targets"], IGNORED_LABEL)
+        return {**example, "targets": nothing}
+
+
+def _padded(array: np.ndarray, length: int | None = None, value: int = 0):
+    if length is None:
+        return array
+    return np.pad(array, (0, length - len(array)), constant_values=value)
+
+
+def _lengths(utterances: Sequence[Utterance]) -> np.ndarray:
+    known = getattr(utterances, "lengths", None)
+    if known is not None:
+        return np.asarray(known)
+    return np.array([len(utterance.semantic) for utterance in utterances])
+
+
+def _speakers(utterances: Sequence[Utterance]) -> Sequence[str]:
+    known = getattr(utterances, "speakers", None)
+    return [one.speaker for one in utterances] if known is None else known

@@ -1,0 +1,444 @@
+"""Prepared recordings: TFRecord shards with an index, read in any order.
+
+A directory of shards holds
+
+    dataset.json            `DatasetInfo`: what the records are, for which model
+    shard-00000.tfrecord    records, `tf.train.Example` each, see below
+    shard-00000.jsonl       the index: one line per record or skipped recording
+
+A record's features (version 1; all integers are little-endian):
+
+    id, text, speaker   bytes, UTF-8
+    text_ids            int64 (n,), the tokenizer's ids, without offset and padding
+    semantic            int64 (N,), semantic tokens
+    codes               bytes, uint16 (codebooks, T) row by row
+    audio               bytes, int16 (samples,), full scale 32767
+
+`text_ids`, `semantic` and `codes` are there when the set `has_tokens`, `audio` when it
+`has_audio`. A line of the index is a JSON object with `id`, `speaker`, `text`,
+`seconds`, `tokens` (semantic tokens, 0 without), `offset`, `size` and `crc32` of the
+serialized record; or, for a recording that was skipped, `id`, `where` and `skipped`,
+the reason.
+A shard is finished when its index exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from bark_tf.files import atomic_write
+
+SCHEMA_VERSION = 1
+INFO_NAME = "dataset.json"
+INDEX_SUFFIX = ".jsonl"
+RECORD_SUFFIX = ".tfrecord"
+_FULL_SCALE = 32_767
+# A TFRecord: length, checksum of the length, content, checksum of the content.
+_HEADER = struct.Struct("<QI")
+
+
+class Utterance(NamedTuple):
+    """One prepared recording.
+
+    Attributes:
+        id: Its name in the dataset.
+        text: What is said.
+        speaker: Who says it.
+        text_ids: int32 (n,), the tokenizer's ids, without offset and padding.
+        semantic: int32 (N,), semantic tokens.
+        codes: int32 (codebooks, T); T belongs to N as in generation.
+        audio: float32 (samples,) at the codec's rate, or None.
+    """
+
+    id: str
+    text: str
+    speaker: str
+    text_ids: np.ndarray
+    semantic: np.ndarray
+    codes: np.ndarray
+    audio: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What the records of a directory are.
+
+    Args:
+        sample_rate: Samples per second of the audio, the codec's.
+        has_tokens: Whether records hold text ids, semantic tokens and codes.
+        has_audio: Whether records hold audio.
+        num_codebooks: Rows of the codes.
+        codebook_size: Codes are in [0, codebook_size).
+        frame_rate: Codec frames per second.
+        semantic_vocab_size: Semantic tokens are in [0, semantic_vocab_size).
+        semantic_rate_hz: Semantic tokens per second.
+        text_vocab_size: Text ids are in [0, text_vocab_size).
+        model: Where the model was whose ids these are.
+        settings: What else decided the content.
+        schema_version: Of the records.
+    """
+
+    sample_rate: int
+    has_tokens: bool
+    has_audio: bool
+    num_codebooks: int = 0
+    codebook_size: int = 0
+    frame_rate: float = 0.0
+    semantic_vocab_size: int = 0
+    semantic_rate_hz: float = 0.0
+    text_vocab_size: int = 0
+    model: str = ""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `dataset.json`."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        with atomic_write(Path(directory) / INFO_NAME) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> DatasetInfo:
+        """Reads `dataset.json`.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged or of another version.
+        """
+        path = Path(directory) / INFO_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{str(directory)!r} holds no prepared recordings: there is no "
+                f"{INFO_NAME}. `bark-tf prepare` makes it"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise ValueError(
+                    f"schema_version must be {SCHEMA_VERSION}. Received: {version!r}; "
+                    "prepare the recordings again"
+                )
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def check(self, utterance: Utterance) -> None:
+        """Raises ValueError if a record's values do not fit."""
+        if not self.has_tokens:
+            return
+        codes = utterance.codes
+        if codes.ndim != 2 or codes.shape[0] != self.num_codebooks:
+            raise ValueError(
+                f"codes must have {self.num_codebooks} rows. Received: {codes.shape}"
+            )
+        for name, values, limit in (
+            ("text_ids", utterance.text_ids, self.text_vocab_size),
+            ("semantic", utterance.semantic, self.semantic_vocab_size),
+            ("codes", codes, self.codebook_size),
+        ):
+            if not values.size:
+                raise ValueError(f"{name} is empty")
+            if not 0 <= values.min() <= values.max() < limit:
+                raise ValueError(
+                    f"{name} must be in [0, {limit}). "
+                    f"Received: values in [{values.min()}, {values.max()}]"
+                )
+
+
+# === Records ===
+
+
+def to_record(utterance: Utterance, info: DatasetInfo) -> bytes:
+    """Serializes an utterance.
+
+    Raises:
+        ValueError: If its values do not fit the dataset.
+    """
+    info.check(utterance)
+    features = {
+        name: _bytes(getattr(utterance, name).encode("utf-8"))
+        for name in ("id", "text", "speaker")
+    }
+    if info.has_tokens:
+        features["text_ids"] = _integers(utterance.text_ids)
+        features["semantic"] = _integers(utterance.semantic)
+        features["codes"] = _bytes(np.asarray(utterance.codes, "<u2").tobytes())
+    if info.has_audio:
+        scaled = np.round(np.clip(utterance.audio, -1, 1) * _FULL_SCALE)
+        features["audio"] = _bytes(scaled.astype("<i2").tobytes())
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def from_record(record: bytes, info: DatasetInfo) -> Utterance:
+    """Reads a serialized utterance; the inverse of `to_record`.
+
+    Raises:
+        ValueError: If a feature is missing, of another kind, or does not fit.
+    """
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except Exception as error:  # DecodeError has no stable import path
+        raise ValueError(f"it is no tf.train.Example: {error}") from error
+
+    def read_bytes(name: str) -> bytes:
+        values = features[name].bytes_list.value if name in features else ()
+        if len(values) != 1:
+            raise ValueError(f"the feature {name!r} must be one string of bytes")
+        return values[0]
+
+    def read_integers(name: str) -> np.ndarray:
+        if name not in features or not features[name].HasField("int64_list"):
+            raise ValueError(f"the feature {name!r} must be integers")
+        return np.array(features[name].int64_list.value, np.int32)
+
+    id_, text, speaker = (
+        read_bytes(name).decode("utf-8") for name in ("id", "text", "speaker")
+    )
+    text_ids = semantic = np.zeros(0, np.int32)
+    codes, audio = np.zeros((info.num_codebooks, 0), np.int32), None
+    if info.has_tokens:
+        text_ids, semantic = read_integers("text_ids"), read_integers("semantic")
+        flat = np.frombuffer(read_bytes("codes"), "<u2").astype(np.int32)
+        if flat.size % info.num_codebooks:
+            raise ValueError(f"codes must have {info.num_codebooks} rows")
+        codes = flat.reshape(info.num_codebooks, -1)
+    if info.has_audio:
+        audio = np.frombuffer(read_bytes("audio"), "<i2").astype(np.float32)
+        audio /= _FULL_SCALE
+    utterance = Utterance(id_, text, speaker, text_ids, semantic, codes, audio)
+    info.check(utterance)
+    return utterance
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _integers(values: np.ndarray) -> tf.train.Feature:
+    values = np.asarray(values).tolist()
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+# === Shards ===
+
+
+class Skipped(NamedTuple):
+    """A recording that could not be used.
+
+    Attributes:
+        id: Its name in the dataset.
+        where: The file or line.
+        reason: What is wrong with it.
+    """
+
+    id: str
+    where: str
+    reason: str
+
+
+def shard_path(directory: str | os.PathLike, number: int) -> Path:
+    """The path of a shard's records."""
+    return Path(directory) / f"shard-{number:05d}{RECORD_SUFFIX}"
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a shard, named by its records, is complete."""
+    return path.with_suffix(INDEX_SUFFIX).is_file()
+
+
+def write_shard(
+    path: str | os.PathLike,
+    entries: Iterable[Utterance | Skipped],
+    info: DatasetInfo,
+) -> None:
+    """Writes records and index; neither has its name before it is complete.
+
+    Args:
+        path: Of the records, as `shard_path` gives it.
+        entries: Utterances, and what was skipped between them.
+        info: What the records must be.
+
+    Raises:
+        OSError: If the disk is full; an earlier shard of this name is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, offset = [], 0
+    with atomic_write(path) as temporary:
+        with _record_writer(temporary) as writer:
+            for entry in entries:
+                if isinstance(entry, Skipped):
+                    row = {"id": entry.id, "where": entry.where}
+                    rows.append({**row, "skipped": entry.reason})
+                    continue
+                record = to_record(entry, info)
+                writer.write(record)
+                rows.append(_index_row(entry, record, offset, info))
+                offset += _HEADER.size + len(record) + 4
+        size = temporary.stat().st_size
+        if size != offset:
+            raise OSError(f"{path}: {size} of {offset} bytes were written; disk full?")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with atomic_write(path.with_suffix(INDEX_SUFFIX)) as temporary:
+        temporary.write_text(lines, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
+    """Turns what TensorFlow says of a full disk into what Python says."""
+    try:
+        with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+            yield writer
+    except tf.errors.ResourceExhaustedError as error:  # memory, too, ends in this
+        reason = os.strerror(errno.ENOSPC)
+        if reason not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, reason, os.fspath(path)) from error
+
+
+def _index_row(
+    utterance: Utterance, record: bytes, offset: int, info: DatasetInfo
+) -> dict[str, Any]:
+    if utterance.audio is not None:
+        seconds = len(utterance.audio) / info.sample_rate
+    else:
+        seconds = utterance.codes.shape[1] / info.frame_rate
+    return {
+        "id": utterance.id,
+        "speaker": utterance.speaker,
+        "text": utterance.text,
+        "seconds": round(seconds, 3),
+        "tokens": len(utterance.semantic),
+        "offset": offset,
+        "size": len(record),
+        "crc32": zlib.crc32(record),
+    }
+
+
+def read_index(path: Path) -> list[dict[str, Any]]:
+    """Reads a shard's index, given the path of its records.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = path.with_suffix(INDEX_SUFFIX)
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if "skipped" not in row:
+                _ = [row[name] for name in ("offset", "size", "crc32", "tokens")]
+            rows.append(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number} is damaged: {error!r}") from error
+    return rows
+
+
+class ShardSet(Sequence):
+    """All utterances of a directory, by number, read when they are asked for.
+
+    Args:
+        directory: What `bark-tf prepare` made.
+
+    Attributes:
+        info: `DatasetInfo`.
+        lengths: int64 (utterances,), semantic tokens.
+        seconds: float64 (utterances,).
+        ids: Names.
+        texts: What is said.
+        speakers: Who says it.
+
+    Raises:
+        FileNotFoundError: If there is nothing there.
+        ValueError: If a file is damaged, or there is no utterance.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        directory = Path(directory)
+        self.info = DatasetInfo.load(directory)
+        self._places: list[tuple[Path, int, int, int]] = []
+        rows = []
+        for path in sorted(directory.glob(f"shard-*{INDEX_SUFFIX}")):
+            records = path.with_suffix(RECORD_SUFFIX)
+            for row in read_index(records):
+                if "skipped" not in row:
+                    rows.append(row)
+                    place = (row["offset"], row["size"], row["crc32"])
+                    self._places.append((records, *place))
+        if not rows:
+            raise ValueError(f"{str(directory)!r} holds no utterance")
+        self.lengths = np.array([row["tokens"] for row in rows], np.int64)
+        self.seconds = np.array([row["seconds"] for row in rows], np.float64)
+        self.ids = [row["id"] for row in rows]
+        self.texts = [row["text"] for row in rows]
+        self.speakers = [row["speaker"] for row in rows]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Utterance:
+        """Reads one utterance.
+
+        Raises:
+            IndexError: If there is none of this number.
+            ValueError: If the record is damaged.
+        """
+        path, offset, size, checksum = self._places[index]
+        # A handle per read: threads and forked workers share nothing.
+        with open(path, "rb") as file:
+            file.seek(offset + _HEADER.size)
+            record = file.read(size)
+        if len(record) != size or zlib.crc32(record) != checksum:
+            raise ValueError(
+                f"{path}: the record of {self.ids[index]!r} is damaged; delete the "
+                f"shard's two files and prepare again"
+            )
+        try:
+            return from_record(record, self.info)
+        except ValueError as error:
+            raise ValueError(f"{path}: {self.ids[index]!r}: {error}") from error
+
+    @property
+    def audios(self) -> Audios:
+        """The recordings alone, each float32 (samples,)."""
+        return Audios(self)
+
+
+class Audios(Sequence):
+    """The audio of a `ShardSet`.
+
+    Args:
+        shards: A set that has audio.
+
+    Raises:
+        ValueError: If it has none.
+    """
+
+    def __init__(self, shards: ShardSet):
+        if not shards.info.has_audio:
+            raise ValueError(
+                "These shards hold no audio: prepare them with --keep-audio, or "
+                "without a model"
+            )
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._shards[index].audio

@@ -1,0 +1,331 @@
+"""What happens between the steps of a run: logs, validation, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bark_tf.files import atomic_write
+
+from ..codec.losses import magnitudes
+from . import checkpoints
+
+LOG_NAME = "log.jsonl"
+BEST_NAME = "best.safetensors"
+_TENSORBOARD = "tensorboard"
+_SPECTROGRAM_WINDOW = 1024
+
+
+class Log(keras.callbacks.Callback):
+    """Writes means of some steps as a line of JSON, and for TensorBoard if installed.
+
+    Args:
+        directory: Of the run.
+        options: `TrainingOptions`.
+        start: Steps taken before; later lines of the log are from a part of the run
+            that no checkpoint holds, and are cut off.
+        progress: Called with (name, steps taken, steps).
+        writes: Whether this process writes; False for all workers but one.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Any,
+        start: int,
+        progress: Callable[[str, int, int], None] | None = None,
+        writes: bool = True,
+    ):
+        super().__init__()
+        self.directory, self.options = directory, options
+        self.start, self.step = start, start
+        self.writes, self._progress = writes, progress
+        self._path = directory / LOG_NAME
+        self._writer = None
+        self._time, self._time_step = time.monotonic(), start
+        if not writes:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        self._cut()
+        # TensorFlow writes TensorBoard's files through the package of that name.
+        if importlib.util.find_spec("tensorboard") is not None:
+            folder = str(directory / _TENSORBOARD)
+            self._writer = tf.summary.create_file_writer(folder)
+
+    def _cut(self) -> None:
+        lines = [line for line in self._lines() if line["step"] <= self.start]
+        with atomic_write(self._path) as temporary:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            temporary.write_text(text, encoding="utf-8")
+
+    def _lines(self) -> list[dict[str, float]]:
+        if not self._path.is_file():
+            return []
+        lines = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # the last line of a run that was killed
+                break
+        return lines
+
+    def history(self) -> dict[str, list[float]]:
+        """All lines, by name."""
+        history: dict[str, list[float]] = {}
+        for line in self._lines():
+            for name, value in line.items():
+                history.setdefault(name, []).append(value)
+        return history
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts, and writes every `log_every` steps."""
+        self.step = self.start + batch + 1
+        if self.step % self.options.log_every and self.step != self.options.steps:
+            return
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self.check(values)
+        now = time.monotonic()
+        rate = (self.step - self._time_step) / max(now - self._time, 1e-9)
+        self._time, self._time_step = now, self.step
+        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        self.write({**values, "steps_per_s": round(rate, 4)})
+        self.model.reset_metrics()
+        if self._progress is not None and self.writes:
+            name = getattr(self.model, "stage", self.model.name)
+            self._progress(name, self.step, self.options.steps)
+
+    def check(self, values: dict[str, float]) -> None:
+        """Raises FloatingPointError if a value is no number."""
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise FloatingPointError(
+                f"{wrong[0]} is {values[wrong[0]]} at step {self.step}: the run has "
+                "diverged. A lower learning rate, more warm-up steps or a smaller "
+                "clip_norm may help; the last checkpoint is from before"
+            )
+
+    def write(self, values: dict[str, float]) -> None:
+        """Adds a line, and TensorBoard's scalars."""
+        if not self.writes:
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
+        if self._writer is None:
+            return
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, self.step)
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        """Closes TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Validation(keras.callbacks.Callback):
+    """Measures on held-out data, and ends the run when it gets no better.
+
+    Args:
+        directory: Of the run; the best weights are kept there if `patience` is set.
+        validation: `Batches`, or None.
+        options: `TrainingOptions`.
+        start: Steps taken before.
+        log: Where the values are written.
+        workers: Of `strategies.workers_of`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        validation: Any,
+        options: Any,
+        start: int,
+        log: Log,
+        workers: Any,
+    ):
+        super().__init__()
+        self.directory, self.validation, self.options = directory, validation, options
+        self.start, self.log, self.workers = start, log, workers
+        losses = log.history().get("val_loss", [])
+        self.best = min(losses, default=math.inf)
+        self.waited = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Validates every `validate_every` steps."""
+        step = self.start + batch + 1
+        due = step % self.options.validate_every == 0 or step == self.options.steps
+        if self.validation is None or not due:
+            return
+        # Evaluation shares the metrics with training.
+        variables = [v for metric in self.model.metrics for v in metric.variables]
+        before = [variable.numpy() for variable in variables]
+        values = self.workers.evaluate(self.model, self.validation)
+        values = {f"val_{name}": float(value) for name, value in values.items()}
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        self.log.check(values)
+        self.log.write(values)
+        self._judge(values["val_loss"])
+
+    def _judge(self, loss: float) -> None:
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            if self.options.patience is not None and self.workers.is_chief:
+                _save_best(self.directory, self.model)
+        else:
+            self.waited += 1
+        if self.options.patience is not None and self.waited >= self.options.patience:
+            self.model.stop_training = True
+
+
+def _save_best(directory: Path, model: keras.Model) -> None:
+    from safetensors.numpy import save_file
+
+    weights = {str(i): np.asarray(v.numpy()) for i, v in enumerate(model.weights)}
+    with atomic_write(directory / BEST_NAME) as temporary:
+        save_file(weights, temporary)
+
+
+def restore_best(directory: Path, model: keras.Model) -> None:
+    """Gives a model the weights of its best validation, if there was one."""
+    from safetensors.numpy import load_file
+
+    path = directory / BEST_NAME
+    if path.is_file():
+        weights = load_file(path)
+        for i, variable in enumerate(model.weights):
+            variable.assign(weights[str(i)])
+
+
+class StopOnSignal:
+    """Lets a step end when Ctrl-C or a request to terminate comes; a second one kills.
+
+    Attributes:
+        asked: Whether one has come to this process.
+        came: Whether the run stops for one, of this process or of another worker.
+    """
+
+    def __init__(self):
+        self.asked = self.came = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.asked = True
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *error):
+        self._restore()
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes checkpoints, and the last one when the run is asked to stop.
+
+    Args:
+        directory: Of the run.
+        options: `TrainingOptions`.
+        start: Steps taken before.
+        facts: Kept in every checkpoint.
+        log: Says whether the values are still numbers, and who writes.
+    """
+
+    def __init__(self, directory: Path, options: Any, start: int, facts, log: Log):
+        super().__init__()
+        self.directory, self.options, self.start = directory, options, start
+        self.facts, self.log = facts, log
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Saves when it is time to."""
+        step = self.start + batch + 1
+        is_last = step == self.options.steps or self.model.stop_training
+        if step % self.options.checkpoint_every and not is_last:
+            return
+        self.log.check({name: float(value) for name, value in (logs or {}).items()})
+        checkpoints.save(
+            self.directory,
+            step,
+            self.model,
+            self.facts,
+            self.options.keep,
+            writes=self.log.writes,
+        )
+
+
+class AudioSamples(keras.callbacks.Callback):
+    """Lets one hear a run: audio and spectrograms for TensorBoard.
+
+    Args:
+        directory: Of the run.
+        every: Steps between two samples.
+        make: Called with the step; gives name -> float32 (samples,).
+        sample_rate: Samples per second.
+
+    Attributes:
+        start: Steps taken before; `train` sets it.
+
+    Raises:
+        ImportError: If TensorBoard is not installed.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        every: int,
+        make: Callable[[int], dict[str, np.ndarray]],
+        sample_rate: int,
+    ):
+        super().__init__()
+        self.every, self.make, self.sample_rate = every, make, sample_rate
+        self.start = 0
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                'Audio samples need tensorboard: pip install "bark-tf[train]"'
+            )
+        self._writer = tf.summary.create_file_writer(
+            str(Path(directory) / _TENSORBOARD)
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Writes samples every `every` steps."""
+        step = self.start + batch + 1
+        if step % self.every:
+            return
+        with self._writer.as_default():
+            for name, audio in self.make(step).items():
+                audio = np.asarray(audio, np.float32)[None]
+                tf.summary.audio(name, audio[..., None], self.sample_rate, step)
+                tf.summary.image(f"{name}_spectrogram", _picture(audio), step)
+        self._writer.flush()
+
+
+def _picture(audio: np.ndarray) -> tf.Tensor:
+    """A spectrogram as a picture: (1, frequencies, time, 1), in [0, 1], 80 dB deep."""
+    missing = max(0, _SPECTROGRAM_WINDOW - audio.shape[1])
+    levels = magnitudes(np.pad(audio, ((0, 0), (0, missing))), _SPECTROGRAM_WINDOW)
+    decibels = 20 * tf.math.log(levels + 1e-7) / math.log(10)
+    highest = tf.reduce_max(decibels)
+    picture = tf.clip_by_value((decibels - highest) / 80 + 1, 0, 1)
+    return tf.transpose(picture, [0, 2, 1])[:, ::-1, :, None]

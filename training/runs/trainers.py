@@ -1,0 +1,170 @@
+"""The losses of the three transformers, as Keras models that `fit` trains."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from bark_tf.config import (
+    BarkGenerationConfig,
+)
+from bark_tf.generation.semantic import prompt_embeddings
+from bark_tf.models.losses import IGNORED_LABEL, cross_entropy
+
+from . import strategies
+
+# === Trainers ===
+
+
+class StageTrainer(keras.Model):
+    """A network with its loss on batches of its stage's examples; abstract.
+
+    Args:
+        model: The network.
+        config: Generation configuration.
+        **kwargs: `name`.
+
+    Call arguments:
+        batch: What `StageExamples.pad` gives.
+        training: Whether dropout is on.
+
+    Returns:
+        Logits (B, L, vocabulary) of the targets, at least float32.
+    """
+
+    stage: str
+
+    def __init__(self, model, config: BarkGenerationConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+        self.generation_config = config
+        self._loss = keras.metrics.Mean("loss")
+        self._accuracy = keras.metrics.Mean("accuracy")
+        self.built = True
+
+    @property
+    def metrics(self):
+        """Means over targets, which Keras resets between epochs."""
+        return [self._loss, self._accuracy]
+
+    def loss_and_weight(self, batch, training: bool = False):
+        """The loss of a batch, for a step of any kind of training.
+
+        Args:
+            batch: What `StageExamples.pad` gives.
+            training: Whether dropout is on.
+
+        Returns:
+            The mean cross-entropy over targets, float32 (); and the sum of the
+            targets' weights, float32 ().
+        """
+        loss, weight, _ = self._measure(batch, training)
+        return loss, weight
+
+    def _measure(self, batch, training):
+        logits = self(batch, training=training)
+        targets = tf.convert_to_tensor(batch["targets"])
+        weights = tf.cast(targets != IGNORED_LABEL, tf.float32)
+        if "weights" in batch:
+            weights *= tf.cast(batch["weights"], tf.float32)
+        loss = cross_entropy(logits, targets, weights)
+        right = tf.argmax(logits, -1, output_type=targets.dtype) == targets
+        total = tf.reduce_sum(weights)
+        accuracy = tf.math.divide_no_nan(
+            tf.reduce_sum(tf.cast(right, tf.float32) * weights), total
+        )
+        return loss, total, accuracy
+
+    def gradients(self, batch):
+        """What a step knows before the weights move.
+
+        Args:
+            batch: What `StageExamples.pad` gives; of several replicas, a share of it.
+
+        Returns:
+            Gradients of the mean over the targets of all replicas, one per trainable
+            variable; and the logs.
+        """
+        with tf.GradientTape() as tape:
+            loss, weight, accuracy = self._measure(batch, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        means, weight = strategies.together([loss, accuracy, *gradients], weight)
+        loss, accuracy, *gradients = means
+        return gradients, self._reported(loss, weight, accuracy)
+
+    def train_step(self, data):
+        """See `keras.Model.train_step`."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        gradients, logs = self.gradients(batch)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return logs
+
+    def test_step(self, data):
+        """See `keras.Model.test_step`."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        loss, weight, accuracy = self._measure(batch, training=False)
+        (loss, accuracy), weight = strategies.together([loss, accuracy], weight)
+        return self._reported(loss, weight, accuracy)
+
+    def _reported(self, loss, weight, accuracy):
+        weight = strategies.share_of_replica(weight)
+        self._loss.update_state(loss, weight)
+        self._accuracy.update_state(accuracy, weight)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+class SemanticTrainer(StageTrainer):
+    """Trains the text-to-semantic network; see `StageTrainer`."""
+
+    stage = "semantic"
+
+    def call(self, batch, training=False):
+        """Logits of the tokens after the prompt."""
+        config = self.generation_config.semantic_config
+        read = batch.get("read")
+        if read is None:
+            targets = tf.convert_to_tensor(batch["targets"])
+            pad = config.semantic_pad_token
+            read = tf.where(targets == IGNORED_LABEL, pad, targets)
+        x = prompt_embeddings(
+            self.model,
+            batch["text"],
+            batch["history"],
+            config.semantic_infer_token,
+            read[:, :-1],
+        )
+        x = self.model.forward(x, training=training)[0]
+        # The infer token stands at position P and says the first token.
+        return self.model.logits(x[:, config.max_input_semantic_length :])
+
+
+class CoarseTrainer(StageTrainer):
+    """Trains the semantic-to-coarse network; see `StageTrainer`."""
+
+    stage = "coarse"
+
+    def call(self, batch, training=False):
+        """Logits of the tokens after the infer token."""
+        infer = self.generation_config.coarse_acoustics_config.max_coarse_input_length
+        x = self.model.token_embedding(batch["ids"])
+        x = self.model.forward(x, training=training)[0]
+        return self.model.logits(x[:, infer:])
+
+
+class FineTrainer(StageTrainer):
+    """Trains the fine network, one codebook per row; see `StageTrainer`."""
+
+    stage = "fine"
+
+    def call(self, batch, training=False):
+        """Logits of all frames of the window."""
+        codebook = tf.convert_to_tensor(batch["codebook"])
+        x = self.model.embed(codebook, batch["ids"])
+        x = self.model.forward(x, training=training)[0]
+        return self.model.logits(codebook, x)
+
+
+TRAINERS = {
+    trainer.stage: trainer for trainer in (SemanticTrainer, CoarseTrainer, FineTrainer)
+}

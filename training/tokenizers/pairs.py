@@ -1,0 +1,195 @@
+"""Pairs of semantic tokens and audio that a model makes itself, from texts.
+
+What a model speaks tells which sound belongs to which of its tokens. Pairs are shards
+like those of `bark-tf prepare`: with text ids, semantic tokens, codes and audio.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bark_tf.bark import BarkModel
+from bark_tf.processor import BarkProcessor
+
+from ..data.prepare import Report, make_shards, tokens_info
+from ..data.shards import DatasetInfo, Skipped, Utterance
+from ..evaluation.scores import BATCH_SIZE, EMPTY_ROWS
+
+# Generation is slow: little is lost when it is killed.
+SHARD_SIZE = 2 * BATCH_SIZE
+VALIDATION = 0.1
+ANYBODY = "anybody"
+
+
+class Line(NamedTuple):
+    """A text to speak.
+
+    Attributes:
+        id: Its number, as text.
+        text: What is said.
+        speaker: Who says it.
+        voice: As `BarkProcessor` takes it; None: anybody.
+        seed: Decides the take.
+    """
+
+    id: str
+    text: str
+    speaker: str
+    voice: str | None
+    seed: int
+
+
+def make_pairs(
+    texts: Sequence[str],
+    out: str | os.PathLike,
+    *,
+    model: str | os.PathLike,
+    voices: Sequence[str | os.PathLike] = (),
+    validation: float = VALIDATION,
+    seed: int = 0,
+    jit_compile: bool = True,
+    shard_size: int = SHARD_SIZE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Lets a model speak texts, and keeps tokens and audio.
+
+    Every text has a seed of its own, so that a pair does not depend on the others.
+
+    Args:
+        texts: What is said, 5 to 13 seconds each for the published Bark.
+        out: Directory for the shards, `train` and `validation`. One that an earlier
+            call with the same arguments left is completed.
+        model: Directory or id of the checkpoint.
+        voices: Who speaks, in turns, as `BarkProcessor` takes voices; none: anybody,
+            which teaches a quantizer many voices.
+        validation: Share of the texts that is held out, in [0, 1).
+        seed: Of the first text's take; the others' follow.
+        jit_compile: Whether decoding is compiled with XLA.
+        shard_size: Texts per shard.
+        progress: Called with (texts done, texts).
+
+    Returns:
+        `Report`. Texts at which the model said nothing are among the skipped.
+
+    Raises:
+        FileNotFoundError: If there is no such model or voice.
+        ValueError: If there are no texts, a number is out of range, or `out` was made
+            with other arguments.
+        OSError: If the disk is full; what is finished stays.
+
+    Example:
+        >>> make_pairs(texts, "pairs", model="suno/bark-small").utterances
+        {'train': 2721, 'validation': 279}
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation must be in [0, 1). Received: {validation}")
+    if not texts:
+        raise ValueError("texts must hold what is to be said. Received: no texts")
+    names = [os.fspath(voice) for voice in voices] or [None]
+    lines = [
+        Line(
+            f"{number:06d}",
+            text,
+            names[number % len(names)] or ANYBODY,
+            names[number % len(names)],
+            seed + number,
+        )
+        for number, text in enumerate(texts)
+    ]
+    maker = _Maker(os.fspath(model), names, seed, jit_compile)
+    return make_shards(
+        lines,
+        out,
+        maker,
+        validation=validation,
+        shard_size=shard_size,
+        progress=progress,
+    )
+
+
+class _Maker:
+    """Speaks; to `make_shards` what `prepare.Maker` is for recordings."""
+
+    def __init__(
+        self, model: str, voices: Sequence[str | None], seed: int, jit_compile: bool
+    ):
+        self._model, self._seed, self._jit_compile = model, seed, jit_compile
+        self._processor = BarkProcessor.from_pretrained(model)
+        self._bark = BarkModel.from_pretrained(model)
+        self._limit = (
+            self._bark.generation_config.semantic_config.max_input_semantic_length
+        )
+        self._voices: dict[str | None, Any] = {None: None}
+        for voice in voices:
+            if voice is not None:
+                found = self._processor([0], voice=voice, return_tensors="np")
+                self._voices[voice] = found["history_prompt"]
+
+    def info(self, fingerprint: dict[str, Any]) -> DatasetInfo:
+        """What the records are."""
+        voices = [voice for voice in self._voices if voice is not None]
+        return tokens_info(
+            self._model,
+            self._bark.generation_config,
+            sample_rate=self._bark.config.codec_config.sampling_rate,
+            has_audio=True,
+            text_vocab_size=self._processor.tokenizer.vocab_size,
+            settings={"voices": voices, "seed": self._seed, **fingerprint},
+        )
+
+    def utterances(self, lines: Sequence[Line]) -> Iterator[Utterance | Skipped]:
+        """Speaks texts; each gives a pair or why it cannot, in order."""
+        problems = {line.id: self._problem(line) for line in lines}
+        spoken = {}
+        readable = [line for line in lines if problems[line.id] is None]
+        for start in range(0, len(readable), BATCH_SIZE):
+            rows = readable[start : start + BATCH_SIZE]
+            spoken |= self._spoken(rows)
+        for line in lines:
+            reason = problems[line.id]
+            if reason is None and line.id not in spoken:
+                reason = "the model said nothing"
+            yield spoken[line.id] if reason is None else Skipped(line.id, "", reason)
+
+    def _problem(self, line: Line) -> str | None:
+        """Why a text cannot be read, if so."""
+        count = len(self._processor.tokenizer.encode(line.text))
+        if not count:
+            return "nothing in its text has a token"
+        if count > self._limit:
+            return f"its text is longer than the {self._limit} tokens a model reads"
+        return None
+
+    def _spoken(self, lines: Sequence[Line]) -> dict[str, Utterance]:
+        """The pairs of those texts at which the model said something, by id."""
+        # Another size of batch would be another program to compile.
+        rows = [*lines, *lines[-1:] * (BATCH_SIZE - len(lines))]
+        inputs = self._processor([row.text for row in rows], return_tensors="np")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", EMPTY_ROWS)  # they are counted
+            out = self._bark.generate(
+                **inputs,
+                history_prompt=[self._voices[row.voice] for row in rows],
+                seed=[row.seed for row in rows],
+                return_dict=True,
+                jit_compile=self._jit_compile,
+            )
+        audio = out.audio.numpy()
+        return {
+            line.id: Utterance(
+                line.id,
+                line.text,
+                line.speaker,
+                np.array(self._processor.tokenizer.encode(line.text), np.int32),
+                voice.semantic_prompt,
+                voice.fine_prompt,
+                audio[row, : out.lengths[row]],
+            )
+            for row, (line, voice) in enumerate(zip(lines, out.voice, strict=False))
+            if voice is not None
+        }

@@ -1,0 +1,569 @@
+"""Training of the quantizer that turns HuBERT's frames into a model's semantic tokens.
+
+It learns from pairs of audio and tokens, as a rule those that the model made itself
+(`pairs.py`). HuBERT is not trained: its frames are computed once and kept in files.
+Which frame is to say which token is `nearest_frames`'s to tell, as in tokenizing.
+
+    OUT/semantic_tokenizer.*                what `load_semantic_tokenizer` reads
+    OUT/training/quantizer/frames/          frames and tokens, 100 KB per second
+    OUT/training/quantizer/                 the run: checkpoints, logs
+
+The folder `training` is of no use once the run is done.
+
+Axes: B batch, T frames, N tokens, D width of a frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bark_tf.audio.reading import resample
+from bark_tf.config import (
+    GENERATION_CONFIG_NAME,
+    BarkSemanticGenerationConfig,
+    HubertConfig,
+    HubertQuantizerConfig,
+)
+from bark_tf.files import atomic_write
+from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel
+from bark_tf.models.hubert.quantizer import HubertQuantizer
+from bark_tf.models.losses import IGNORED_LABEL
+from bark_tf.semantic_tokens.hubert import (
+    LAYER,
+    HubertTokenizer,
+    hubert_windows,
+    nearest_frames,
+    open_network,
+)
+
+from ..data.batches import Batches
+from ..data.shards import DatasetInfo, ShardSet
+from ..evaluation.metrics import edit_distance
+from ..runs.fit import TrainingOptions, train
+from ..runs.trainers import StageTrainer
+
+SPLITS = ("train", "validation")
+STEPS = 3_000
+BATCH_SIZE = 8
+# Frames of an example, 20 s: a batch's logits, 8 x 1,000 x 10,000, are 320 MB.
+MAX_FRAMES = 1_000
+# Pairs whose frames are in one file, and in memory while it is written.
+_PAIRS_PER_FILE = 64
+_INPUTS_NAME = "inputs.json"
+
+Progress = Callable[[str, int, int], None]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody listens to."""
+
+
+def quantizer_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
+    """How a quantizer is trained as a rule: it keeps the best of twenty validations.
+
+    Args:
+        steps: Batches in all.
+        seed: Of all random choices.
+    """
+    return TrainingOptions(
+        steps=steps,
+        learning_rate=1e-3,
+        warmup_steps=min(100, steps // 10),
+        seed=seed,
+        checkpoint_every=500,
+        keep=1,
+        validate_every=max(1, steps // 20),
+        patience=20,
+        log_every=10,
+    )
+
+
+# === The result ===
+
+
+class QuantizerScore(NamedTuple):
+    """How well a tokenizer finds the tokens that a model spoke, in audio new to it.
+
+    Nothing of the tokens is given to it: it tokenizes the audio as it does any other.
+
+    Attributes:
+        pairs: How many were tokenized.
+        tokens: That the model spoke.
+        hits: Of these, how many were found in their place.
+        changes: Fewest changes that turn what the model spoke into what was found.
+    """
+
+    pairs: int
+    tokens: int
+    hits: int
+    changes: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the tokens that were found in their place."""
+        return self.hits / self.tokens
+
+    @property
+    def edit_distance(self) -> float:
+        """Changes per token: 0 where all is found, about 1 where nothing is."""
+        return self.changes / self.tokens
+
+    def __str__(self) -> str:
+        return (
+            "| held-out pairs | tokens | token accuracy | edit distance |\n"
+            "|---|---|---|---|\n"
+            f"| {self.pairs} | {self.tokens} | {100 * self.accuracy:.1f} % "
+            f"| {self.edit_distance:.3f} |"
+        )
+
+
+def quantizer_score(
+    tokenizer: HubertTokenizer,
+    shards: ShardSet,
+    progress: Callable[[int, int], None] | None = None,
+) -> QuantizerScore:
+    """Tokenizes audio and compares with the tokens that it was made of.
+
+    Args:
+        tokenizer: The tokenizer.
+        shards: Pairs, with tokens and audio.
+        progress: Called with (pairs done, pairs).
+
+    Returns:
+        `QuantizerScore`.
+    """
+    tokens = hits = changes = 0
+    for number, (audio, spoken) in enumerate(_heard(shards)):
+        found = tokenizer(audio)
+        both = min(len(spoken), len(found))
+        tokens += len(spoken)
+        hits += int(np.sum(spoken[:both] == found[:both]))
+        changes += edit_distance(spoken, found)
+        if progress is not None:
+            progress(number + 1, len(shards))
+    return QuantizerScore(len(shards), tokens, hits, changes)
+
+
+def _heard(shards: ShardSet, numbers: Sequence[int] | None = None) -> Iterator[tuple]:
+    """Audio as HuBERT takes it, and semantic tokens."""
+    for number in range(len(shards)) if numbers is None else numbers:
+        pair = shards[number]
+        yield resample(pair.audio, shards.info.sample_rate, SAMPLE_RATE), pair.semantic
+
+
+# === Training ===
+
+
+def train_quantizer(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    hubert: str | os.PathLike | HubertModel,
+    layer: int = LAYER,
+    quantizer: str | os.PathLike | None = None,
+    hidden_size: int | None = None,
+    options: TrainingOptions | None = None,
+    batch_size: int = BATCH_SIZE,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> tuple[HubertTokenizer, QuantizerScore]:
+    """Trains a quantizer, saves HuBERT and it as a tokenizer, and measures that.
+
+    Killed and started again, it goes on where it was.
+
+    Args:
+        data: What `make_pairs` made: shards with tokens and audio in `train` and
+            `validation`.
+        out: Directory for the tokenizer, as a rule that of the model that will be
+            given the tokens.
+        hubert: The network, or where it is, as in `HubertTokenizer.from_pretrained`.
+        layer: Whose output the quantizer reads.
+        quantizer: A quantizer to start from: the community's `.pth`, or a directory;
+            None: from nothing.
+        hidden_size: Width of the LSTMs of one from nothing; None: 1024, as the
+            community's.
+        options: By default `quantizer_options()`.
+        batch_size: Pairs per step.
+        restart: Forget what an earlier run of the same `out` has done.
+        progress: Called with (what, done, total).
+
+    Returns:
+        The tokenizer, which `load_semantic_tokenizer(out)` reads, and its score on the
+        held-out pairs.
+
+    Raises:
+        FileNotFoundError: If there are no pairs, no HuBERT or no quantizer.
+        ValueError: If things do not fit together; the message says which.
+    """
+    out, options = Path(out), options or quantizer_options()
+    progress = progress or _silent
+    pairs = _pairs(Path(data))
+    info = pairs["train"].info
+    _check_model(out, info)
+    if not isinstance(hubert, HubertModel):
+        hubert = open_network(HubertModel, hubert)
+    layer = hubert.checked_layer(layer)
+    keras.utils.set_random_seed(options.seed)
+    network = _network(quantizer, hidden_size, hubert.config, info)
+    tokenizer = HubertTokenizer(
+        hubert, network, layer=layer, rate_hz=info.semantic_rate_hz
+    )
+    run = out / "training" / "quantizer"
+    if restart:
+        shutil.rmtree(run, ignore_errors=True)
+    _claim(run, _inputs(pairs, hubert.first_layers(layer), network, quantizer))
+    batches = {}
+    for split, shards in pairs.items():
+        frames = Frames(
+            run / "frames",
+            split,
+            shards,
+            tokenizer,
+            lambda done, total, split=split: progress(f"{split} frames", done, total),
+        )
+        examples = QuantizerExamples(
+            frames,
+            rate_hz=info.semantic_rate_hz,
+            config=hubert.config,
+            seed=options.seed,
+        )
+        batches[split] = Batches(
+            examples, batch_size, seed=options.seed, shuffle=split == "train"
+        )
+    train(
+        QuantizerTrainer(network),
+        batches["train"],
+        options=options,
+        directory=run,
+        validation=batches["validation"],
+        progress=progress,
+    )
+    tokenizer.save(out)
+    score = quantizer_score(
+        tokenizer,
+        pairs["validation"],
+        lambda done, total: progress("held-out pairs", done, total),
+    )
+    return tokenizer, score
+
+
+def _pairs(data: Path) -> dict[str, ShardSet]:
+    """The pairs to learn from, and the held-out ones."""
+    if not (data / "train").is_dir():
+        raise FileNotFoundError(
+            f"{str(data)!r} holds no pairs: there is no folder 'train'. "
+            "`bark-tf train-tokenizer --kind quantizer --make-pairs` makes them"
+        )
+    if not (data / "validation").is_dir():
+        raise ValueError(
+            f"{str(data)!r} holds no pairs out, so nothing could be measured: make "
+            "them from more texts, or with a larger --validation"
+        )
+    pairs = {split: ShardSet(data / split) for split in SPLITS}
+    for split, shards in pairs.items():
+        for has, what in (
+            (shards.info.has_tokens, "semantic tokens"),
+            (shards.info.has_audio, "audio"),
+        ):
+            if not has:
+                raise ValueError(
+                    f"A quantizer learns from pairs of semantic tokens and audio. "
+                    f"Received: {str(data / split)!r} without {what}"
+                )
+    return pairs
+
+
+def _check_model(out: Path, info: DatasetInfo) -> None:
+    """Refuses to put a tokenizer beside a model that speaks other tokens."""
+    if not (out / GENERATION_CONFIG_NAME).is_file():
+        return
+    config = BarkSemanticGenerationConfig.from_pretrained(out)
+    wanted = config.semantic_vocab_size, config.semantic_rate_hz
+    found = info.semantic_vocab_size, info.semantic_rate_hz
+    if found != wanted:
+        raise ValueError(
+            f"The pairs must hold the tokens that the model in {str(out)!r} speaks, "
+            f"{wanted[0]} at {wanted[1]} Hz. Received: {found[0]} at {found[1]} Hz"
+        )
+
+
+def _network(
+    start: str | os.PathLike | None,
+    hidden_size: int | None,
+    hubert: HubertConfig,
+    info: DatasetInfo,
+) -> HubertQuantizer:
+    """The quantizer before training."""
+    if start is None:
+        sizes = {} if hidden_size is None else {"hidden_size": hidden_size}
+        config = HubertQuantizerConfig(
+            input_size=hubert.hidden_size, output_size=info.semantic_vocab_size, **sizes
+        )
+        return HubertQuantizer(config)
+    if hidden_size is not None:
+        raise ValueError(
+            "hidden_size is that of the quantizer to start from. Received: both"
+        )
+    network = open_network(HubertQuantizer, start)
+    if network.config.output_size != info.semantic_vocab_size:
+        raise ValueError(
+            f"The quantizer to start from must know the pairs' "
+            f"{info.semantic_vocab_size} tokens. "
+            f"Received: one of {network.config.output_size}"
+        )
+    return network
+
+
+# === What a run was started with ===
+
+
+def _inputs(
+    pairs: Mapping[str, ShardSet],
+    hubert: HubertModel,
+    network: HubertQuantizer,
+    start: str | os.PathLike | None,
+) -> dict[str, Any]:
+    """What must not change between two parts of a run, besides its options."""
+    known = [
+        [dataclasses.asdict(s.info), s.ids, s.lengths.tolist()] for s in pairs.values()
+    ]
+    return {
+        "pairs": hashlib.sha256(json.dumps(known).encode("utf-8")).hexdigest(),
+        "hubert": _digest(hubert),
+        "layers": hubert.config.num_hidden_layers,
+        "quantizer": network.config.to_dict(),
+        "start": None if start is None else _digest(network),
+    }
+
+
+def _digest(network: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for variable in network.weights:
+        digest.update(np.ascontiguousarray(variable.numpy()).data)
+    return digest.hexdigest()
+
+
+def _claim(run: Path, inputs: Mapping[str, Any]) -> None:
+    """Notes what a run is started with; refuses to go on with something else."""
+    path = run / _INPUTS_NAME
+    if not path.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(inputs, indent=2) + "\n", encoding="utf-8")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    names = ", ".join(name for name in inputs if before.get(name) != inputs[name])
+    if names:
+        raise ValueError(
+            f"{str(run)!r} holds a run that was started with something else ({names} "
+            "differ). Choose another directory, or start again with --restart"
+        )
+
+
+# === Frames ===
+
+
+class Pair(NamedTuple):
+    """Where the frames of a pair are, and its tokens."""
+
+    path: Path
+    start: int
+    stop: int
+    semantic: np.ndarray
+
+
+class Frames(Sequence):
+    """HuBERT's frames of pairs, computed once, read from files when asked for.
+
+    They are kept in float16: three digits say enough of what a norm has scaled.
+
+    Args:
+        directory: Of the files; those that are there are taken as they are.
+        name: The beginning of their names.
+        shards: The pairs.
+        tokenizer: Has HuBERT and the layer.
+        progress: Called with (pairs done, pairs).
+
+    Attributes:
+        lengths: int64 (pairs,), frames.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        shards: ShardSet,
+        tokenizer: HubertTokenizer,
+        progress: Callable[[int, int], None],
+    ):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._pairs: list[Pair] = []
+        for start in range(0, len(shards), _PAIRS_PER_FILE):
+            numbers = range(start, min(start + _PAIRS_PER_FILE, len(shards)))
+            path = directory / f"{name}-{start // _PAIRS_PER_FILE:05d}.safetensors"
+            if not path.is_file():
+                _write_frames(path, _heard(shards, numbers), tokenizer)
+            self._pairs += _read_pairs(path)
+            progress(numbers.stop, len(shards))
+        self.lengths = np.array([pair.stop - pair.start for pair in self._pairs])
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames, float16 (T, D), and semantic tokens, int32 (N,)."""
+        from safetensors import safe_open
+
+        path, start, stop, semantic = self._pairs[index]
+        # A handle per read: threads share nothing.
+        with safe_open(path, framework="numpy") as file:
+            return file.get_slice("frames")[start:stop], semantic
+
+
+def _write_frames(
+    path: Path, pairs: Iterator[tuple], tokenizer: HubertTokenizer
+) -> None:
+    from safetensors.numpy import save_file
+
+    frames, tokens = [], []
+    for audio, semantic in pairs:
+        windows = hubert_windows(tokenizer.hubert, audio, tokenizer.layer)
+        frames.append(np.concatenate([part.astype(np.float16) for part in windows]))
+        tokens.append(semantic.astype(np.int32))
+    arrays = {
+        "frames": np.concatenate(frames),
+        "semantic": np.concatenate(tokens),
+        "num_frames": np.array([len(part) for part in frames]),
+        "num_tokens": np.array([len(part) for part in tokens]),
+    }
+    with atomic_write(path) as temporary:
+        save_file(arrays, temporary)
+
+
+def _read_pairs(path: Path) -> Iterator[Pair]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        semantic, num_frames, num_tokens = (
+            file.get_tensor(name) for name in ("semantic", "num_frames", "num_tokens")
+        )
+    ends = np.cumsum(num_frames)
+    tokens = np.split(semantic, np.cumsum(num_tokens)[:-1])
+    for end, count, one in zip(ends, num_frames, tokens, strict=True):
+        yield Pair(path, int(end - count), int(end), one)
+
+
+# === Examples ===
+
+
+class QuantizerExamples:
+    """Frames, and for each token the frame that is to say it; for `Batches`.
+
+    Of a pair with more than `MAX_FRAMES` frames, each epoch takes another piece.
+
+    Args:
+        frames: `Frames`, or other pairs of frames (T, D) and tokens (N,) with
+            `lengths`.
+        rate_hz: Tokens per second.
+        config: Of the HuBERT.
+        seed: Of the choice of pieces.
+
+    Attributes:
+        lengths: int64 (pairs,), frames.
+        longest: Frames of the longest example.
+    """
+
+    def __init__(
+        self, frames: Any, *, rate_hz: float, config: HubertConfig, seed: int = 0
+    ):
+        self._frames, self._rate_hz, self._config = frames, rate_hz, config
+        self._seed = seed
+        self.lengths = np.minimum(frames.lengths, MAX_FRAMES)
+        self.longest = int(self.lengths.max())
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def example(self, index: int, epoch: int = 0) -> dict[str, np.ndarray]:
+        """One pair, or a piece of it.
+
+        Returns:
+            `frames` float16 (T, D); `chosen` int32 (N,), numbers of frames, ascending;
+            `targets` int32 (N,), the tokens that they say.
+        """
+        frames, targets = self._frames[index]
+        chosen = nearest_frames(
+            len(targets), len(frames), rate_hz=self._rate_hz, config=self._config
+        )
+        if len(frames) > MAX_FRAMES:
+            rng = np.random.default_rng([self._seed, epoch, index])
+            start = int(rng.integers(len(frames) - MAX_FRAMES + 1))
+            frames = frames[start : start + MAX_FRAMES]
+            is_in = (chosen >= start) & (chosen < start + MAX_FRAMES)
+            chosen, targets = chosen[is_in] - start, targets[is_in]
+        return {
+            "frames": frames,
+            "chosen": chosen.astype(np.int32),
+            "targets": targets,
+        }
+
+    def length_of(self, example: Mapping[str, np.ndarray]) -> int:
+        """Frames of an example."""
+        return len(example["frames"])
+
+    def pad(
+        self, examples: Sequence[Mapping[str, np.ndarray]], length: int
+    ) -> dict[str, np.ndarray]:
+        """A batch: `frames` (B, length, D), `chosen` and `targets` (B, N)."""
+        count = max(len(example["targets"]) for example in examples)
+        lengths = {"frames": length, "chosen": count, "targets": count}
+        fills = {"frames": 0, "chosen": 0, "targets": IGNORED_LABEL}
+        return {
+            name: np.stack(
+                [_filled(one[name], lengths[name], fills[name]) for one in examples]
+            )
+            for name in lengths
+        }
+
+    def without_targets(
+        self, example: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The same example, of which nothing counts."""
+        nothing = np.full_like(example["targets"], IGNORED_LABEL)
+        return {**example, "targets": nothing}
+
+
+def _filled(array: np.ndarray, length: int, fill: int) -> np.ndarray:
+    rest = [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, rest, constant_values=fill)
+
+
+class QuantizerTrainer(StageTrainer):
+    """Trains a quantizer; see `StageTrainer`.
+
+    Args:
+        quantizer: `HubertQuantizer`.
+        **kwargs: `name`.
+    """
+
+    stage = "quantizer"
+
+    def __init__(self, quantizer: HubertQuantizer, **kwargs):
+        super().__init__(quantizer, None, **kwargs)
+
+    def call(self, batch, training=False):
+        """Logits of the tokens, (B, N, vocabulary)."""
+        heard, _ = self.model.hear(batch["frames"])
+        chosen = tf.gather(heard, tf.convert_to_tensor(batch["chosen"]), batch_dims=1)
+        return self.model.classify(chosen)
