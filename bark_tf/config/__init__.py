@@ -1,4 +1,4 @@
-"""What a Bark is: architecture and generation, as in Hugging Face's files."""
+"""Configurations of the models and of generation, in Hugging Face's format."""
 
 from bark_tf.config.bark import (
     PRESETS,

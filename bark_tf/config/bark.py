@@ -1,10 +1,6 @@
-"""Configurations: what `config.json` and `generation_config.json` of a Bark hold.
+"""Configurations of Bark's three transformers and of the whole model: `config.json`.
 
-Every class is a frozen dataclass with the field names and defaults of Hugging Face's
-classes, so that a file written by either side reads on the other. Keys of a file that
-no field knows are kept in `extra` and written back.
-
-Source: Hugging Face transformers, models `bark` and `encodec`, 4.31 to 5.x.
+Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
 """
 
 from __future__ import annotations
@@ -13,35 +9,31 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from bark_tf.config.base import Config, nested
+from bark_tf.config.base import Config, check_field, check_whole
 from bark_tf.config.encodec import EncodecConfig
-
-# === Architecture ===
 
 
 @dataclasses.dataclass(frozen=True)
 class BarkSubModelConfig(Config):
-    """What the three transformers share.
+    """The fields that the three transformers share.
 
     Args:
         block_size: Number of positions.
-        input_vocab_size: Rows of the embedding(s).
-        output_vocab_size: Rows of the output head(s).
+        input_vocab_size: Rows of each token embedding.
+        output_vocab_size: Rows of each output head.
         num_layers: Transformer blocks.
-        num_heads: Attention heads; divides `hidden_size`.
+        num_heads: Attention heads; must divide `hidden_size`.
         hidden_size: Width of the residual stream; the MLP is four times as wide.
-        dropout: Rate of every dropout, in [0, 1).
+        dropout: Rate of all dropout layers, in [0, 1).
         bias: Whether linear layers (and the causal models' norms) have biases.
         initializer_range: Standard deviation of initial kernels and embeddings.
         use_cache: Whether the causal models return their keys and values.
-        extra: Keys of the file that no field knows.
+        extra: Keys of the file that are not fields.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
     """
 
-    # The key of the nested block in a whole Bark's config.json.
-    part: ClassVar[str] = ""
     aliases: ClassVar[Mapping[str, str]] = {
         "window_size": "block_size",
         "vocab_size": "input_vocab_size",
@@ -61,7 +53,8 @@ class BarkSubModelConfig(Config):
     use_cache: bool = True
 
     def _check(self) -> None:
-        self._require_whole(
+        check_whole(
+            self,
             "block_size",
             "input_vocab_size",
             "output_vocab_size",
@@ -69,22 +62,19 @@ class BarkSubModelConfig(Config):
             "num_heads",
             "hidden_size",
         )
-        self._require(
-            self.hidden_size % self.num_heads == 0,
+        check_field(
+            self,
             "num_heads",
+            self.hidden_size % self.num_heads == 0,
             f"a divisor of hidden_size={self.hidden_size}",
         )
-        self._require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
-        self._require(self.initializer_range > 0, "initializer_range", "positive")
+        check_field(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        check_field(self, "initializer_range", self.initializer_range > 0, "positive")
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
-
-    @classmethod
-    def _select(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return values.get(cls.part) or values if cls.part in values else values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +99,8 @@ class BarkFineConfig(BarkSubModelConfig):
 
     Args:
         tie_word_embeddings: Whether head i is the embedding of codebook i + 1.
-        n_codes_total: Codebooks of the codec that Bark speaks.
-        n_codes_given: Leading codebooks without a head.
+        n_codes_total: Codebooks that Bark writes.
+        n_codes_given: Leading codebooks that have no head.
 
     See `BarkSubModelConfig` for the other fields.
     """
@@ -124,16 +114,18 @@ class BarkFineConfig(BarkSubModelConfig):
 
     def _check(self) -> None:
         super()._check()
-        self._require_whole("n_codes_total", "n_codes_given")
-        self._require(
-            self.n_codes_given < self.n_codes_total,
+        check_whole(self, "n_codes_total", "n_codes_given")
+        check_field(
+            self,
             "n_codes_given",
+            self.n_codes_given < self.n_codes_total,
             f"less than n_codes_total={self.n_codes_total}",
         )
-        self._require(
+        check_field(
+            self,
+            "output_vocab_size",
             not self.tie_word_embeddings
             or self.input_vocab_size == self.output_vocab_size,
-            "output_vocab_size",
             f"input_vocab_size={self.input_vocab_size} with tie_word_embeddings",
         )
 
@@ -147,8 +139,8 @@ class BarkConfig(Config):
         coarse_acoustics_config: `BarkCoarseConfig`, a dict, or None.
         fine_acoustics_config: `BarkFineConfig`, a dict, or None.
         codec_config: `EncodecConfig`, a dict, or None.
-        initializer_range: Kept for the file; every part has its own.
-        extra: Keys of the file that no field knows.
+        initializer_range: Unused, kept for the file; each part has its own.
+        extra: Keys of the file that are not fields.
 
     Example:
         >>> BarkConfig.preset("bark-small").semantic_config.hidden_size
@@ -156,6 +148,12 @@ class BarkConfig(Config):
     """
 
     model_type: ClassVar[str] = "bark"
+    parts: ClassVar = (
+        BarkSemanticConfig,
+        BarkCoarseConfig,
+        BarkFineConfig,
+        EncodecConfig,
+    )
 
     semantic_config: BarkSemanticConfig | None = None
     coarse_acoustics_config: BarkCoarseConfig | None = None
@@ -163,19 +161,8 @@ class BarkConfig(Config):
     codec_config: EncodecConfig | None = None
     initializer_range: float = 0.02
 
-    def __post_init__(self):
-        for cls in (
-            BarkSemanticConfig,
-            BarkCoarseConfig,
-            BarkFineConfig,
-            EncodecConfig,
-        ):
-            value = nested(cls, getattr(self, cls.part), "BarkConfig", cls.part)
-            object.__setattr__(self, cls.part, value)
-        super().__post_init__()
-
     def _check(self) -> None:
-        self._require(self.initializer_range > 0, "initializer_range", "positive")
+        check_field(self, "initializer_range", self.initializer_range > 0, "positive")
 
     @classmethod
     def from_sub_model_configs(
@@ -188,23 +175,23 @@ class BarkConfig(Config):
     ) -> BarkConfig:
         """Joins four configurations into one; `kwargs` are further fields."""
         return cls(
-            semantic_config=semantic_config,
-            coarse_acoustics_config=coarse_acoustics_config,
-            fine_acoustics_config=fine_acoustics_config,
-            codec_config=codec_config,
+            semantic_config,
+            coarse_acoustics_config,
+            fine_acoustics_config,
+            codec_config,
             **kwargs,
         )
 
     @classmethod
     def preset(cls, name: str) -> BarkConfig:
-        """A named architecture: `"bark"`, `"bark-small"` or `"tiny"`.
+        """Returns a named architecture: `"bark"`, `"bark-small"` or `"tiny"`.
 
         Raises:
-            ValueError: For another name.
+            ValueError: If there is no preset of that name.
         """
         if name not in PRESETS:
             raise ValueError(
-                f"There is no preset {name!r}. There are: {', '.join(PRESETS)}"
+                f"There is no preset {name!r}. Known: {', '.join(PRESETS)}"
             )
         return PRESETS[name]
 
@@ -231,6 +218,6 @@ def _bark(num_layers: int, num_heads: int, hidden_size: int, codec: EncodecConfi
 PRESETS: Mapping[str, BarkConfig] = {
     "bark": _bark(24, 16, 1024, EncodecConfig()),
     "bark-small": _bark(12, 12, 768, EncodecConfig()),
-    # The real vocabularies at toy width: what tests and first steps need.
+    # The real vocabularies at toy width, for tests and first steps.
     "tiny": _bark(2, 2, 16, EncodecConfig(num_filters=4, hidden_size=16)),
 }

@@ -10,14 +10,51 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bark_tf import hub
-from bark_tf.files import atomic_write
+from bark_tf.files import atomic_write, read_json_object
 
 CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
 
+# === Checks ===
+
+
+def check_field(owner: Any, name: str, is_right: bool, expected: str) -> None:
+    """Raises an error that names a field if its value is wrong.
+
+    Args:
+        owner: The object that has the field, such as a dataclass.
+        name: The field.
+        is_right: Whether the value is right.
+        expected: What the value must be, such as `"at least 1"`.
+
+    Raises:
+        ValueError: If not `is_right`.
+
+    Example:
+        >>> check_field(options, "steps", options.steps >= 1, "at least 1")
+        ValueError: TrainingOptions.steps must be at least 1. Received: steps=0
+    """
+    if not is_right:
+        raise ValueError(
+            f"{type(owner).__name__}.{name} must be {expected}. "
+            f"Received: {name}={getattr(owner, name)!r}"
+        )
+
+
+def check_whole(owner: Any, *names: str, minimum: int = 1) -> None:
+    """Raises ValueError unless all these fields are integers of at least `minimum`."""
+    for name in names:
+        value = getattr(owner, name)
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        is_right = is_whole and value >= minimum
+        check_field(owner, name, is_right, f"a whole number of at least {minimum}")
+
+
+# === Configurations ===
+
 
 def _plain(value: Any) -> Any:
-    """Turns nested configs and tuples into what JSON holds."""
+    """Turns nested configurations and tuples into JSON types."""
     if isinstance(value, Config):
         return value.to_dict()
     if isinstance(value, tuple | list):
@@ -29,38 +66,52 @@ def _plain(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What every configuration can do: dictionaries, files, checks, copies."""
+    """Base class: a frozen dataclass that reads and writes Hugging Face's JSON files.
+
+    Field names and defaults are those of Hugging Face, so a file written by either
+    library opens in the other.
+
+    Args:
+        extra: Keys of the file that are not fields. They are written back.
+    """
 
     model_type: ClassVar[str] = ""
-    aliases: ClassVar[Mapping[str, str]] = {}
     file_name: ClassVar[str] = CONFIG_NAME
+    # Key of this configuration inside the file of a whole Bark.
+    part: ClassVar[str] = ""
+    # The configurations nested in this one.
+    parts: ClassVar[tuple[type[Config], ...]] = ()
+    # Other names of fields in files -> ours.
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     extra: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, kw_only=True, repr=False, compare=False
     )
 
     def __post_init__(self):
+        for name in self.field_names():
+            if isinstance(getattr(self, name), list):
+                self._set(name, tuple(getattr(self, name)))
+        for cls in self.parts:
+            self._set(cls.part, self._as_part(cls, getattr(self, cls.part)))
         self._check()
 
+    def _set(self, name: str, value: Any) -> None:
+        """Sets a field of the frozen dataclass during `__post_init__`."""
+        object.__setattr__(self, name, value)
+
+    def _as_part(self, cls: type[Config], value: Any) -> Config:
+        """Takes None, a dictionary or a configuration for a nested one."""
+        if value is None:
+            return cls()
+        if isinstance(value, Mapping):
+            return cls.from_dict(value)
+        expected = f"None, a dict or a {cls.__name__}"
+        check_field(self, cls.part, isinstance(value, cls), expected)
+        return value
+
     def _check(self) -> None:
-        """Raises ValueError for values that no model can have."""
-
-    def _require(self, claim: bool, name: str, expected: str) -> None:
-        if not claim:
-            raise ValueError(
-                f"{type(self).__name__}.{name} must be {expected}. "
-                f"Received: {name}={getattr(self, name)!r}"
-            )
-
-    def _require_whole(self, *names: str, minimum: int = 1) -> None:
-        for name in names:
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            self._require(
-                whole and value >= minimum,
-                name,
-                f"a whole number of at least {minimum}",
-            )
+        """Raises ValueError if a field is out of range."""
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -68,77 +119,64 @@ class Config:
         return tuple(f.name for f in dataclasses.fields(cls) if f.name != "extra")
 
     @classmethod
+    def _check_names(cls, names: Mapping[str, Any]) -> None:
+        for name in names:
+            if name not in cls.field_names():
+                raise ValueError(
+                    f"{cls.__name__} has no field {name!r}. "
+                    f"It has: {', '.join(cls.field_names())}"
+                )
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
         """Builds the configuration from a dictionary such as a parsed JSON file.
 
         Args:
-            values: Field values; other keys are kept in `extra`.
-            **overrides: Fields that win over `values`. A name that is not a field is
-                refused.
+            values: Field values; other keys go to `extra`.
+            **overrides: Fields that replace those in `values`.
 
         Returns:
             The configuration.
 
         Raises:
-            ValueError: For a value out of range or an unknown name in `overrides`.
+            ValueError: If a value is out of range or `overrides` has an unknown name.
         """
-        names = cls.field_names()
-        overrides = {
-            cls.aliases.get(key, key): value for key, value in overrides.items()
-        }
-        unknown = [key for key in overrides if key not in names]
-        if unknown:
-            raise ValueError(
-                f"{cls.__name__} has no field {unknown[0]!r}. "
-                f"It has: {', '.join(names)}"
-            )
+        overrides = {cls.aliases.get(key, key): overrides[key] for key in overrides}
+        cls._check_names(overrides)
         known, extra = {}, {}
         for key, value in values.items():
             name = cls.aliases.get(key, key)
-            if name in names:
-                known[name] = tuple(value) if isinstance(value, list) else value
+            if name in cls.field_names():
+                known[name] = value
             elif key not in ("model_type", "extra"):
                 extra[key] = value
         return cls(**{**known, **overrides}, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, the kept extra keys and `model_type`, as JSON would hold them."""
+        """The fields, the extra keys and `model_type`, in JSON types."""
         values = {name: _plain(getattr(self, name)) for name in self.field_names()}
         return {**_plain(self.extra), **values, "model_type": self.model_type}
 
     def replace(self, **changes: Any):
-        """A copy with some fields changed; unknown names are a ValueError."""
-        unknown = [name for name in changes if name not in self.field_names()]
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} has no field {unknown[0]!r}. "
-                f"It has: {', '.join(self.field_names())}"
-            )
-        return dataclasses.replace(self, **changes)
+        """Returns a copy with some fields changed.
 
-    @classmethod
-    def _select(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Picks this configuration's own block out of a file's content."""
-        return values
+        Raises:
+            ValueError: If a name is unknown or a value is out of range.
+        """
+        self._check_names(changes)
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_json_file(cls, path: str | os.PathLike, **overrides: Any):
         """Reads the configuration from a JSON file.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is not a JSON object or that of another kind of
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file is not a JSON object or belongs to another kind of
                 model, or a value is out of range.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(
-                f"{path} must hold a JSON object. Received: {type(values).__name__}"
-            )
-        values = cls._select(values)
+        values = read_json_object(path)
+        values = values.get(cls.part) or values
         kind = values.get("model_type") or cls.model_type
         if cls.file_name == CONFIG_NAME and kind != cls.model_type:
             raise ValueError(
@@ -165,12 +203,12 @@ class Config:
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept; the hub's own cache by default.
             token: Access token for private repositories.
-            local_files_only: Never ask the network.
+            local_files_only: Whether to use only files that are already here.
             **overrides: Fields to change.
 
         Returns:
-            The configuration. A sub-model's class finds its own block in the file of
-            a whole Bark.
+            The configuration. A sub-model's class reads its own block of a whole
+            Bark's file.
 
         Raises:
             FileNotFoundError: If the file is missing.
@@ -187,22 +225,8 @@ class Config:
         return cls.from_json_file(path, **overrides)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Writes the JSON file into `directory`, which is made if missing."""
+        """Writes the JSON file into `directory`, which is created if missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         with atomic_write(Path(directory) / self.file_name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def nested(cls: type[Config], value: Any, owner: str, name: str) -> Config:
-    """Accepts None, a dictionary or a configuration for a nested block."""
-    if value is None:
-        return cls()
-    if isinstance(value, cls):
-        return value
-    if isinstance(value, Mapping):
-        return cls.from_dict(value)
-    raise ValueError(
-        f"{owner}.{name} must be None, a dict or a {cls.__name__}. "
-        f"Received: {type(value).__name__}"
-    )

@@ -1,13 +1,15 @@
-"""The configuration of the codec."""
+"""The configuration of the codec.
+
+Source: Hugging Face transformers, model `encodec`, 4.31 to 5.x.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from bark_tf.config.base import Config
+from bark_tf.config.base import Config, check_field, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,25 +22,27 @@ class EncodecConfig(Config):
         audio_channels: 1 or 2.
         normalize: Whether audio is scaled to unit level before encoding.
         chunk_length_s: Seconds per chunk, or None for the whole audio at once.
-        overlap: Share of a chunk that the next one repeats.
-        hidden_size: Channels between encoder, quantizer and decoder.
+        overlap: Fraction of a chunk that the next one repeats.
+        hidden_size: Channels of the latent between encoder, quantizer and decoder.
         num_filters: Channels of the outermost convolution.
-        num_residual_layers: Residual units per scale.
+        num_residual_layers: Residual units per stride.
         upsampling_ratios: Strides of the decoder; reversed in the encoder.
         norm_type: `"weight_norm"` or `"time_group_norm"`.
         kernel_size: Kernel of the first convolution.
         last_kernel_size: Kernel of the last convolution.
         residual_kernel_size: Kernel of the residual units.
-        dilation_growth_rate: Dilation of residual unit j is this to the power j.
-        use_causal_conv: Whether padding is only to the left.
-        pad_mode: Padding of the convolutions.
-        compress: Narrowing inside residual units.
-        num_lstm_layers: Stacked LSTMs between convolutions and latent.
-        trim_right_ratio: Share of a transposed convolution's trim on the right.
+        dilation_growth_rate: Residual unit j has this to the power j as its dilation.
+        use_causal_conv: Whether convolutions pad on the left only.
+        pad_mode: How convolutions pad: `"reflect"`, `"constant"`, `"edge"` or
+            `"replicate"`.
+        compress: Factor by which residual units narrow inside.
+        num_lstm_layers: Stacked LSTMs between the convolutions and the latent.
+        trim_right_ratio: How much of a transposed convolution's trim is on the right,
+            in [0, 1].
         codebook_size: Entries per codebook.
         codebook_dim: Width of an entry; None means `hidden_size`.
-        use_conv_shortcut: Whether residual units have a convolution as shortcut.
-        extra: Keys of the file that no field knows.
+        use_conv_shortcut: Whether the shortcut of a residual unit is a convolution.
+        extra: Keys of the file that are not fields.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -72,14 +76,13 @@ class EncodecConfig(Config):
     use_conv_shortcut: bool = True
 
     def __post_init__(self):
-        for name in ("target_bandwidths", "upsampling_ratios"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.codebook_dim is None:
-            object.__setattr__(self, "codebook_dim", self.hidden_size)
+            self._set("codebook_dim", self.hidden_size)
         super().__post_init__()
 
     def _check(self) -> None:
-        self._require_whole(
+        check_whole(
+            self,
             "sampling_rate",
             "hidden_size",
             "num_filters",
@@ -92,42 +95,51 @@ class EncodecConfig(Config):
             "codebook_size",
             "codebook_dim",
         )
-        self._require_whole("num_lstm_layers", minimum=0)
-        self._require(self.audio_channels in (1, 2), "audio_channels", "1 or 2")
-        self._require(
-            self.norm_type in ("weight_norm", "time_group_norm"),
+        check_whole(self, "num_lstm_layers", minimum=0)
+        check_field(self, "audio_channels", self.audio_channels in (1, 2), "1 or 2")
+        check_field(
+            self,
             "norm_type",
+            self.norm_type in ("weight_norm", "time_group_norm"),
             '"weight_norm" or "time_group_norm"',
         )
-        self._require(
-            len(self.upsampling_ratios) > 0 and min(self.upsampling_ratios) >= 1,
+        check_field(
+            self,
             "upsampling_ratios",
+            len(self.upsampling_ratios) > 0 and min(self.upsampling_ratios) >= 1,
             "whole numbers of at least 1",
         )
-        self._require(
-            len(self.target_bandwidths) > 0 and min(self.target_bandwidths) > 0,
+        check_field(
+            self,
             "target_bandwidths",
+            len(self.target_bandwidths) > 0 and min(self.target_bandwidths) > 0,
             "positive bit rates in kbit/s",
         )
-        self._require(
-            self.pad_mode in ("reflect", "constant", "edge", "replicate"),
+        check_field(
+            self,
             "pad_mode",
+            self.pad_mode in ("reflect", "constant", "edge", "replicate"),
             '"reflect", "constant", "edge" or "replicate"',
         )
-        self._require(0 <= self.trim_right_ratio <= 1, "trim_right_ratio", "in [0, 1]")
-        self._require(
-            self.codebook_dim == self.hidden_size,
+        check_field(
+            self, "trim_right_ratio", 0 <= self.trim_right_ratio <= 1, "in [0, 1]"
+        )
+        check_field(
+            self,
             "codebook_dim",
+            self.codebook_dim == self.hidden_size,
             f"hidden_size={self.hidden_size}",
         )
-        self._require(
-            self.num_filters >= self.compress,
+        check_field(
+            self,
             "num_filters",
+            self.num_filters >= self.compress,
             f"at least compress={self.compress}",
         )
-        self._require(
-            self.use_causal_conv or self.trim_right_ratio == 1,
+        check_field(
+            self,
             "trim_right_ratio",
+            self.use_causal_conv or self.trim_right_ratio == 1,
             "1.0 when use_causal_conv is False",
         )
 
@@ -153,7 +165,10 @@ class EncodecConfig(Config):
         return max(1, int(bits_per_second // (self.frame_rate * self.codebook_nbits)))
 
     def num_codebooks(self, bandwidth: float | None = None) -> int:
-        """Codebooks that fit a bandwidth in kbit/s: 8 at 6.0, the one Bark uses.
+        """Codebooks that fit into a bandwidth: 8 at 6.0 kbit/s, which Bark uses.
+
+        Args:
+            bandwidth: kbit/s; None means the lowest.
 
         Raises:
             ValueError: If the codec was not trained for `bandwidth`.
@@ -167,7 +182,3 @@ class EncodecConfig(Config):
         bits_per_frame = math.log2(self.codebook_size) * self.frame_rate
         fitting = max(1, int(bandwidth * 1000 // bits_per_frame))
         return min(fitting, self.num_quantizers)
-
-    @classmethod
-    def _select(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return values.get(cls.part) or values if cls.part in values else values

@@ -1,4 +1,7 @@
-"""How each stage generates: sampling, special tokens, windows."""
+"""How each stage generates, `generation_config.json`: sampling, tokens, windows.
+
+Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,39 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from bark_tf.config.base import GENERATION_CONFIG_NAME, Config, nested
-
-# === Generation ===
+from bark_tf.config.base import (
+    GENERATION_CONFIG_NAME,
+    Config,
+    check_field,
+    check_whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class _GenerationConfig(Config):
-    """What the generation configurations share: they live in another file."""
+    """A configuration in `generation_config.json`."""
 
     file_name: ClassVar[str] = GENERATION_CONFIG_NAME
-    part: ClassVar[str] = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
-        """As in the base class; a null in the file leaves the default in place."""
+        """See the base class; a null in the file means the default."""
         given = {key: value for key, value in values.items() if value is not None}
         return super().from_dict(given, **overrides)
-
-    @classmethod
-    def _select(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return values.get(cls.part) or values if cls.part in values else values
 
 
 @dataclasses.dataclass(frozen=True)
 class _SamplingConfig(_GenerationConfig):
-    """Choosing the next token, the same in the semantic and the coarse stage.
+    """How the semantic and the coarse stage choose the next token.
 
     Args:
-        do_sample: Whether to draw; the likeliest token otherwise.
-        temperature: Divides the logits before a draw; 0 is greedy.
-        top_k: Draw among this many likeliest tokens; 0 or None: among all.
-        top_p: Draw among the likeliest tokens that make up this probability.
-        repetition_penalty: Above 1, tokens seen before become less likely.
-        renormalize_logits: Kept for the file; logits are always renormalised.
+        do_sample: Whether to sample; otherwise the likeliest token is taken.
+        temperature: Divides the logits before sampling; 0 is greedy.
+        top_k: Sample among this many likeliest tokens; 0 or None: among all.
+        top_p: Sample among the likeliest tokens whose probabilities add up to this.
+        repetition_penalty: Above 1, earlier tokens become less likely.
+        renormalize_logits: Unused, kept for the file; logits are always
+            renormalised.
     """
 
     do_sample: bool = False
@@ -49,7 +51,7 @@ class _SamplingConfig(_GenerationConfig):
     repetition_penalty: float | None = 1.0
     renormalize_logits: bool = True
 
-    # What None means for a field: the value that changes nothing.
+    # None means the value that changes nothing.
     _neutral: ClassVar[Mapping[str, Any]] = {
         "temperature": 1.0,
         "top_k": 0,
@@ -60,35 +62,36 @@ class _SamplingConfig(_GenerationConfig):
     def __post_init__(self):
         for name, value in self._neutral.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                self._set(name, value)
         super().__post_init__()
 
     def _check(self) -> None:
         super()._check()
-        self._require(self.temperature >= 0, "temperature", "None or at least 0")
-        self._require_whole("top_k", minimum=0)
-        self._require(0 < self.top_p <= 1, "top_p", "None or in (0, 1]")
-        self._require(
-            self.repetition_penalty > 0, "repetition_penalty", "None or positive"
+        check_field(self, "temperature", self.temperature >= 0, "None or at least 0")
+        check_whole(self, "top_k", minimum=0)
+        check_field(self, "top_p", 0 < self.top_p <= 1, "None or in (0, 1]")
+        check_field(
+            self, "repetition_penalty", self.repetition_penalty > 0, "None or positive"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class BarkSemanticGenerationConfig(_SamplingConfig):
-    """Text to semantic tokens.
+    """The semantic stage: from text to semantic tokens.
 
     Args:
-        eos_token_id: Ends a row.
-        max_new_tokens: Limit of semantic tokens, end included.
-        min_new_tokens: The end is not allowed before this many tokens.
-        text_encoding_offset: Added to the tokenizer's ids.
-        text_pad_token: Fills the text up to `max_input_semantic_length`.
-        semantic_infer_token: Ends the prompt.
+        eos_token_id: The token that ends a row.
+        max_new_tokens: Most semantic tokens, including the end.
+        min_new_tokens: Fewest semantic tokens before the end.
+        text_encoding_offset: Added to the ids of the text tokenizer.
+        text_pad_token: Pads the text to `max_input_semantic_length`.
+        semantic_infer_token: The last token of the prompt.
         semantic_vocab_size: Number of semantic tokens.
-        max_input_semantic_length: Positions of text and of history.
+        max_input_semantic_length: Positions of the text, and of the history.
         semantic_rate_hz: Semantic tokens per second.
-        min_eos_p: A row ends when the end's probability is above this; None: off.
-        num_return_sequences: Takes per text.
+        min_eos_p: A row ends when the probability of the end exceeds this. None: never
+            for this reason.
+        num_return_sequences: Outputs per text.
 
     See `_SamplingConfig` for the other fields. `semantic_pad_token` always equals
     `eos_token_id`, as in transformers.
@@ -111,50 +114,55 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
 
     def _check(self) -> None:
         super()._check()
-        self._require_whole(
-            "semantic_vocab_size", "max_input_semantic_length", "num_return_sequences"
+        check_whole(
+            self,
+            "semantic_vocab_size",
+            "max_input_semantic_length",
+            "num_return_sequences",
         )
-        self._require_whole("max_new_tokens", "text_encoding_offset", minimum=0)
-        self._require(self.semantic_rate_hz > 0, "semantic_rate_hz", "positive")
-        self._require(
-            self.min_eos_p is None or self.min_eos_p > 0,
+        check_whole(self, "max_new_tokens", "text_encoding_offset", minimum=0)
+        check_field(self, "semantic_rate_hz", self.semantic_rate_hz > 0, "positive")
+        check_field(
+            self,
             "min_eos_p",
+            self.min_eos_p is None or self.min_eos_p > 0,
             "None or positive",
         )
-        self._require(
-            self.min_new_tokens is None or self.min_new_tokens >= 0,
+        check_field(
+            self,
             "min_new_tokens",
+            self.min_new_tokens is None or self.min_new_tokens >= 0,
             "None or at least 0",
         )
 
     @property
     def semantic_pad_token(self) -> int:
-        """Fills rows after their end."""
+        """The token that pads rows after their end."""
         return self.eos_token_id
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
-        """As in the base class; a `semantic_pad_token` in the file is ignored."""
+        """See the base class; a `semantic_pad_token` in the file is ignored."""
         values = {k: v for k, v in values.items() if k != "semantic_pad_token"}
         return super().from_dict(values, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, with the derived `semantic_pad_token` as in transformers."""
+        """The fields and `semantic_pad_token`, as transformers writes them."""
         return {**super().to_dict(), "semantic_pad_token": self.semantic_pad_token}
 
 
 @dataclasses.dataclass(frozen=True)
 class BarkCoarseGenerationConfig(_SamplingConfig):
-    """Semantic tokens to the first codebooks.
+    """The coarse stage: from semantic tokens to the first codebooks.
 
     Args:
-        coarse_semantic_pad_token: Fills the semantic window.
+        coarse_semantic_pad_token: Pads the semantic tokens of a window.
         coarse_rate_hz: Codec frames per second.
-        n_coarse_codebooks: Codebooks that this stage writes.
-        coarse_infer_token: Ends the semantic window.
+        n_coarse_codebooks: Codebooks that this stage generates.
+        coarse_infer_token: Separates semantic from coarse tokens in a window.
         max_coarse_input_length: Semantic tokens in a window.
-        max_coarse_history: Coarse tokens of the past in a window.
-        sliding_window_len: Coarse tokens written per window.
+        max_coarse_history: Most earlier coarse tokens in a window.
+        sliding_window_len: Coarse tokens generated per window.
 
     See `_SamplingConfig` for the other fields.
     """
@@ -172,26 +180,27 @@ class BarkCoarseGenerationConfig(_SamplingConfig):
 
     def _check(self) -> None:
         super()._check()
-        self._require_whole(
+        check_whole(
+            self,
             "n_coarse_codebooks",
             "max_coarse_input_length",
             "max_coarse_history",
             "sliding_window_len",
         )
-        self._require(self.coarse_rate_hz > 0, "coarse_rate_hz", "positive")
+        check_field(self, "coarse_rate_hz", self.coarse_rate_hz > 0, "positive")
 
 
 @dataclasses.dataclass(frozen=True)
 class BarkFineGenerationConfig(_GenerationConfig):
-    """The first codebooks to all of them.
+    """The fine stage: from the first codebooks to all of them.
 
     Args:
-        temperature: Divides the logits before a draw. None, 0 and 1 are greedy unless
-            `do_sample` is True.
-        do_sample: None leaves the choice to `temperature`, as in transformers; False
-            is greedy, True draws.
-        max_fine_history_length: Frames of the past in a window.
-        max_fine_input_length: Frames of a window.
+        temperature: Divides the logits before sampling. None, 0 and 1 are greedy
+            unless `do_sample` is True.
+        do_sample: False is greedy, True samples, None leaves it to `temperature` as in
+            transformers.
+        max_fine_history_length: Earlier frames in a window.
+        max_fine_input_length: Frames in a window.
         n_fine_codebooks: Codebooks after this stage.
     """
 
@@ -206,23 +215,25 @@ class BarkFineGenerationConfig(_GenerationConfig):
 
     def _check(self) -> None:
         super()._check()
-        self._require(
-            self.temperature is None or self.temperature >= 0,
+        check_field(
+            self,
             "temperature",
+            self.temperature is None or self.temperature >= 0,
             "None or at least 0",
         )
-        self._require_whole(
-            "max_fine_input_length", "max_fine_history_length", "n_fine_codebooks"
+        check_whole(
+            self, "max_fine_input_length", "max_fine_history_length", "n_fine_codebooks"
         )
-        self._require(
-            self.max_fine_history_length < self.max_fine_input_length,
+        check_field(
+            self,
             "max_fine_history_length",
+            self.max_fine_history_length < self.max_fine_input_length,
             f"less than max_fine_input_length={self.max_fine_input_length}",
         )
 
     @property
     def samples(self) -> bool:
-        """Whether the stage draws, after all defaults."""
+        """Whether the stage samples."""
         if self.do_sample is None:
             return self.temperature not in (None, 0, 1)
         return self.do_sample and self.temperature != 0
@@ -238,11 +249,17 @@ class BarkGenerationConfig(_GenerationConfig):
         fine_acoustics_config: `BarkFineGenerationConfig`, a dict, or None.
         sample_rate: Samples per second of the audio.
         codebook_size: Entries per codebook.
-        compat: None, or `"hf"` to reproduce transformers where ours differs.
-        extra: Keys of the file that no field knows.
+        compat: `"hf"` reproduces transformers where this library differs, None does
+            not.
+        extra: Keys of the file that are not fields.
     """
 
     model_type: ClassVar[str] = "bark"
+    parts: ClassVar = (
+        BarkSemanticGenerationConfig,
+        BarkCoarseGenerationConfig,
+        BarkFineGenerationConfig,
+    )
 
     semantic_config: BarkSemanticGenerationConfig | None = None
     coarse_acoustics_config: BarkCoarseGenerationConfig | None = None
@@ -251,23 +268,12 @@ class BarkGenerationConfig(_GenerationConfig):
     codebook_size: int = 1024
     compat: str | None = None
 
-    def __post_init__(self):
-        for cls in (
-            BarkSemanticGenerationConfig,
-            BarkCoarseGenerationConfig,
-            BarkFineGenerationConfig,
-        ):
-            value = getattr(self, cls.part)
-            value = nested(cls, value, "BarkGenerationConfig", cls.part)
-            object.__setattr__(self, cls.part, value)
-        super().__post_init__()
-
     def _check(self) -> None:
-        self._require_whole("sample_rate", "codebook_size")
-        self._require(self.compat in (None, "hf"), "compat", 'None or "hf"')
+        check_whole(self, "sample_rate", "codebook_size")
+        check_field(self, "compat", self.compat in (None, "hf"), 'None or "hf"')
 
     def voice_limits(self) -> dict[str, Any]:
-        """What the model asks of a voice: arguments of `VoicePreset.validate`."""
+        """The model's limits on a voice, as arguments of `VoicePreset.validate`."""
         semantic, coarse = self.semantic_config, self.coarse_acoustics_config
         return {
             "semantic_vocab_size": semantic.semantic_vocab_size,
@@ -278,7 +284,7 @@ class BarkGenerationConfig(_GenerationConfig):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON would hold them; `compat` only when it is set."""
+        """See the base class; `compat` is left out when it is None."""
         values = super().to_dict()
         if self.compat is None:
             del values["compat"]
@@ -294,8 +300,5 @@ class BarkGenerationConfig(_GenerationConfig):
     ) -> BarkGenerationConfig:
         """Joins three configurations into one; `kwargs` are further fields."""
         return cls(
-            semantic_config=semantic_config,
-            coarse_acoustics_config=coarse_acoustics_config,
-            fine_acoustics_config=fine_acoustics_config,
-            **kwargs,
+            semantic_config, coarse_acoustics_config, fine_acoustics_config, **kwargs
         )

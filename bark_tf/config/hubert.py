@@ -1,4 +1,4 @@
-"""The configurations of HuBERT and of its quantizer."""
+"""Configurations of HuBERT and of its quantizer."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ import dataclasses
 import math
 from typing import ClassVar
 
-from bark_tf.config.base import Config
+from bark_tf.config.base import Config, check_field, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
 class HubertConfig(Config):
-    """HuBERT, which hears what is spoken; the defaults are HuBERT base.
+    """HuBERT, a speech encoder; the defaults are HuBERT base.
 
-    Only base's kind exists: one group norm in front, norms behind each half of a
-    layer.
+    Only the architecture of HuBERT base is implemented: one group norm after the first
+    convolution, layer norms after each half of a transformer layer.
 
     Args:
         hidden_size: Width of the residual stream.
         num_hidden_layers: Transformer layers.
-        num_attention_heads: Attention heads; divides `hidden_size`.
+        num_attention_heads: Attention heads; must divide `hidden_size`.
         intermediate_size: Width inside the MLPs.
         hidden_act: `"gelu"`.
         layer_norm_eps: Added to the variances of the layer norms.
         initializer_range: Standard deviation of initial kernels.
         conv_dim: Channels of each convolution of the front end.
-        conv_stride: Their strides, 320 samples in all.
-        conv_kernel: Their taps.
+        conv_stride: Their strides; the product is 320 samples.
+        conv_kernel: Their kernel sizes.
         conv_bias: False.
         feat_extract_norm: `"group"`, after the first convolution.
         feat_extract_activation: `"gelu"`.
         feat_proj_layer_norm: True.
-        num_conv_pos_embeddings: Taps of the convolution that tells positions.
-        num_conv_pos_embedding_groups: Its groups; divides `hidden_size`.
+        num_conv_pos_embeddings: Kernel size of the positional convolution.
+        num_conv_pos_embedding_groups: Its groups; must divide `hidden_size`.
         conv_pos_batch_norm: False; that convolution has weight norm.
         do_stable_layer_norm: False.
-        mask_time_prob: Share of frames that its training hid. Nothing is hidden here,
-            but with 0 in both the checkpoint has no mask embedding.
-        mask_feature_prob: The same for channels.
-        extra: Keys of the file that no field knows.
+        mask_time_prob: Fraction of frames masked in pretraining. Unused here, but if
+            both are 0 the checkpoint has no mask embedding.
+        mask_feature_prob: Fraction of channels masked in pretraining.
+        extra: Keys of the file that are not fields.
 
     Raises:
-        ValueError: If a value is out of range or of HuBERT large's kind; the message
-            names the field.
+        ValueError: If a value is out of range or asks for another architecture, such
+            as HuBERT large's; the message names the field.
     """
 
     model_type: ClassVar[str] = "hubert"
@@ -68,13 +68,9 @@ class HubertConfig(Config):
     mask_time_prob: float = 0.05
     mask_feature_prob: float = 0.0
 
-    def __post_init__(self):
-        for name in ("conv_dim", "conv_stride", "conv_kernel"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        super().__post_init__()
-
     def _check(self) -> None:
-        self._require_whole(
+        check_whole(
+            self,
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
@@ -84,31 +80,28 @@ class HubertConfig(Config):
         )
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             is_divisor = self.hidden_size % getattr(self, name) == 0
-            self._require(
-                is_divisor, name, f"a divisor of hidden_size={self.hidden_size}"
-            )
+            expected = f"a divisor of hidden_size={self.hidden_size}"
+            check_field(self, name, is_divisor, expected)
         for name in ("conv_dim", "conv_stride", "conv_kernel"):
             values = getattr(self, name)
-            self._require(
+            check_field(
+                self,
+                name,
                 len(values) == len(self.conv_dim) > 0
                 and all(type(value) is int and value >= 1 for value in values),
-                name,
                 "as many whole numbers of at least 1 as there are convolutions",
             )
         for name in ("layer_norm_eps", "initializer_range"):
-            self._require(getattr(self, name) > 0, name, "positive")
+            check_field(self, name, getattr(self, name) > 0, "positive")
         for name in ("mask_time_prob", "mask_feature_prob"):
             value = getattr(self, name)
             is_share = isinstance(value, int | float) and 0 <= value <= 1
-            self._require(is_share, name, "in [0, 1]")
+            check_field(self, name, is_share, "in [0, 1]")
         for field in dataclasses.fields(self):
-            is_fixed = field.type in ("bool", "str")
-            value = getattr(self, field.name)
-            self._require(
-                not is_fixed or value == field.default,
-                field.name,
-                f"{field.default!r} as in HuBERT base",
-            )
+            is_base = getattr(self, field.name) == field.default
+            if field.type in ("bool", "str"):
+                expected = f"{field.default!r} as in HuBERT base"
+                check_field(self, field.name, is_base, expected)
 
     @property
     def hop_length(self) -> int:
@@ -117,7 +110,7 @@ class HubertConfig(Config):
 
     @property
     def receptive_field(self) -> int:
-        """Samples that a frame is made of: 400 by default."""
+        """Samples that a frame depends on in the convolutions: 400 by default."""
         field = 1
         for kernel, stride in zip(
             reversed(self.conv_kernel), reversed(self.conv_stride), strict=True
@@ -127,7 +120,7 @@ class HubertConfig(Config):
 
     @property
     def has_mask_embedding(self) -> bool:
-        """Whether a checkpoint holds what stood for hidden frames in training."""
+        """Whether a checkpoint has the embedding of masked frames."""
         return self.mask_time_prob > 0 or self.mask_feature_prob > 0
 
 
@@ -139,10 +132,10 @@ class HubertQuantizerConfig(Config):
         input_size: Width of a frame.
         hidden_size: Width of the LSTMs.
         num_layers: Stacked LSTMs.
-        intermediate_size: Width of a further linear layer before the last one:
-            version 1 of the community's quantizers has it, version 0 has 0.
-        output_size: Semantic tokens that it knows.
-        extra: Keys of the file that no field knows.
+        intermediate_size: Width of an extra linear layer before the last one, 0 for
+            none. The community's quantizers of version 1 have it, of version 0 not.
+        output_size: Number of semantic tokens.
+        extra: Keys of the file that are not fields.
 
     Raises:
         ValueError: If a value is out of range; the message names the field.
@@ -157,5 +150,5 @@ class HubertQuantizerConfig(Config):
     output_size: int = 10_000
 
     def _check(self) -> None:
-        self._require_whole("input_size", "hidden_size", "num_layers", "output_size")
-        self._require_whole("intermediate_size", minimum=0)
+        check_whole(self, "input_size", "hidden_size", "num_layers", "output_size")
+        check_whole(self, "intermediate_size", minimum=0)
