@@ -1,6 +1,6 @@
 """The causal transformers: text to semantic tokens, semantic to coarse tokens.
 
-Axes as in `transformer.py`. Both networks are one architecture with other sizes.
+Both have one architecture and different sizes. Axes as in `transformer.py`.
 
 Source: suno-ai/bark, `bark/model.py`.
 """
@@ -56,34 +56,34 @@ class BarkCausalModel(TransformerModel):
 
     Args:
         config: `BarkSubModelConfig`.
-        **kwargs: `gradient_checkpointing`, `name`, `dtype`.
+        **kwargs: `gradient_checkpointing`, `name` and `dtype`.
 
     Call arguments:
         input_ids: int (batch, time), values in [0, input_vocab_size).
-        past_key_values: What an earlier call returned: per layer the keys and values
-            (batch, heads, past, head_size).
+        past_key_values: From an earlier call: keys and values (batch, heads, past,
+            head_size) per layer.
         attention_mask: (batch, past + time), 0 where a position is padding.
         position_ids: int (batch, time), values in [0, block_size).
         head_mask: (heads,) or (layers, heads), multiplies the attention weights.
         labels: int (batch, time); position t is predicted from the positions before
             it, -100 is ignored.
-        input_embeds: float (batch, time, hidden_size), instead of `input_ids`;
-            `inputs_embeds` is the same.
-        use_cache: Whether to return `past_key_values`; the configuration's by default
-            (never while training).
+        input_embeds: float (batch, time, hidden_size), instead of `input_ids`; also
+            spelled `inputs_embeds`.
+        use_cache: Whether to return `past_key_values`; by default as the configuration
+            says, except while training.
         output_attentions: Whether to return the attention weights.
         output_hidden_states: Whether to return all hidden states.
-        return_dict: False returns a plain tuple.
+        return_dict: Whether to return a `ModelOutput` (the default) or a tuple.
         sample_weight: (batch,) or (batch, time), weights of the labels in the loss.
 
     Returns:
-        `ModelOutput` with `loss` (scalar float32, when labels were given), `logits`
-        (batch, time, output_vocab_size), `past_key_values`, `hidden_states` (layers +
-        1 of (batch, time, hidden_size)) and `attentions` (layers of (batch, heads,
-        time, past + time)), as far as they were asked for.
+        `ModelOutput` with `logits` (batch, time, output_vocab_size) and, if requested,
+        `loss` (scalar float32), `past_key_values`, `hidden_states` (layers + 1 of
+        (batch, time, hidden_size)) and `attentions` (layers of (batch, heads, time,
+        past + time)).
 
     Raises:
-        ValueError: If not exactly one of ids and embeddings is given, or the sequence
+        ValueError: If both or neither of ids and embeddings are given, or the sequence
             is longer than `block_size`.
 
     Example:
@@ -135,7 +135,7 @@ class BarkCausalModel(TransformerModel):
             cache = _cache_of(past_key_values, tf.shape(x)[1])
             past = tf.shape(past_key_values[0][0])[2]
         _check_length(x, past_key_values, self.config.block_size)
-        x, cache, states, weights = self.forward(
+        out = self.forward(
             x,
             cache,
             past,
@@ -144,7 +144,7 @@ class BarkCausalModel(TransformerModel):
             head_mask=head_mask,
             training=training,
         )
-        logits = self.lm_head(x)
+        logits = self.lm_head(out.hidden)
         loss = None
         if labels is not None:
             loss = self.loss_from_labels(logits, labels, sample_weight)
@@ -153,16 +153,16 @@ class BarkCausalModel(TransformerModel):
         output = ModelOutput(
             loss=loss,
             logits=logits,
-            past_key_values=_past_of(cache, self.config.num_heads)
+            past_key_values=_past_of(out.cache, self.config.num_heads)
             if use_cache
             else None,
-            hidden_states=tuple(states) if output_hidden_states else None,
-            attentions=tuple(weights) if output_attentions else None,
+            hidden_states=out.hidden_states if output_hidden_states else None,
+            attentions=out.attentions if output_attentions else None,
         )
         return output if return_dict in (None, True) else output.to_tuple()
 
     def loss_from_labels(self, logits, labels, sample_weight=None):
-        """Mean cross-entropy of predicting every next label; shifts inside."""
+        """Mean cross-entropy of predicting each next label; the shift is done here."""
         labels = tf.convert_to_tensor(labels)
         if sample_weight is not None:
             sample_weight = tf.convert_to_tensor(sample_weight)
@@ -171,10 +171,10 @@ class BarkCausalModel(TransformerModel):
         return cross_entropy(logits[:, :-1], labels[:, 1:], sample_weight)
 
     def logits(self, x, start=0, size=None):
-        """Logits of some consecutive ids only, for decoding.
+        """Logits of a range of ids, for decoding.
 
         Args:
-            x: (B, T, C), what `forward` returned.
+            x: (B, T, C), `hidden` of `forward`.
             start: First id; int or scalar tensor.
             size: Number of ids; int, or None for all.
 
@@ -190,7 +190,7 @@ class BarkCausalModel(TransformerModel):
 
 
 def _check_length(x, past_key_values, block_size: int) -> None:
-    """Refuses what has no position, as far as shapes are known."""
+    """Checks that all positions exist, as far as shapes are known."""
     time = x.shape[1]
     past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
     if time is not None and past is not None and past + time > block_size:
@@ -202,7 +202,7 @@ def _check_length(x, past_key_values, block_size: int) -> None:
 
 @keras.saving.register_keras_serializable("bark_tf")
 class BarkSemanticModel(BarkCausalModel):
-    """Text ids to semantic tokens; arguments as `BarkCausalModel`."""
+    """Text ids to semantic tokens; see `BarkCausalModel`."""
 
     config_class = BarkSemanticConfig
     checkpoint_prefix = "semantic."
@@ -235,7 +235,7 @@ class BarkSemanticModel(BarkCausalModel):
 
 @keras.saving.register_keras_serializable("bark_tf")
 class BarkCoarseModel(BarkCausalModel):
-    """Semantic tokens to the first codebooks; arguments as `BarkCausalModel`."""
+    """Semantic tokens to the first codebooks; see `BarkCausalModel`."""
 
     config_class = BarkCoarseConfig
     checkpoint_prefix = "coarse_acoustics."

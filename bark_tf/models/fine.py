@@ -1,4 +1,4 @@
-"""The fine transformer: the first codebooks to all of them, one codebook at a time.
+"""The fine transformer: from the first codebooks to all, one codebook at a time.
 
 Axes as in `transformer.py`; N is the number of codebooks.
 
@@ -24,15 +24,15 @@ from bark_tf.models.transformer import TransformerModel
 
 @keras.saving.register_keras_serializable("bark_tf")
 class BarkFineModel(TransformerModel):
-    """Predicts one codebook of every frame from the codebooks up to it.
+    """Predicts one codebook of each frame from the codebooks before it.
 
     Args:
         config: `BarkFineConfig`.
-        **kwargs: `gradient_checkpointing`, `name`, `dtype`.
+        **kwargs: `gradient_checkpointing`, `name` and `dtype`.
 
     Call arguments:
         codebook_idx: The codebook to predict, in [n_codes_given, n_codes_total): an
-            int, a scalar int tensor, or one per row (batch,), as a dataset gives it.
+            int, a scalar int tensor, or one per row (batch,), as in a dataset.
         input_ids: int (batch, time, n_codes_total), values in [0, input_vocab_size);
             the embeddings of codebooks 0 to `codebook_idx` **inclusive** are summed.
         attention_mask: (batch, time), 0 where a position is padding.
@@ -41,19 +41,19 @@ class BarkFineModel(TransformerModel):
         labels: int (batch, time), codes of `codebook_idx`, or (batch, time,
             n_codes_total), of which that codebook's column is taken; -100 is ignored.
         input_embeds: float (batch, time, hidden_size), the sum of embeddings, instead
-            of `input_ids`; `inputs_embeds` is the same.
+            of `input_ids`; also spelled `inputs_embeds`.
         output_attentions: Whether to return the attention weights.
         output_hidden_states: Whether to return all hidden states.
-        return_dict: False returns a plain tuple.
+        return_dict: Whether to return a `ModelOutput` (the default) or a tuple.
         sample_weight: (batch,) or (batch, time), weights of the labels in the loss.
 
     Returns:
-        `ModelOutput` with `loss`, `logits` (batch, time, output_vocab_size),
-        `hidden_states` and `attentions`, as far as they were asked for.
+        `ModelOutput` with `logits` (batch, time, output_vocab_size) and, if requested,
+        `loss`, `hidden_states` and `attentions`.
 
     Raises:
-        ValueError: If `codebook_idx` is out of range, not exactly one of ids and
-            embeddings is given, or the sequence is longer than `block_size`.
+        ValueError: If `codebook_idx` is out of range, both or neither of ids and
+            embeddings are given, or the sequence is longer than `block_size`.
 
     Example:
         >>> model = BarkFineModel(BarkConfig.preset("tiny").fine_acoustics_config)
@@ -69,7 +69,7 @@ class BarkFineModel(TransformerModel):
     is_causal = False
 
     def __init__(self, config, *, name="fine_acoustics", **kwargs):
-        # The norms of the published fine model have a bias though nothing else has.
+        # In the published fine model the norms have a bias and nothing else has.
         super().__init__(config, norm_bias=True, name=name, **kwargs)
         self.token_embeddings = [
             self._embedding(config.input_vocab_size, f"token_embedding_{j}")
@@ -85,7 +85,7 @@ class BarkFineModel(TransformerModel):
         return self.config.n_codes_total - self.config.n_codes_given
 
     def __call__(self, codebook_idx=None, *args, **kwargs):
-        """Calls the network; Keras itself takes no plain int by position."""
+        """Calls the network; Keras itself refuses an int as a positional argument."""
         if isinstance(codebook_idx, Mapping):
             return super().__call__(codebook_idx, *args, **kwargs)
         names = list(inspect.signature(self.call).parameters)[1:]
@@ -121,14 +121,14 @@ class BarkFineModel(TransformerModel):
                 f"The sequence must fit into block_size={self.config.block_size} "
                 f"positions. Received: {x.shape[1]} positions"
             )
-        x, _, states, weights = self.forward(
+        out = self.forward(
             x,
             position_ids=position_ids,
             padding=attention_mask,
             head_mask=head_mask,
             training=training,
         )
-        logits = self.logits(codebook_idx, x)
+        logits = self.logits(codebook_idx, out.hidden)
         loss = None
         if labels is not None:
             labels = tf.convert_to_tensor(labels)
@@ -139,18 +139,18 @@ class BarkFineModel(TransformerModel):
         output = ModelOutput(
             loss=loss,
             logits=logits,
-            hidden_states=tuple(states) if output_hidden_states else None,
-            attentions=tuple(weights) if output_attentions else None,
+            hidden_states=out.hidden_states if output_hidden_states else None,
+            attentions=out.attentions if output_attentions else None,
         )
         return output if return_dict in (None, True) else output.to_tuple()
 
     def _checked_codebook(self, codebook_idx):
         first, end = self.config.n_codes_given, self.config.n_codes_total
         if tf.is_tensor(codebook_idx) and not hasattr(codebook_idx, "numpy"):
-            return tf.cast(codebook_idx, tf.int32)  # known only when the graph runs
+            return tf.cast(codebook_idx, tf.int32)  # its value is not known yet
         values = np.asarray(codebook_idx)
-        whole = np.issubdtype(values.dtype, np.integer) and values.ndim <= 1
-        if not whole or not np.all((first <= values) & (values < end)):
+        is_whole = np.issubdtype(values.dtype, np.integer) and values.ndim <= 1
+        if not is_whole or not np.all((first <= values) & (values < end)):
             raise ValueError(
                 f"codebook_idx must be a whole number in [{first}, {end}), or one per "
                 f"row. Received: codebook_idx={codebook_idx!r}"
@@ -161,8 +161,8 @@ class BarkFineModel(TransformerModel):
         """Sums the embeddings of codebooks 0 to `codebook_idx` inclusive.
 
         Args:
-            codebook_idx: int, or an int tensor () or (B,): then one traced program
-                serves every codebook.
+            codebook_idx: int, or an int tensor () or (B,), with which one traced
+                program serves all codebooks.
             input_ids: int (B, T, N).
 
         Returns:
@@ -179,12 +179,12 @@ class BarkFineModel(TransformerModel):
         return x
 
     def logits(self, codebook_idx, x, size=None):
-        """Logits of codebook `codebook_idx` for what `forward` returned.
+        """Logits of codebook `codebook_idx`.
 
         Args:
             codebook_idx: int, or an int tensor () or (B,).
-            x: (B, T, C).
-            size: The first ids only; all by default.
+            x: (B, T, C), `hidden` of `forward`.
+            size: Number of ids from 0; all by default.
 
         Returns:
             (B, T, size).
@@ -222,7 +222,7 @@ class BarkFineModel(TransformerModel):
         return generate_fine_codes(self, coarse_output, *args, **kwargs)
 
     def loss_from_labels(self, logits, labels, sample_weight=None):
-        """Mean cross-entropy of predicting the labels in place."""
+        """Mean cross-entropy of predicting the labels; no shift."""
         if sample_weight is not None:
             sample_weight = tf.convert_to_tensor(sample_weight)
         return cross_entropy(logits, labels, sample_weight)

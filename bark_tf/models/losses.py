@@ -1,4 +1,4 @@
-"""The loss that labels give, the same for every network."""
+"""The loss of all networks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ IGNORED_LABEL = -100
 
 
 def cross_entropy(logits, labels, sample_weight=None):
-    """Mean cross-entropy over the labels that count.
+    """Mean cross-entropy over the labels that are not ignored.
 
     Args:
-        logits: (batch, time, vocabulary), any float dtype; computed in float32 (in
-            float64 when they are).
+        logits: (batch, time, vocabulary), any float dtype; computed in at least
+            float32.
         labels: int (batch, time), values in [0, vocabulary); -100 is ignored.
-        sample_weight: (batch,) or (batch, time), the weight of every label in the
-            mean; None: equal weights.
+        sample_weight: (batch,) or (batch, time), the weights of the labels in the
+            mean; equal by default.
 
     Returns:
-        Scalar, float32 or float64: sum of weighted cross-entropies over the sum of
-        weights; 0 when no label counts.
+        Scalar, float32 or float64: the sum of weighted cross-entropies divided by the
+        sum of weights; 0 if all labels are ignored.
 
     Example:
         >>> float(cross_entropy(tf.zeros((1, 2, 4)), tf.constant([[3, -100]])))
@@ -37,6 +37,6 @@ def cross_entropy(logits, labels, sample_weight=None):
         if sample_weight.shape.rank == 1:
             sample_weight = sample_weight[:, None]
         weights *= sample_weight
-    # An ignored position adds exactly nothing, even where its logits overflowed.
+    # An ignored position adds exactly 0, even where its logits have overflowed.
     losses = tf.where(weights > 0, losses * weights, 0)
     return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.reduce_sum(weights))

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ModelOutput(OrderedDict):
-    """A mapping that is read by name, as an attribute or, like a tuple, by position.
+    """A mapping whose fields are also read as attributes or by position.
 
     Fields that are None are left out, so `output[0]` is the loss when labels were
     given and the logits otherwise, as in Hugging Face's outputs.
@@ -18,7 +18,7 @@ class ModelOutput(OrderedDict):
         (1, 1, 1, None)
     """
 
-    # Names that read as None when they are absent.
+    # Read as None when they are absent.
     FIELDS = ("loss", "logits", "past_key_values", "hidden_states", "attentions")
 
     def __init__(self, *args: Any, **kwargs: Any):

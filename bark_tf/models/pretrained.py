@@ -1,4 +1,4 @@
-"""What all four networks can do besides computing: train, load, save."""
+"""What all networks share besides computing: load, save, free memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf import hub
+from bark_tf.convert.weights import load_weights, read_config, save_file, save_weights
 from bark_tf.memory import allocate_only, put
 
 
@@ -25,50 +26,48 @@ def check_exclusive(**given: Any) -> None:
 
 
 def save_together(models: Sequence[Any], path: str | os.PathLike) -> None:
-    """Writes networks into one safetensors file, from which each `from_file` reads.
+    """Writes networks into one safetensors file, which each reads with `from_file`.
 
     Args:
         models: Networks with different checkpoint prefixes.
-        path: The file, written beside and renamed.
+        path: The file; it appears complete or not at all.
     """
-    from bark_tf.convert.weights import save_file
-
     save_file(models, path)
 
 
 class PretrainedModel(keras.Model):
-    """Base of the four networks; abstract.
+    """Base of all networks; abstract.
 
-    A subclass names its `config_class` and builds all its variables in the constructor.
+    A subclass sets `config_class` and builds all its variables in the constructor.
 
     Args:
         config: An instance of `config_class`.
-        **kwargs: `name`, `dtype` (a Keras dtype policy) and others of `keras.Model`.
+        **kwargs: Arguments of `keras.Model`, such as `name` and `dtype`.
     """
 
     config_class: ClassVar[type]
-    # Where this network's tensors stand in a whole Bark's checkpoint.
+    # Prefix of this network's tensors in the checkpoint of a whole Bark.
     checkpoint_prefix: ClassVar[str] = ""
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(config, self.config_class):
             raise ValueError(
-                f"{type(self).__name__} is made from a {self.config_class.__name__}. "
+                f"{type(self).__name__} takes a {self.config_class.__name__}. "
                 f"Received: {type(config).__name__}"
             )
         self.config = config
-        # Whether the weights have been let go by `release`.
+        # Whether `release` has freed the weights.
         self.is_released = False
-        # Whether the weights come and go, because memory is scarce.
+        # Whether the weights are loaded for each use and freed afterwards.
         self.is_offloaded = False
 
     # === Memory ===
 
     def release(self) -> None:
-        """Frees the memory of the weights; programs that were compiled stay.
+        """Frees the memory of the weights; compiled programs stay.
 
-        The network cannot be used until `put_weights`, or loading, brings them back.
+        The network is unusable until `put_weights` or loading restores the weights.
         """
         for weight in self.weights:
             put(weight, tf.zeros((0,), weight.dtype))
@@ -113,19 +112,20 @@ class PretrainedModel(keras.Model):
     ):
         """Loads the network from its own checkpoint or out of a whole Bark.
 
-        Reads only this network's tensors, one at a time. Those that fit stay in the
-        file until they are used: it may be replaced, but must not be changed in place.
+        Reads only this network's tensors, one at a time. Where dtype and layout allow
+        it, a weight is a view of the mapped file: the file may be replaced, but must
+        not be changed in place.
 
         Args:
             path_or_id: A checkpoint directory, or a repository id on the hub.
             dtype: A Keras dtype policy such as `"float32"`, `"bfloat16"` or
                 `"mixed_bfloat16"`; Keras's global policy by default.
             quantize: A Keras quantization mode such as `"int8"`, applied after
-                loading; None: off.
+                loading, or None.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for private repositories.
-            local_files_only: Never ask the network.
+            local_files_only: Whether to use only files that are already here.
             **overrides: Fields of the configuration to change.
 
         Returns:
@@ -133,7 +133,7 @@ class PretrainedModel(keras.Model):
 
         Raises:
             FileNotFoundError: If there is no such checkpoint.
-            ValueError: If the checkpoint is damaged or of another network.
+            ValueError: If the checkpoint is damaged or belongs to another network.
         """
         where = {
             "revision": revision,
@@ -145,8 +145,6 @@ class PretrainedModel(keras.Model):
         path = hub.find_weights(path_or_id, **where)
         with allocate_only():
             model = cls(config, dtype=dtype)
-        from bark_tf.convert.weights import load_weights
-
         load_weights(model, path)
         if quantize is not None:
             model.quantize(quantize)
@@ -156,12 +154,12 @@ class PretrainedModel(keras.Model):
     def from_file(
         cls, path: str | os.PathLike, *, config: Any = None, dtype: Any = None
     ):
-        """Loads the network from one file of weights, whoever wrote it.
+        """Loads the network from one file of weights in any supported format.
 
         Args:
-            path: A safetensors file or one of `torch.save`, or an index of shards.
-            config: The configuration; None: as the shapes of the tensors tell it, which
-                works for a HuBERT and its quantizer.
+            path: A safetensors file, a file of `torch.save`, or an index of shards.
+            config: The configuration. None reads it off the shapes of the tensors,
+                which works for HuBERT and its quantizer.
             dtype: A Keras dtype policy; Keras's global policy by default.
 
         Returns:
@@ -169,11 +167,9 @@ class PretrainedModel(keras.Model):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged or of another network, or `config` is
-                needed.
+            ValueError: If the file is damaged or belongs to another network, or if
+                `config` is needed.
         """
-        from bark_tf.convert.weights import load_weights, read_config
-
         if config is None:
             config = read_config(cls.config_class, path, cls.checkpoint_prefix)
         with allocate_only():
@@ -184,23 +180,21 @@ class PretrainedModel(keras.Model):
     def save_pretrained(
         self, directory: str | os.PathLike, *, max_shard_size: int | str = "5GB"
     ) -> None:
-        """Writes the network as a checkpoint directory that transformers opens too.
+        """Writes a checkpoint directory that transformers opens too.
 
         Args:
-            directory: Made if missing. Files of an older save are replaced.
-            max_shard_size: Bytes, or a text such as `"200MB"`; larger checkpoints are
+            directory: Created if missing. Files of an older save are replaced.
+            max_shard_size: Bytes, or a string such as `"200MB"`; larger checkpoints are
                 split.
         """
-        from bark_tf.convert.weights import save_weights
-
         Path(directory).mkdir(parents=True, exist_ok=True)
         save_weights([self], directory, max_shard_size=max_shard_size)
         self.config.save_pretrained(directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads the checkpoint; see `hub.push_folder` for the keywords.
+        """Uploads the checkpoint; the keywords are those of `hub.push_folder`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         return hub.push_saved(self.save_pretrained, repo_id, **kwargs)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from bark_tf.config import BarkSubModelConfig
+from bark_tf.generation.cache import LayerCache
 from bark_tf.models.layers import (
     NO_DROPOUT,
     Dropout,
@@ -34,25 +35,21 @@ from bark_tf.models.layers import (
 from bark_tf.models.pretrained import PretrainedModel
 
 PLACES_PER_BLOCK = 3
-_SEEDS_PER_REPLICA = 1_000_003  # a prime: sums with other seeds rarely meet
+# A prime, so that sums with other seeds rarely coincide.
+_SEEDS_PER_REPLICA = 1_000_003
 
 
 class Block(keras.layers.Layer):
-    """One transformer block: attention and MLP, each behind a norm and beside a skip.
+    """A pre-norm transformer block: attention, then MLP, each with a residual.
 
     Args:
         config: The transformer's configuration.
-        norm_bias: Whether the norms have a bias.
+        norm_bias: Whether the layer norms have a bias.
 
-    Call arguments and returns: as in `SelfAttention`.
+    Call arguments and returns: See `SelfAttention`.
     """
 
-    def __init__(
-        self,
-        config: BarkSubModelConfig,
-        norm_bias: bool,
-        **kwargs,
-    ):
+    def __init__(self, config: BarkSubModelConfig, norm_bias: bool, **kwargs):
         super().__init__(autocast=False, **kwargs)
         policy = self.dtype_policy
         self.norm_1 = layer_norm(norm_bias, "norm_1", policy)
@@ -61,7 +58,7 @@ class Block(keras.layers.Layer):
         self.mlp = Mlp(config, name="mlp", dtype=policy)
 
     def build(self, shape):
-        """Makes the variables."""
+        """Creates the variables."""
         for layer in (self.norm_1, self.attention, self.norm_2, self.mlp):
             layer.build(shape)
         self.built = True
@@ -94,16 +91,32 @@ class Block(keras.layers.Layer):
         return x, cache, weights
 
 
+class ForwardOutput(NamedTuple):
+    """What `TransformerModel.forward` returns.
+
+    Attributes:
+        hidden: (B, T, C), after the final norm.
+        cache: A `LayerCache` per layer; without a given cache, of the T new slots.
+        hidden_states: L + 1 of (B, T, C): the input of each block, then `hidden`.
+        attentions: L of (B, H, T, S), attention weights.
+    """
+
+    hidden: tf.Tensor
+    cache: tuple[LayerCache, ...]
+    hidden_states: tuple[tf.Tensor, ...]
+    attentions: tuple[tf.Tensor, ...]
+
+
 class TransformerModel(PretrainedModel):
     """What the causal models and the fine model share; abstract.
 
     Args:
         config: `BarkSubModelConfig`.
-        norm_bias: Whether the norms have a bias.
-        is_causal: Whether a position sees no later one.
+        norm_bias: Whether the layer norms have a bias.
+        is_causal: Whether later positions are hidden from a position.
         gradient_checkpointing: Whether training recomputes the blocks instead of
             keeping their activations: less memory, about a third more time.
-        **kwargs: Of `keras.Model`.
+        **kwargs: Arguments of `keras.Model`.
     """
 
     norm_bias: bool
@@ -139,16 +152,16 @@ class TransformerModel(PretrainedModel):
 
     @abc.abstractmethod
     def loss_from_labels(self, logits, labels, sample_weight=None):
-        """The loss of `logits` (batch, time, vocabulary) given labels."""
+        """The loss of `logits` (batch, time, vocabulary) for the labels."""
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """The loss that `fit` minimises: from labels among the inputs, or from `y`."""
+        """The loss that `fit` minimises, from labels among the inputs or from `y`."""
         if y is None:
             if y_pred.loss is None:
                 raise ValueError(
-                    f"{self.name} needs labels to train: give `labels` among the "
+                    f"{self.name} needs labels to train: pass `labels` among the "
                     "inputs, or a dataset of (inputs, labels) pairs"
                 )
             return y_pred.loss
@@ -157,7 +170,7 @@ class TransformerModel(PretrainedModel):
         return self.loss_from_labels(y_pred.logits, y, sample_weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Metrics of `compile` see the logits."""
+        """Gives the logits to the metrics of `compile`."""
         return super().compute_metrics(x, y, y_pred.logits, sample_weight)
 
     def get_config(self):
@@ -179,7 +192,7 @@ class TransformerModel(PretrainedModel):
         return model
 
     def projections(self):
-        """The linear layers of the blocks by path, such as `block_0/mlp/fc`."""
+        """Yields path and layer of the blocks' linear layers: `block_0/mlp/fc`, ..."""
         for block in self.blocks:
             for part, names in (("attention", ("qkv", "out")), ("mlp", ("fc", "proj"))):
                 for name in names:
@@ -198,33 +211,32 @@ class TransformerModel(PretrainedModel):
             rank: Rank of the added matrices.
             lora_alpha: Their product is scaled by `lora_alpha / rank`; `rank` by
                 default.
-            targets: Ends of paths of linear layers, such as `"qkv"` or
+            targets: Last parts of the paths of linear layers, such as `"qkv"` or
                 `"block_11/mlp/fc"`.
 
         Raises:
-            ValueError: If `rank` is not positive, a target names no layer, or the
-                network has LoRA matrices already or is quantized; nothing has been
-                changed then.
+            ValueError: If `rank` is not positive, a target matches no layer, or the
+                network already has LoRA matrices or is quantized. The network is then
+                unchanged.
         """
         if self.quantized:
             raise ValueError(
-                "LoRA matrices go beside kernels of floating-point numbers: add them, "
-                "merge them, then quantize. Received: a network quantized to "
-                f"{self.quantized}"
+                "LoRA needs floating-point kernels: add the matrices, merge them, then "
+                f"quantize. Received: a network quantized to {self.quantized}"
             )
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"rank must be a whole number above 0. Received: {rank!r}")
         projections = dict(self.projections())
         if any(layer.lora_enabled for layer in projections.values()):
             raise ValueError(
-                f"{self.name} has LoRA matrices already: add them to the kernels with "
+                f"{self.name} already has LoRA matrices: merge them with "
                 "bark_tf.training.runs.lora.merge_lora, or load the base again"
             )
         for target in targets:
             if not any(f"/{path}".endswith(f"/{target}") for path in projections):
                 raise ValueError(
-                    f"targets must end the path of a linear layer, such as 'qkv' or "
-                    f"'block_0/mlp/fc'. Received: {target!r}"
+                    "targets must be last parts of the paths of linear layers, such as "
+                    f"'qkv' or 'block_0/mlp/fc'. Received: {target!r}"
                 )
         for variable in self.weights:
             variable.trainable = False
@@ -234,19 +246,19 @@ class TransformerModel(PretrainedModel):
         self.forget_programs()
 
     def quantize(self, mode: str, **kwargs) -> None:
-        """Quantizes the kernels of the blocks; embeddings, norms and heads stay.
+        """Quantizes the kernels of the blocks, but not embeddings, norms and heads.
 
         Args:
-            mode: A mode of Keras, such as `"int8"`.
-            **kwargs: Of `keras.layers.EinsumDense.quantize`.
+            mode: A Keras quantization mode, such as `"int8"`.
+            **kwargs: Arguments of `keras.layers.EinsumDense.quantize`.
 
         Raises:
             ValueError: If the network has LoRA matrices.
         """
         if any(layer.lora_enabled for _, layer in self.projections()):
             raise ValueError(
-                "quantize takes kernels without LoRA matrices: add them to the kernels "
-                "with bark_tf.training.runs.lora.merge_lora first"
+                "quantize takes kernels without LoRA matrices: merge them with "
+                "bark_tf.training.runs.lora.merge_lora first"
             )
         for _, layer in self.projections():
             layer.quantize(mode, **kwargs)
@@ -254,7 +266,7 @@ class TransformerModel(PretrainedModel):
         self.forget_programs()
 
     def forget_programs(self) -> None:
-        """Drops what was traced of the network; its layers compute otherwise now."""
+        """Drops traced programs, because the layers now compute something else."""
         vars(self).pop("_generation_programs", None)
         self.train_function = self.test_function = self.predict_function = None
 
@@ -264,7 +276,7 @@ class TransformerModel(PretrainedModel):
         seed = tf.cast(self.seeds.next(), tf.int32)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
-            # Devices have the same seeds and different rows of a batch.
+            # All devices have the same seeds but different rows of the batch.
             number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
             seed += tf.stack([number * _SEEDS_PER_REPLICA, 0])
         return Dropout(self.config.dropout, seed)
@@ -280,29 +292,22 @@ class TransformerModel(PretrainedModel):
         head_mask=None,
         stream_dtype=None,
         training=False,
-    ):
-        """Runs embeddings through all blocks: the one forward pass of this network.
-
-        Training, prefill, decoding and export all come through here.
+    ) -> ForwardOutput:
+        """Runs embeddings through all blocks, in training, prefill and decoding.
 
         Args:
-            x: (B, T, C), token embeddings without positions.
-            cache: Tuple of a `LayerCache` per layer to write to and attend over, or
-                None: attend over `x` alone.
+            x: (B, T, C), token embeddings without position embeddings.
+            cache: Tuple of a `LayerCache` per layer to write to and attend over. None
+                attends over `x` alone.
             position: Slot of the first of the T positions; scalar.
-            position_ids: int (1 or B, T), rows of the position table; by default
+            position_ids: int (1 or B, T), indices of position embeddings; by default
                 `position`, `position + 1`, ...
-            padding: (B, S), nonzero where a slot may be seen, or None.
+            padding: (B, S), 0 where a slot is padding, or None.
             head_mask: (H,) or (L, H), multiplies attention weights, or None.
-            stream_dtype: Dtype of what flows from block to block; the compute dtype
-                by default. float32 beside half-precision kernels is more exact, and
-                faster where the machine has no half-precision arithmetic besides
-                products.
-            training: Whether dropout is on and gradients are wanted.
-
-        Returns:
-            hidden (B, T, C) after the final norm, the caches, the list of all hidden
-            states as transformers counts them, and the list of attention weights.
+            stream_dtype: Dtype of the residual stream; the compute dtype by default.
+                float32 with half-precision kernels is more exact, and faster on
+                machines whose only half-precision arithmetic is matrix products.
+            training: Whether to apply dropout and use the faster gradients.
         """
         time = tf.shape(x)[1]
         slots = time if cache is None else tf.shape(cache[0].keys)[1]
@@ -334,10 +339,10 @@ class TransformerModel(PretrainedModel):
             caches.append(new)
             weights.append(attention)
         x = self.final_norm(x)
-        return x, tuple(caches), [*states, x], weights
+        return ForwardOutput(x, tuple(caches), (*states, x), tuple(weights))
 
     def _head(self, name: str) -> Projection:
-        """An output head: never a bias; not part of any block."""
+        """Builds an output head, which has no bias."""
         head = Projection(
             self.config.output_vocab_size,
             bias=False,

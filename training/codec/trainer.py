@@ -200,7 +200,7 @@ class CodecTrainer(keras.Model):
         with tf.GradientTape(persistent=self.discriminator is not None) as tape:
             latent = self.codec.encoder(audio[..., None])  # (B, T, D)
             quantized = self._quantize(latent)
-            estimate = self.codec._decode_latent(quantized)
+            estimate = self.codec.decode_latent(quantized)
             parts = self._reconstruction(audio, estimate)
             parts["commitment"] = self._commitment(latent, quantized)
             if self.discriminator is not None:

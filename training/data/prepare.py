@@ -373,7 +373,7 @@ class Maker:
         # One trace for every length.
         spec = tf.TensorSpec((1, 1, None), tf.float32)
         self._encode = tf.function(
-            lambda audio: self._codec._encode(audio, self._num_codebooks),
+            lambda audio: self._codec.encode(audio, num_codebooks=self._num_codebooks),
             input_signature=[spec],
             autograph=False,
         )

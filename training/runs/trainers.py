@@ -134,7 +134,7 @@ class SemanticTrainer(StageTrainer):
             config.semantic_infer_token,
             read[:, :-1],
         )
-        x = self.model.forward(x, training=training)[0]
+        x = self.model.forward(x, training=training).hidden
         # The infer token stands at position P and says the first token.
         return self.model.logits(x[:, config.max_input_semantic_length :])
 
@@ -148,7 +148,7 @@ class CoarseTrainer(StageTrainer):
         """Logits of the tokens after the infer token."""
         infer = self.generation_config.coarse_acoustics_config.max_coarse_input_length
         x = self.model.token_embedding(batch["ids"])
-        x = self.model.forward(x, training=training)[0]
+        x = self.model.forward(x, training=training).hidden
         return self.model.logits(x[:, infer:])
 
 
@@ -161,7 +161,7 @@ class FineTrainer(StageTrainer):
         """Logits of all frames of the window."""
         codebook = tf.convert_to_tensor(batch["codebook"])
         x = self.model.embed(codebook, batch["ids"])
-        x = self.model.forward(x, training=training)[0]
+        x = self.model.forward(x, training=training).hidden
         return self.model.logits(codebook, x)
 
 

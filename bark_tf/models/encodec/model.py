@@ -23,26 +23,26 @@ _AUDIO_DTYPE = "float32"
 
 @keras.saving.register_keras_serializable("bark_tf")
 class EncodecModel(PretrainedModel):
-    """The neural audio codec that turns Bark's codes into sound.
+    """The neural audio codec that turns Bark's codes into audio.
 
-    All variables exist after construction. The three parts, `encoder`, `quantizer` and
-    `decoder`, are layers that a training loop can use one by one; they work on latents
-    (batch, frames, hidden_size).
+    Its layers `encoder`, `quantizer` and `decoder` can be used one by one; between them
+    are latents (batch, frames, hidden_size).
 
     Args:
         config: The codec's configuration. Chunking (`chunk_length_s`) and `normalize`
-            of the 48 kHz codec are not available.
+            of the 48 kHz codec are not supported.
         name: Name of the model.
-        **kwargs: Of `keras.Model`. With any `dtype` the quantizer computes in float32.
+        **kwargs: Arguments of `keras.Model`. The quantizer computes in float32 with any
+            `dtype`.
 
     Call arguments:
         audio: Float (batch, samples) or (batch, audio_channels, samples) in [-1, 1].
-        bandwidth: As in `encode`.
-        training: Changes nothing: the codec has no dropout.
+        bandwidth: See `encode`.
+        training: Ignored; the codec has no dropout.
 
     Returns:
-        The reconstructed audio, float32, of the input's shape. Gradients pass the
-        quantizer as if it were not there (straight-through).
+        The reconstructed audio, float32, in the shape of the input. Gradients pass
+        straight through the quantizer.
 
     Raises:
         ValueError: If the configuration needs chunking or normalization.
@@ -53,8 +53,8 @@ class EncodecModel(PretrainedModel):
         >>> codes.shape, codec.decode(codes).shape
         (TensorShape([1, 8, 75]), TensorShape([1, 24000]))
 
-    Differs: from transformers in `encode`, which returns the codes alone and without
-    an axis of chunks, and in `decode`, which takes these.
+    Differs: `encode` returns and `decode` takes the codes alone, without transformers'
+    axis of chunks.
     """
 
     config_class = EncodecConfig
@@ -71,30 +71,39 @@ class EncodecModel(PretrainedModel):
         self.build()
 
     def build(self, input_shape=None):
-        """Makes the variables; the constructor has done it already."""
+        """Creates the variables; the constructor calls it."""
         if not self.built:
             build_all(self.encoder, self.quantizer, self.decoder)
             self.built = True
 
-    def encode(self, audio, bandwidth: float | None = None) -> tf.Tensor:
+    def encode(
+        self, audio, bandwidth: float | None = None, num_codebooks: int | None = None
+    ) -> tf.Tensor:
         """Encodes audio.
 
         Args:
             audio: Float (batch, samples) in [-1, 1], or (batch, audio_channels,
                 samples); a codec of two channels takes only the latter.
             bandwidth: One of `config.target_bandwidths` in kbit/s, which decides the
-                number of codebooks. None means the first of them, as in transformers;
-                Bark's codes have 6.0.
+                number of codebooks. None means the first, as in transformers; Bark uses
+                6.0.
+            num_codebooks: The number itself, instead of `bandwidth`.
 
         Returns:
             int32 (batch, num_codebooks, ceil(samples / hop_length)), values in
             [0, codebook_size).
 
         Raises:
-            ValueError: If `audio` is empty or of another shape or dtype, or if the
-                codec was not trained for `bandwidth`.
+            ValueError: If `audio` is empty or has another shape or dtype, or the codec
+                lacks `bandwidth` or `num_codebooks`.
         """
-        num_codebooks = self.config.num_codebooks(bandwidth)
+        if num_codebooks is None:
+            num_codebooks = self.config.num_codebooks(bandwidth)
+        elif num_codebooks not in range(1, self.config.num_quantizers + 1):
+            raise ValueError(
+                f"num_codebooks must be between 1 and {self.config.num_quantizers}. "
+                f"Received: num_codebooks={num_codebooks}"
+            )
         audio = self._checked_audio(audio)
         if tf.inside_function():
             return self._encode(audio, num_codebooks)
@@ -104,19 +113,17 @@ class EncodecModel(PretrainedModel):
     def decode(self, codes) -> tf.Tensor:
         """Decodes codes.
 
-        Inside a `tf.function`, the values of `codes` cannot be checked.
-
         Args:
-            codes: Integers (batch, num_codebooks, frames) in [0, codebook_size), with
-                any number of codebooks that the codec has.
+            codes: Integers (batch, num_codebooks, frames) in [0, codebook_size), of the
+                first 1 to `config.num_quantizers` codebooks.
 
         Returns:
             float32 (batch, samples) with `hop_length` samples per frame, about [-1, 1]
-            and not clipped; (batch, 2, samples) for a codec of two channels.
+            and not clipped; (batch, 2, samples) if the codec has two channels.
 
         Raises:
-            ValueError: If `codes` has no frames, another shape or dtype, more codebooks
-                than the codec, or values out of range.
+            ValueError: If `codes` has no frames, another shape or dtype, too many
+                codebooks, or values out of range (not checked in a `tf.function`).
         """
         codes = self._checked_codes(codes)
         if tf.inside_function():
@@ -132,7 +139,7 @@ class EncodecModel(PretrainedModel):
         latent = self.encoder(tf.transpose(audio, [0, 2, 1]))  # (B, T, D)
         quantized, _ = self.quantizer(latent, num_codebooks=num_codebooks)
         step = tf.stop_gradient(tf.cast(quantized, latent.dtype) - latent)
-        decoded = self._decode_latent(latent + step)
+        decoded = self.decode_latent(latent + step)
         decoded = decoded[..., : tf.shape(audio)[-1]]
         return tf.reshape(decoded, tf.shape(audio)) if rank == 3 else decoded
 
@@ -142,16 +149,17 @@ class EncodecModel(PretrainedModel):
         return codes
 
     def _decode(self, codes):
-        return self._decode_latent(self.quantizer.decode(codes))
+        return self.decode_latent(self.quantizer.decode(codes))
 
-    def _decode_latent(self, latent):
+    def decode_latent(self, latent) -> tf.Tensor:
+        """Decodes latents (batch, frames, hidden_size); returns audio as `decode`."""
         audio = tf.cast(self.decoder(latent), _AUDIO_DTYPE)  # (B, S, channels)
         if self.config.audio_channels == 1:
             return audio[..., 0]
         return tf.transpose(audio, [0, 2, 1])
 
     def _checked_audio(self, audio) -> tf.Tensor:
-        """Brings audio to (B, channels, S) in a float dtype of at least float32."""
+        """Audio as (B, channels, S) in at least float32."""
         channels = self.config.audio_channels
         audio = tf.convert_to_tensor(audio)
         shape = audio.shape
@@ -171,9 +179,9 @@ class EncodecModel(PretrainedModel):
         return tf.cast(audio, wide_dtype(self.compute_dtype))
 
     def _checked_codes(self, codes) -> tf.Tensor:
-        """Brings codes to int32; values are checked where they are known."""
-        symbolic = tf.is_tensor(codes) and not hasattr(codes, "numpy")
-        codes = codes if symbolic else np.asarray(codes)
+        """Codes as int32; values are checked where they are known."""
+        is_symbolic = tf.is_tensor(codes) and not hasattr(codes, "numpy")
+        codes = codes if is_symbolic else np.asarray(codes)
         dtype, shape = tf.as_dtype(codes.dtype), codes.shape
         if (
             not dtype.is_integer
@@ -187,7 +195,8 @@ class EncodecModel(PretrainedModel):
                 f"Received: {dtype.name} of shape {tuple(shape)}"
             )
         size = self.config.codebook_size
-        if not symbolic and codes.size and not 0 <= codes.min() <= codes.max() < size:
+        is_known = not is_symbolic and codes.size
+        if is_known and not 0 <= codes.min() <= codes.max() < size:
             raise ValueError(
                 f"codes must lie in [0, {size}). "
                 f"Received: values in [{codes.min()}, {codes.max()}]"
@@ -196,15 +205,10 @@ class EncodecModel(PretrainedModel):
 
 
 def _check_supported(config: EncodecConfig) -> None:
-    if not isinstance(config, EncodecConfig):
-        raise ValueError(
-            f"EncodecModel is made from an EncodecConfig. Received: {config!r}"
-        )
     for field, supported in (("normalize", False), ("chunk_length_s", None)):
         value = getattr(config, field)
         if value != supported:
             raise ValueError(
-                f"EncodecModel works only with EncodecConfig.{field}={supported}: the "
-                "codes alone would not hold what such a codec needs to decode. "
-                f"Received: {field}={value}"
+                f"EncodecModel supports only {field}={supported}, because other codecs "
+                f"need more than the codes to decode. Received: {field}={value}"
             )

@@ -51,7 +51,7 @@ def test_every_position_sees_every_other(model):
 
 def test_heads_are_the_embeddings_of_the_next_codebook(model):
     ids = toy.ids(1, 3, 4)
-    x = model.forward(model.embed(2, ids))[0]
+    x = model.forward(model.embed(2, ids)).hidden
     expected = np.asarray(x) @ np.asarray(model.token_embeddings[2].embeddings).T
     assert toy.largest_difference(model(2, ids).logits, expected) < 1e-5
 
