@@ -12,6 +12,7 @@ from bark_tf.config import (
     BarkGenerationConfig,
     BarkSemanticConfig,
     EncodecConfig,
+    HubertConfig,
 )
 from bark_tf.voices.presets import VoicePreset
 
@@ -38,12 +39,38 @@ def fine_config(**changes):
     return BarkFineConfig(**{**sizes, **changes})
 
 
+def codec_config(**changes):
+    """Four codebooks of 16, 8 samples per frame."""
+    sizes = {
+        "num_filters": 4,
+        "hidden_size": 8,
+        "upsampling_ratios": (4, 2),
+        "codebook_size": 16,
+        "target_bandwidths": (12.0, 24.0, 48.0),
+    }
+    return EncodecConfig(**{**sizes, **changes})
+
+
+def hubert_config(**changes):
+    """Base's convolutions, so frames have their real length and position."""
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 8,
+        "conv_dim": (4,) * 7,
+        "num_conv_pos_embeddings": 9,
+        "num_conv_pos_embedding_groups": 4,
+    }
+    return HubertConfig(**{**sizes, **changes})
+
+
 def ids(*shape, high=30, seed=0):
     return np.random.default_rng(seed).integers(0, high, shape, dtype=np.int32)
 
 
 def randomize(model, stddev=0.5, seed=0):
-    """Weights so large that logits differ: ties and near ties would hide mistakes."""
+    """Assigns weights large enough that logits have no ties, which hide mistakes."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         mean = 1.0 if variable.path.endswith("gamma") else 0.0
@@ -72,7 +99,7 @@ def bark_text(seed):
 
 
 def bark_voice(num_semantic):
-    """A voice of that many semantic tokens, or None for 0."""
+    """A voice of `num_semantic` semantic tokens, or None for 0."""
     if not num_semantic:
         return None
     rng = np.random.default_rng(0)
@@ -153,19 +180,19 @@ def bark(seed=0, dtype=None):
     for i, part in enumerate(model.parts.values()):
         randomize(part, seed=10 * seed + i)
     kernel = np.array(model.semantic.lm_head.kernel)
-    kernel[EOS] *= 0.5  # so that rows end after 2 to 30 tokens, and some do not
+    kernel[EOS] *= 0.5  # most rows end after 2 to 30 tokens, some never
     model.semantic.lm_head.kernel.assign(kernel)
     return model
 
 
 @functools.cache
 def shared_bark():
-    """One toy Bark for all tests that do not change it, so that programs are kept."""
+    """One toy Bark for all tests that do not change it; its programs are reused."""
     return bark()
 
 
 def texts(*seeds):
-    """Arguments of `generate`: one text per seed, of various lengths."""
+    """Arguments of `generate`: one text per seed, of different lengths."""
     text = np.zeros((len(seeds), PROMPT), np.int32)
     mask = np.zeros((len(seeds), PROMPT), np.int32)
     for row, seed in enumerate(seeds):
@@ -183,7 +210,7 @@ def voice(num_semantic=9, seed=0):
 
 
 def count_traces(model):
-    """How often the generation programs of a network have been traced, in all."""
+    """The total number of traces of a network's generation programs."""
     functions = [
         getattr(program, name)
         for program in vars(model).get("_generation_programs", {}).values()
@@ -193,7 +220,7 @@ def count_traces(model):
     return sum(function.experimental_get_tracing_count() for function in functions)
 
 
-# === What `data/generation_golden.npz` was made of ===
+# === Inputs of `data/generation_golden.npz` ===
 
 GOLDEN_MAX_NEW_TOKENS = 14
 # Text seed and semantic tokens of the voice; the first row ends early.
@@ -217,5 +244,5 @@ def golden_tensors(stage, table, shape_of):
         values = rng.standard_normal(shape_of(rule.theirs), np.float32)
         values *= np.float32(0.1 if "norm" in rule.ours else 0.5)
         if stage == "semantic" and rule.ours == "lm_head/kernel":
-            values[tokens.SEMANTIC_PAD_TOKEN] *= 1.5  # so that rows end
+            values[tokens.SEMANTIC_PAD_TOKEN] *= 1.5  # rows end
         yield rule, values + np.float32(rule.ours.endswith("gamma"))

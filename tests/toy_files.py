@@ -1,4 +1,4 @@
-"""Toy checkpoints in the layouts that exist, written without torch."""
+"""Toy checkpoints in all layouts, written without torch."""
 
 import json
 
@@ -12,6 +12,22 @@ from bark_tf.convert.weights import table_for
 
 CODEC = EncodecConfig(num_filters=2, hidden_size=4)
 STEMS = {"semantic": "text", "coarse_acoustics": "coarse", "fine_acoustics": "fine"}
+
+
+class DictCheckpoint:
+    """Arrays by name, as `rules.load` reads them."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def names(self):
+        return list(self.arrays)
+
+    def shape(self, name):
+        return self.arrays[name].shape
+
+    def read(self, name):
+        return self.arrays[name]
 
 
 def bark_config(**fine):

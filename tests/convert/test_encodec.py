@@ -2,18 +2,14 @@
 
 import numpy as np
 import pytest
+import toy
+from toy_files import DictCheckpoint
 
 from bark_tf.config import EncodecConfig
 from bark_tf.convert import encodec, rules
 from bark_tf.models.encodec.model import EncodecModel
 
-TOY = EncodecConfig(
-    num_filters=4,
-    hidden_size=8,
-    upsampling_ratios=(4, 2),
-    codebook_size=16,
-    target_bandwidths=(12.0, 24.0, 48.0),
-)
+TOY = toy.codec_config()
 
 # Name and shape in the published files of the 24 kHz codec.
 PUBLISHED = {
@@ -64,22 +60,6 @@ CODECS = {
         audio_channels=2, norm_type="time_group_norm", use_causal_conv=False
     ),
 }
-
-
-class DictCheckpoint:
-    """Arrays by name, as `rules.load` reads them."""
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    def names(self):
-        return list(self.arrays)
-
-    def shape(self, name):
-        return self.arrays[name].shape
-
-    def read(self, name):
-        return self.arrays[name]
 
 
 def random_arrays(table, variables):

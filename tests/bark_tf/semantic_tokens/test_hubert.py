@@ -7,7 +7,7 @@ import pytest
 import toy
 from toy import largest_difference
 
-from bark_tf.config import HubertConfig, HubertQuantizerConfig
+from bark_tf.config import HubertQuantizerConfig
 from bark_tf.models.hubert.model import HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.semantic_tokens import ARRAYS_NAME, FILE_NAME, load_semantic_tokenizer
@@ -22,16 +22,7 @@ from bark_tf.semantic_tokens.hubert import (
     num_code_frames,
 )
 
-# Toy frames have base's length and place, so that rates mean what they mean.
-CONFIG = HubertConfig(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=8,
-    conv_dim=(4,) * 7,
-    num_conv_pos_embeddings=9,
-    num_conv_pos_embedding_groups=4,
-)
+CONFIG = toy.hubert_config()
 QUANTIZER = HubertQuantizerConfig(
     input_size=16, hidden_size=6, intermediate_size=9, output_size=11
 )

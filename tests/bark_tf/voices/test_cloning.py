@@ -16,7 +16,7 @@ from toy_speech import hum
 from bark_tf import BarkModel, BarkProcessor, VoicePreset, hub
 from bark_tf.audio.writing import read_audio
 from bark_tf.cli import main as cli
-from bark_tf.config import HubertConfig, HubertQuantizerConfig
+from bark_tf.config import HubertQuantizerConfig
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.hubert.model import HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
@@ -177,14 +177,7 @@ def test_the_voice_speaks(model, record, tmp_path, capsys):
 
 def test_hubert_hears_its_own_rate(model, record, tmp_path, monkeypatch):
     """A tokenizer of its own directory, and 16 kHz whatever the recording has."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = HubertConfig(
-        **sizes,
-        intermediate_size=8,
-        conv_dim=(4,) * 7,
-        num_conv_pos_embeddings=9,
-        num_conv_pos_embedding_groups=4,
-    )
+    config = toy.hubert_config(num_hidden_layers=1)
     quantizer = HubertQuantizerConfig(input_size=16, hidden_size=6, output_size=20)
     tokenizer = HubertTokenizer(
         HubertModel(config),

@@ -10,7 +10,7 @@ import toy_speech
 
 from bark_tf import BarkModel, BarkProcessor
 from bark_tf.cli import main as cli
-from bark_tf.config import BarkGenerationConfig, HubertConfig
+from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import CoarseWindow
 from bark_tf.models.hubert.model import HubertModel
 from bark_tf.semantic_tokens import load_semantic_tokenizer
@@ -165,15 +165,7 @@ def test_what_cannot_be_is_refused(model, tmp_path):
 
 def test_from_texts_to_a_tokenizer_in_one_command(model, tmp_path, capsys):
     """The tokenizer fits the model, whose rates are not those of Bark."""
-    config = HubertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        conv_dim=(4,) * 7,
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=4,
-    )
+    config = toy.hubert_config(num_hidden_layers=1)
     toy.randomize(HubertModel(config)).save_pretrained(tmp_path / "hubert")
     (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     words = ["train-tokenizer", str(tmp_path / "pairs"), str(tmp_path / "out")]

@@ -9,7 +9,7 @@ import toy
 from toy import largest_difference
 
 from bark_tf.cli import main as cli
-from bark_tf.config import BarkGenerationConfig, HubertConfig, HubertQuantizerConfig
+from bark_tf.config import BarkGenerationConfig, HubertQuantizerConfig
 from bark_tf.models.hubert.model import HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.losses import IGNORED_LABEL
@@ -36,15 +36,7 @@ from bark_tf.training.tokenizers.quantizer import (
 pytest.importorskip("soxr")
 
 # Frames have base's length and place; layer 1 of 2 is read.
-CONFIG = HubertConfig(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=8,
-    conv_dim=(8,) * 7,
-    num_conv_pos_embeddings=9,
-    num_conv_pos_embedding_groups=4,
-)
+CONFIG = toy.hubert_config(conv_dim=(8,) * 7)
 RATE = 8_000  # of the audio of pairs; HuBERT hears 16 kHz
 RATE_HZ = 25.0  # of the tokens: every other frame
 PITCHES = (150, 400, 900, 1_500, 2_400, 3_300)

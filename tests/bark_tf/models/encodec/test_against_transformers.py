@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_files import DictCheckpoint
 
 from bark_tf.config import EncodecConfig
 from bark_tf.convert import encodec, rules
@@ -46,22 +47,6 @@ CODECS = {
         "use_causal_conv": False,
     },
 }
-
-
-class DictCheckpoint:
-    """Arrays by name, as `rules.load` reads them."""
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    def names(self):
-        return list(self.arrays)
-
-    def shape(self, name):
-        return self.arrays[name].shape
-
-    def read(self, name):
-        return self.arrays[name]
 
 
 @pytest.fixture(scope="module")

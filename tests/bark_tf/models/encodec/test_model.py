@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
+from toy_files import DictCheckpoint
 
 from bark_tf.config import EncodecConfig
 from bark_tf.convert import encodec, rules
@@ -15,33 +17,10 @@ from bark_tf.models.encodec.model import EncodecModel
 GOLDEN = Path(__file__).parents[3] / "data" / "encodec_golden.npz"
 
 # One layer of each kind; the golden codecs are deeper.
-TOY = EncodecConfig(
-    num_filters=4,
-    hidden_size=8,
-    upsampling_ratios=(8,),
-    num_lstm_layers=1,
-    codebook_size=16,
-    target_bandwidths=(12.0, 24.0, 48.0),
-)
+TOY = toy.codec_config(upsampling_ratios=(8,), num_lstm_layers=1)
 STEREO = TOY.replace(
     audio_channels=2, use_causal_conv=False, norm_type="time_group_norm"
 )
-
-
-class DictCheckpoint:
-    """Arrays by name, as `rules.load` reads them."""
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    def names(self):
-        return list(self.arrays)
-
-    def shape(self, name):
-        return self.arrays[name].shape
-
-    def read(self, name):
-        return self.arrays[name]
 
 
 @pytest.fixture(scope="module")

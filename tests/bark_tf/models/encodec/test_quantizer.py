@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
-from bark_tf.config import EncodecConfig
 from bark_tf.models.encodec.quantizer import Codebook, ResidualVectorQuantizer
 
-TOY = EncodecConfig(
-    hidden_size=8, codebook_size=16, target_bandwidths=(0.6, 1.2), num_filters=4
-)
+TOY = toy.codec_config()
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
-from bark_tf.config import EncodecConfig
 from bark_tf.models.encodec.seanet import (
     STEPS_PER_TURN,
     Decoder,
@@ -15,7 +15,7 @@ from bark_tf.models.encodec.seanet import (
     SkipLSTM,
 )
 
-TOY = EncodecConfig(num_filters=4, hidden_size=8, upsampling_ratios=(4, 2))
+TOY = toy.codec_config()
 
 
 def randomize(layer):

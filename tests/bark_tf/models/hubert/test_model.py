@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toy_speech
 from toy import largest_difference
+from toy_files import DictCheckpoint
 
 from bark_tf.audio.reading import load
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
@@ -32,22 +33,6 @@ TOY = HubertConfig(
     num_conv_pos_embeddings=8,
     num_conv_pos_embedding_groups=4,
 )
-
-
-class DictCheckpoint:
-    """Arrays by name, as `rules.load` reads them."""
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    def names(self):
-        return list(self.arrays)
-
-    def shape(self, name):
-        return self.arrays[name].shape
-
-    def read(self, name):
-        return self.arrays[name]
 
 
 def filled(model, arrays):
