@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 
-def required(module: str, what: str) -> Any:
-    """Imports an optional package; ImportError names the extra."""
+def required(module: str, what: str, extra: str) -> Any:
+    """Imports an optional package.
+
+    Args:
+        module: Its name in an `import` statement.
+        what: What needs it, as the subject of a sentence.
+        extra: The extra of bark-tf that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it cannot be imported; the message names the package and the
+            extra.
+
+    Example:
+        >>> required("no_such.part", "Singing", "choir")
+        Traceback (most recent call last):
+        ...
+        ImportError: Singing needs the package no-such, which cannot be imported (No
+        module named 'no_such'). Install the extra `choir` of bark-tf
+    """
     try:
-        return __import__(module)
+        return importlib.import_module(module)
     except ImportError as error:
-        package = module.replace("_", "-")
+        package = module.partition(".")[0].replace("_", "-")
         raise ImportError(
-            f'{what} needs {package}: pip install "bark-tf[train]"'
+            f"{what} needs the package {package}, which cannot be imported ({error}). "
+            f"Install the extra `{extra}` of bark-tf"
         ) from error

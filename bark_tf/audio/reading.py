@@ -1,4 +1,4 @@
-"""Sound files to arrays: decoded, resampled, checked.
+"""Recordings from sound files: decoded, resampled, checked.
 
 Audio is float32 (samples,), mono, in [-1, 1].
 """
@@ -12,38 +12,37 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from bark_tf.optional import required
+import soundfile
+import soxr
 
 MIN_S = 0.3
 MAX_S = 60.0
-# Half the distance between the largest and the smallest sample: -60 dB.
+# Half the difference between the largest and the smallest sample: -60 dB.
 SILENCE_PEAK = 1e-3
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # soundfile's names
 _KINDS = "WAV, FLAC, Ogg or MP3"
 _SAMPLE_RATES = (4_000, 384_000)
 _MAX_CHANNELS = 2
 
-# === WAV's own header ===
-# Sizes from here on mean "until the stream ends".
+# A WAV file that promises at least this many bytes is a stream of unknown length.
 _STREAM_SIZE = 0x7FFF_F000
-# Share of the samples promised by the header that a file may lack.
+# Share of the promised bytes that a WAV file may lack.
 _MAX_MISSING = 0.01
 _MAX_CHUNKS = 1_000
 
 
-# === Reading a file ===
+# === Recordings ===
 
 
 def load(
     path: str | os.PathLike, sample_rate: int, *, max_s: float = MAX_S
 ) -> np.ndarray:
-    """Reads a recording through soundfile and soxr.
+    """Reads a recording.
 
-    WAV (8, 16, 24, 32-bit integers, 32 and 64-bit floats), FLAC, Ogg and MP3, told
-    apart by their content. Stereo is averaged. Audio that exceeds [-1, 1], as floats
-    may, is scaled down as a whole, not clipped. A header's promises are never trusted:
-    no more memory is taken than `max_s` needs.
+    WAV (8, 16, 24 and 32-bit integers, 32 and 64-bit floats), FLAC, Ogg (Vorbis and
+    Opus) and MP3, recognised by their content. Stereo is averaged. Audio that exceeds
+    [-1, 1], as floats may, is scaled down as a whole, not clipped. However long the
+    header says the recording is, reading takes no more memory than `max_s` needs.
 
     Args:
         path: The file.
@@ -56,26 +55,25 @@ def load(
     Raises:
         ValueError: If the file is missing, empty, damaged, cut short, not mono or
             stereo, not finite, silent, shorter than `MIN_S` or longer than `max_s`; the
-            message names the file and says which. An MP3 that is cut short is not
-            noticed: it does not say how long it is meant to be.
-        ImportError: If soundfile or soxr is not installed.
+            message names the file and the reason. An MP3 does not say how long it is,
+            so one that was cut short is accepted.
     """
     check_rate(sample_rate)
     check_limit(max_s)
-    with opened(path) as file:
+    with open_recording(path) as file:
         source_hz = file.samplerate
         audio = _read_all(file, path, max_s)
-    return finished(resample(audio, source_hz, sample_rate), path, sample_rate, max_s)
+    return checked(resample(audio, source_hz, sample_rate), path, sample_rate, max_s)
 
 
 class Opening(NamedTuple):
-    """How a recording begins.
+    """The beginning of a recording.
 
     Attributes:
-        samples: float32 (samples, channels), as the file has them: not resampled, and
-            where the file holds floats perhaps beyond [-1, 1].
+        samples: float32 (samples, channels), not resampled; a file of floats may exceed
+            [-1, 1].
         sample_rate: Samples per second.
-        duration_s: Seconds of the whole recording, as far as the file says.
+        duration_s: Seconds of the whole recording, according to the file.
     """
 
     samples: np.ndarray
@@ -87,19 +85,18 @@ def load_opening(path: str | os.PathLike, max_s: float = MAX_S) -> Opening:
     """Reads the first seconds of a recording of any length.
 
     Args:
-        path: The file, of a kind that `load` reads.
-        max_s: Seconds that are read; no more memory is taken than they need.
+        path: The file, in a format that `load` reads.
+        max_s: Seconds to read.
 
     Returns:
         `Opening`.
 
     Raises:
         ValueError: If the file is missing, empty, damaged, cut short, not mono or
-            stereo, or not finite; the message names it and says which.
-        ImportError: If soundfile is not installed.
+            stereo, or not finite; the message names the file and the reason.
     """
     check_limit(max_s)
-    with opened(path) as file:
+    with open_recording(path) as file:
         rate = file.samplerate
         samples = _read(file, path, int(max_s * rate))
         claimed_s = file.frames / rate
@@ -108,13 +105,13 @@ def load_opening(path: str | os.PathLike, max_s: float = MAX_S) -> Opening:
             f"A recording must be finite. Received: {path}, with NaN or infinity"
         )
     read_s = len(samples) / rate
-    # A stream's header promises more than there is.
+    # The header of a stream promises more than the file holds.
     is_whole = len(samples) < int(max_s * rate)
     return Opening(samples, rate, read_s if is_whole else max(claimed_s, read_s))
 
 
 def check_rate(sample_rate: int) -> None:
-    """Raises ValueError for a sample rate that no recording has."""
+    """Raises ValueError unless the sample rate is a positive whole number."""
     if not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
         raise ValueError(
             "sample_rate must be a positive whole number. "
@@ -123,16 +120,20 @@ def check_rate(sample_rate: int) -> None:
 
 
 def check_limit(max_s: float) -> None:
-    """Raises ValueError for a limit that no recording keeps."""
+    """Raises ValueError unless the limit is finite and at least `MIN_S`."""
     if not MIN_S <= max_s < math.inf:
         raise ValueError(
             f"max_s must be finite and at least {MIN_S}. Received: max_s={max_s!r}"
         )
 
 
-def opened(path: str | os.PathLike):
-    """A soundfile.SoundFile of a kind that is read here; ValueError otherwise."""
-    soundfile = required("soundfile", "Reading recordings")
+def open_recording(path: str | os.PathLike) -> soundfile.SoundFile:
+    """Opens a file that `load` can read.
+
+    Raises:
+        ValueError: If the file is missing, empty, cut short, or not mono or stereo
+            audio of a format in `FORMATS`.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"A recording must be a file. Received: {path}")
@@ -153,7 +154,7 @@ def opened(path: str | os.PathLike):
     return file
 
 
-def _check_header(file: Any, path: Path) -> None:
+def _check_header(file: soundfile.SoundFile, path: Path) -> None:
     low, high = _SAMPLE_RATES
     for is_right, expected, received in (
         (file.format in FORMATS, f"be {_KINDS}", file.format),
@@ -172,60 +173,54 @@ def _check_header(file: Any, path: Path) -> None:
             raise ValueError(
                 f"A recording must {expected}. Received: {path}, {received}"
             )
-    header = wav_header(path)
-    if header is None or header.promised >= _STREAM_SIZE:
-        return
-    if header.there < header.promised * (1 - _MAX_MISSING):
+    promised, present = wav_bytes(path)
+    if present < promised * (1 - _MAX_MISSING) and promised < _STREAM_SIZE:
         raise ValueError(
             f"A recording must be complete. Received: {path}, cut short: "
-            f"{header.there} of {header.promised} bytes of samples"
+            f"{present} of {promised} bytes of samples"
         )
 
 
-class _WavHeader(NamedTuple):
-    """What a WAV file says about its size."""
+def wav_bytes(path: str | os.PathLike) -> tuple[int, int]:
+    """Bytes of samples that a WAV file promises, and bytes that follow its header.
 
-    promised: int  # bytes of samples
-    there: int  # bytes after the header
-    is_even: bool  # whether no chunk before the samples has an odd size
+    soundfile reports the smaller of the two only.
 
-
-def wav_header(path: Path) -> _WavHeader | None:
-    """None if the file is no little-endian WAV with samples."""
+    Returns:
+        Both numbers; zeros for another format.
+    """
     with open(path, "rb") as file:
         head = file.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return None
-        is_even = True
+            return 0, 0
         for _ in range(_MAX_CHUNKS):
             chunk = file.read(8)
             if len(chunk) < 8:
-                return None
+                break
             name, size = struct.unpack("<4sI", chunk)
             if name == b"data":
-                there = os.fstat(file.fileno()).st_size - file.tell()
-                return _WavHeader(size, there, is_even)
-            is_even = is_even and size % 2 == 0
+                return size, os.fstat(file.fileno()).st_size - file.tell()
             file.seek(size + size % 2, os.SEEK_CUR)
-    return None
+    return 0, 0
 
 
-def _read_all(file: Any, path: str | os.PathLike, max_s: float) -> np.ndarray:
+def _read_all(
+    file: soundfile.SoundFile, path: str | os.PathLike, max_s: float
+) -> np.ndarray:
     """Decodes float32 (samples,), mono, at the file's rate."""
     limit = int(max_s * file.samplerate)
     samples = _read(file, path, limit + 1)
     if len(samples) > limit:
         raise ValueError(_too_long(file, path, max_s))
-    # Sums of floats may overflow; what is not finite is found at the end.
+    # Sums of floats may overflow; `checked` refuses what is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         return samples.mean(axis=1)
 
 
-def _read(file: Any, path: str | os.PathLike, limit: int) -> np.ndarray:
+def _read(file: soundfile.SoundFile, path: str | os.PathLike, limit: int) -> np.ndarray:
     """Decodes at most `limit` samples: float32 (samples, channels)."""
-    soundfile = required("soundfile", "Reading recordings")
     try:
-        # In one go: after each read soundfile seeks, and in an MP3 not to the place.
+        # In one go: soundfile seeks after each read, and in an MP3 to a wrong place.
         return file.read(limit, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise ValueError(
@@ -233,20 +228,23 @@ def _read(file: Any, path: str | os.PathLike, limit: int) -> np.ndarray:
         ) from error
 
 
-def _too_long(file: Any, path: str | os.PathLike, max_s: float) -> str:
+def _too_long(file: soundfile.SoundFile, path: str | os.PathLike, max_s: float) -> str:
     return (
         f"A recording must last at most {max_s:g} s. "
         f"Received: {path}, {file.frames / file.samplerate:.1f} s"
     )
 
 
-def num_samples(num_samples: Any, source_hz: Any, target_hz: int) -> Any:
-    """Length after resampling, rounded; of numbers or int64 tensors."""
+# === Resampling and checking ===
+
+
+def resampled_length(num_samples: Any, source_hz: Any, target_hz: int) -> Any:
+    """Rounded number of samples after resampling, of integers or int64 tensors."""
     return (2 * num_samples * target_hz + source_hz) // (2 * source_hz)
 
 
 def resample(audio: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
-    """Audio at another rate, through soxr.
+    """Converts audio to another sample rate.
 
     Args:
         audio: float32 (samples,).
@@ -255,29 +253,38 @@ def resample(audio: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
 
     Returns:
         float32 (samples * target_hz / source_hz,), rounded.
-
-    Raises:
-        ImportError: If soxr is needed and not installed.
     """
     if source_hz == target_hz or not audio.size:
         return audio
-    soxr = required("soxr", "Resampling")
     resampled = soxr.resample(audio, source_hz, target_hz)
-    length = num_samples(audio.size, source_hz, target_hz)
+    length = resampled_length(audio.size, source_hz, target_hz)
     return np.pad(resampled[:length], (0, max(0, length - resampled.size)))
 
 
-def finished(
+def checked(
     audio: np.ndarray, path: str | os.PathLike, sample_rate: int, max_s: float
 ) -> np.ndarray:
-    """Checks resampled audio and brings it into [-1, 1]."""
+    """Refuses a recording that `load` refuses; scales the others into [-1, 1].
+
+    Args:
+        audio: float32 (samples,), resampled.
+        path: The file, for the error message.
+        sample_rate: Samples per second of `audio`.
+        max_s: Seconds a recording may last.
+
+    Returns:
+        float32 (samples,), [-1, 1].
+
+    Raises:
+        ValueError: If it is not finite, too short, too long or silent.
+    """
     duration = audio.size / sample_rate
     if not np.isfinite(audio).all():
         raise ValueError(
             f"A recording must be finite. Received: {path}, with NaN, infinite or "
             "overflowing samples"
         )
-    # Half a sample of tolerance: the length was rounded.
+    # Half a sample of tolerance, because the length is rounded.
     if not MIN_S - 0.5 / sample_rate <= duration <= max_s + 0.5 / sample_rate:
         raise ValueError(
             f"A recording must last {MIN_S:g} to {max_s:g} s. "

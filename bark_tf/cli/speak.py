@@ -131,7 +131,8 @@ def _add_speak_output(parser: Parser) -> None:
         "--out",
         metavar="FILE",
         default="out.wav",
-        help=".wav (16 bit), .flac or .ogg, replaced if it exists; default: out.wav",
+        help=".wav (16 bit), .flac, .ogg, .mp3 or .opus, replaced if it exists; "
+        "default: out.wav",
     )
     where.add_argument(
         "--stream",
@@ -356,13 +357,13 @@ def _is_long(text: str, arguments: argparse.Namespace, model: Any) -> bool:
 
 def _stream(processor, model, text, arguments, report) -> str:
     """Writes pieces of audio to standard output as they come."""
-    from bark_tf.audio.writing import to_pcm16, wav_header
+    from bark_tf.audio.writing import stream_header, to_pcm16
 
     rate, num_samples = model.generation_config.sample_rate, 0
     output = sys.stdout.buffer
     for piece in _pieces(processor, model, text, arguments, report):
         if not num_samples and arguments.stream_format == "wav":
-            output.write(wav_header(rate))
+            output.write(stream_header(rate))
         output.write(to_pcm16(piece).tobytes())
         output.flush()
         num_samples += piece.size

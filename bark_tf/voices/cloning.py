@@ -148,7 +148,6 @@ def make_voice(
         FileNotFoundError: If there is no such model, or no semantic tokenizer.
         ValueError: If the recording is no audio, damaged, silent or too short, or the
             tokenizer makes other tokens than the model speaks.
-        ImportError: If soundfile or soxr is not installed.
 
     Example:
         >>> voice, report = make_voice("me.wav", "suno/bark-small",

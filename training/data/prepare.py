@@ -34,6 +34,7 @@ from bark_tf.audio.editing import trim, with_silence
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.files import atomic_write
 from bark_tf.generation.coarse import CoarseWindow, align
+from bark_tf.optional import required
 from bark_tf.semantic_tokens import (
     check_tokenizer,
     load_semantic_tokenizer,
@@ -311,17 +312,8 @@ def _claim(out: Path, jobs: Sequence[Job], info: DatasetInfo) -> None:
 
 def _check_tools(runner: str | None) -> None:
     """Fails before any work if a package is missing."""
-    extras = {"soundfile": "train", "soxr": "train"}
     if runner is not None:
-        extras["apache_beam"] = "beam"
-    for name, extra in extras.items():
-        try:
-            __import__(name)
-        except ImportError as error:
-            package = name.replace("_", "-")
-            raise ImportError(
-                f'Preparing needs {package}: pip install "bark-tf[{extra}]"'
-            ) from error
+        required("apache_beam", "Preparing on a runner", "beam")
 
 
 class _full_disk_explained:

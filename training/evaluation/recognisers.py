@@ -8,7 +8,6 @@ an extra of this one, and read models that are on the disk: nothing is downloade
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import warnings
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import soxr
+
+from bark_tf.optional import required
 
 SAMPLE_RATE = 16_000  # of every model here
 RECOGNISERS = ("pocketsphinx", "moonshine", "faster-whisper:DIRECTORY")
@@ -142,17 +144,6 @@ def read_words(path: str | os.PathLike) -> list[str]:
     return words
 
 
-def _required(module: str, extra: str) -> Any:
-    """Imports an optional package; ImportError names the extra."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0].replace("_", "-")
-        raise ImportError(
-            f'This needs {package}: pip install "bark-tf[{extra}]"'
-        ) from error
-
-
 def at_rate(audio: Any, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarray:
     """Resamples audio and keeps it in [-1, 1].
 
@@ -174,7 +165,7 @@ def at_rate(audio: Any, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarr
             f"Received: shape {audio.shape}"
         )
     if sample_rate != wanted and audio.size:
-        audio = _required("soxr", "evaluate").resample(audio, sample_rate, wanted)
+        audio = soxr.resample(audio, sample_rate, wanted)
     return np.clip(audio, -1, 1).astype(np.float32)
 
 
@@ -199,7 +190,7 @@ class Pocketsphinx:
     def __init__(self, words: Iterable[str] | None = None):
         # The mean of a whole recording, not that of the recordings before.
         settings = {"samprate": SAMPLE_RATE, "cmn": "batch", "loglevel": "FATAL"}
-        decoder = _required("pocketsphinx", "evaluate").Decoder
+        decoder = required("pocketsphinx", "This recogniser", "evaluate").Decoder
         self.name = "pocketsphinx, general English"
         if words is None:
             self._decoder = decoder(**settings)
@@ -283,7 +274,7 @@ class FasterWhisper:
                 f"{str(directory)!r} holds no Whisper for faster-whisper: there is no "
                 f"{', '.join(missing)}. Nothing is downloaded"
             )
-        package = _required("faster_whisper", "evaluate-whisper")
+        package = required("faster_whisper", "This recogniser", "evaluate-whisper")
         model = package.WhisperModel(str(directory), local_files_only=True)
         return cls(model, language, f"faster-whisper, {directory.name}")
 
@@ -321,14 +312,16 @@ class Moonshine:
     name = "moonshine, tiny"
 
     def __init__(self):
-        package = _required("moonshine_voice", "evaluate-moonshine")
+        needed = ("This recogniser", "evaluate-moonshine")
+        package = required("moonshine_voice", *needed)
         directory = Path(package.get_assets_path()) / "tiny-en"
         if not (directory / "encoder_model.ort").is_file():
             raise FileNotFoundError(
                 f"This moonshine-voice has no weights in {str(directory)!r}, and "
-                'nothing is downloaded: pip install "bark-tf[evaluate-moonshine]"'
+                "nothing is downloaded. Install the extra `evaluate-moonshine` of "
+                "bark-tf"
             )
-        transcriber = _required("moonshine_voice.transcriber", "evaluate-moonshine")
+        transcriber = required("moonshine_voice.transcriber", *needed)
         model = transcriber.Transcriber(str(directory), package.ModelArch.TINY)
         self._transcribe = model.transcribe_without_streaming
 
@@ -371,7 +364,7 @@ class Resemblyzer:
         with warnings.catch_warnings():
             # What it imports has been renamed, and says so.
             warnings.simplefilter("ignore")
-            package = _required("resemblyzer", "evaluate-speakers")
+            package = required("resemblyzer", "Comparing voices", "evaluate-speakers")
         self._prepare = package.preprocess_wav
         self._encoder = package.VoiceEncoder("cpu", verbose=False)
 
@@ -402,7 +395,8 @@ class Dnsmos:
     name = "DNSMOS"
 
     def __init__(self):
-        self._run = _required("speechmos.dnsmos", "evaluate-quality").run
+        dnsmos = required("speechmos.dnsmos", "Scoring the sound", "evaluate-quality")
+        self._run = dnsmos.run
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> dict[str, float]:
         """`overall`, `signal`, `background` and `p808`; nothing for empty audio.

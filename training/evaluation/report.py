@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bark_tf.files import atomic_write
+from bark_tf.optional import required
 
 from .metrics import Edits, ErrorRate
 from .scores import CodecScore, StageScore
@@ -362,13 +362,10 @@ def plots(evaluation: Evaluation) -> dict[str, bytes]:
     Returns:
         File name -> PNG. Nothing, with a warning, where matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        warnings.warn(
-            'The report has no plots: pip install "bark-tf[evaluate]" brings '
-            "matplotlib, which draws them",
-            UserWarning,
-            stacklevel=3,
-        )
+    try:
+        required("matplotlib", "Drawing plots", "evaluate")
+    except ImportError as error:
+        warnings.warn(f"The report has no plots. {error}", UserWarning, stacklevel=3)
         return {}
     drawn = {}
     if evaluation.stages:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.files import atomic_write
+from bark_tf.optional import required
 
 from ..codec.losses import magnitudes
 from . import checkpoints
@@ -300,10 +301,7 @@ class AudioSamples(keras.callbacks.Callback):
         super().__init__()
         self.every, self.make, self.sample_rate = every, make, sample_rate
         self.start = 0
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError(
-                'Audio samples need tensorboard: pip install "bark-tf[train]"'
-            )
+        required("tensorboard", "Writing audio samples", "train")
         self._writer = tf.summary.create_file_writer(
             str(Path(directory) / _TENSORBOARD)
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import soundfile
 import toy
 import toy_speech
 from toy_speech import hum
 
 from bark_tf import BarkModel, BarkProcessor, VoicePreset, hub
-from bark_tf.audio.writing import read_audio
+from bark_tf.audio.reading import load
 from bark_tf.cli import main as cli
 from bark_tf.config import HubertQuantizerConfig
 from bark_tf.models.encodec.model import EncodecModel
@@ -24,9 +25,6 @@ from bark_tf.semantic_tokens.hubert import HubertTokenizer
 from bark_tf.semantic_tokens.kmeans import KMeansTokenizer
 from bark_tf.voices import cloning as module
 from bark_tf.voices.cloning import make_voice, save_voice, voice_paths
-
-soundfile = pytest.importorskip("soundfile")
-pytest.importorskip("soxr")
 
 # Bark's own rates; the k-means hears another rate than the codec.
 CODEC_HZ, TOKENIZER_HZ = 24_000, 8_000
@@ -139,9 +137,7 @@ def test_codes_and_tokens_are_those_of_the_recording(model, record):
     codec = EncodecModel.from_pretrained(model)
     codes = codec.encode(audio[None], 1.2).numpy()[0, :, : report.num_frames]
     assert np.array_equal(voice.fine_prompt, codes)
-    tokens = KMeansTokenizer.load(model, _settings(model))(
-        read_audio(path, TOKENIZER_HZ)[0]
-    )
+    tokens = KMeansTokenizer.load(model, _settings(model))(load(path, TOKENIZER_HZ))
     assert np.array_equal(voice.semantic_prompt, tokens[: report.num_tokens])
     heard = codec.decode(codes[None]).numpy()[0]
     np.testing.assert_allclose(report.roundtrip, heard, atol=1e-6)
@@ -168,7 +164,7 @@ def test_the_voice_speaks(model, record, tmp_path, capsys):
         **inputs, semantic_max_new_tokens=5, seed=0, jit_compile=False
     )
     assert np.isfinite(audio).all()
-    heard, rate = read_audio(sound)
+    heard, rate = soundfile.read(sound)
     frames = VoicePreset.from_npz(
         out, semantic_vocab_size=20, codebook_size=16, num_fine=4
     ).fine_prompt.shape[1]
@@ -414,7 +410,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
 def test_a_loud_roundtrip_is_turned_down_not_clipped(tmp_path):
     ramp = np.linspace(-2, 1, 500, dtype="f4")
     _, sound = save_voice(toy.voice(), a_report(roundtrip=ramp), tmp_path / "me.npz")
-    np.testing.assert_allclose(read_audio(sound)[0], ramp / 2, atol=1e-4)
+    np.testing.assert_allclose(soundfile.read(sound)[0], ramp / 2, atol=1e-4)
 
 
 def test_a_recording_is_never_replaced(model, record, tmp_path, capsys):
@@ -438,7 +434,7 @@ def test_what_a_trained_codec_has_said_it_hears_again():
     """
     codec = EncodecModel.from_pretrained(hub.SHIPPED_CHECKPOINT)
     path = Path(__file__).parents[2] / "data" / "one_nine_three.ogg"
-    audio = read_audio(path, codec.config.sampling_rate)[0]
+    audio = load(path, codec.config.sampling_rate)
     said = codec.encode(audio[None]).numpy()
     heard = codec.encode(codec.decode(said)).numpy()
     said, heard = said[0, :2], heard[0, :2]

@@ -11,8 +11,6 @@ from toy_speech import RATE
 from bark_tf.cli import main as cli
 from bark_tf.training.data.prepare import prepare
 
-pytest.importorskip("soundfile")
-pytest.importorskip("soxr")
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: `make beam`")
 
 

@@ -19,8 +19,6 @@ from bark_tf.training.tokenizers import pairs as module
 from bark_tf.training.tokenizers.pairs import make_pairs
 from bark_tf.voices.presets import VoicePreset
 
-pytest.importorskip("soxr")
-
 NOTHING = "\u200b"  # in which nothing has a token
 # At the first, the seed 0 draws the end at once.
 TEXTS = ["zero", "one two", "three", "four five six", "seven", "eight", NOTHING]

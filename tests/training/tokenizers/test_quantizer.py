@@ -33,8 +33,6 @@ from bark_tf.training.tokenizers.quantizer import (
     train_quantizer,
 )
 
-pytest.importorskip("soxr")
-
 # Frames have base's length and place; layer 1 of 2 is read.
 CONFIG = toy.hubert_config(conv_dim=(8,) * 7)
 RATE = 8_000  # of the audio of pairs; HuBERT hears 16 kHz

@@ -1,6 +1,5 @@
 """More texts from the same recordings: cut between words and joined anew.
 
-    pip install 'bark-tf[evaluate]'
     python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo spliced
     bark-tf prepare spliced texts --model small --validation 0.05
 
@@ -10,7 +9,7 @@ where each word begins; a new recording is the beginning of one, the middle of o
 and the end of another, so that its melody still starts and falls as it should. Half are
 strings of digits. OUT gets the recordings as they are, too. No new text is in
 `held_out.txt`, none is made twice, and what `bark-tf prepare --validation` holds out is
-left alone.
+left alone. Needs the extra `evaluate`.
 
 Only for the semantic stage: nobody should learn the sound of a joint by heart.
 """
