@@ -48,7 +48,7 @@ test-tf217: .venv-tf217/installed ## The oldest TensorFlow: the tests that it ca
 	.venv-tf217/bin/pytest $(PARALLEL) $(TESTS_TF217)
 
 beam: .venv-beam/installed ## Data preparation on Apache Beam
-	.venv-beam/bin/pytest tests/training/test_beam.py
+	.venv-beam/bin/pytest tests/training/data/test_beam.py
 
 clean: ## Remove the environments and everything built
 	rm -rf .venv .venv-reference .venv-tf217 .venv-beam build dist *.egg-info
