@@ -1,14 +1,15 @@
-"""Your own voice on the published Bark, every step once, at its real sizes.
+"""A voice of your own on the published Bark's sizes, every step once.
 
     python benchmarks/chain.py                 # bark-small's sizes, 6 training steps
 
-A hub on loopback holds `suno/bark-small` and `facebook/hubert-base-ls960` with random
-weights. Then the lines of the README, each a process of its own: a semantic tokenizer
-is put together, a recording becomes a voice, Bark speaks with it, recordings are
-prepared, the LoRA recipe trains each stage, the merged model speaks, and transformers
-opens it and gives the same logits. Says seconds and peak memory of each; what it says
-is noise, as the weights are. Needs `pip install -e ".[dev,reference]"` and flite. The
-last line of the output is one JSON object.
+A stand-in for the hub, on loopback, holds `suno/bark-small` and
+`facebook/hubert-base-ls960` with random weights. The commands of docs/voices.md and
+docs/training.md then run one by one, each in its own process: build a semantic
+tokenizer, make a voice from a recording, speak with it, prepare recordings, train each
+stage with the LoRA recipe, speak with the merged model, and open it in transformers,
+where its logits must be the same. The table shows seconds and peak memory per command.
+Needs `pip install -e ".[dev,reference]"` and flite. The last line of the output is one
+JSON object.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import bark_tf
 
-# After the package itself: a folder beside these helpers has its name.
+# After `import bark_tf`: beside the test helpers is a folder of that name.
 sys.path.append(str(Path(bark_tf.__file__).parents[1] / "tests"))
 BARK, HUBERT = "suno/bark-small", "facebook/hubert-base-ls960"
 TEXTS = (
@@ -36,11 +37,11 @@ TEXTS = (
 LARGEST_DIFFERENCE = 1e-3  # of logits, ours from transformers'
 
 TOKENIZER = f"""
-from bark_tf.training.semantic_tokens.hubert_tokenizer import HubertTokenizer
+from bark_tf import HubertTokenizer
 HubertTokenizer.from_pretrained("{HUBERT}", "quantizer").save("hubert")
 """
 
-# Our logits are written by one process and compared by another: peaks stay apart.
+# Two processes, so that each has its own peak.
 OURS = """
 import numpy as np
 from bark_tf import BarkSemanticModel
@@ -64,21 +65,27 @@ def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=6, help="of training, per stage")
+    parser.add_argument("--steps", type=int, default=6, help="training steps per stage")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def write_published(folder):
-    """What the hub and the community have, with random weights."""
+    """Writes what the hub and the community publish, with random weights."""
     import keras
     import toy_speech
 
-    from bark_tf import BarkConfig, BarkGenerationConfig, BarkModel, BarkProcessor
-    from bark_tf.config import HubertConfig, HubertQuantizerConfig
-    from bark_tf.models.hubert.model import HubertModel
-    from bark_tf.models.hubert.quantizer import HubertQuantizer
-    from bark_tf.text.tokenizer import BarkTokenizer
+    from bark_tf import (
+        BarkConfig,
+        BarkGenerationConfig,
+        BarkModel,
+        BarkProcessor,
+        BarkTokenizer,
+        HubertConfig,
+        HubertModel,
+        HubertQuantizer,
+        HubertQuantizerConfig,
+    )
 
     keras.utils.set_random_seed(0)
     words = sorted({word for text in TEXTS for word in text.lower().split()})
@@ -96,7 +103,7 @@ def write_published(folder):
 
 
 def measured(command, folder, environment):
-    """Runs a process; its output, seconds and peak memory in GiB."""
+    """Runs a process; returns its output, seconds and peak memory in GiB."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
@@ -122,8 +129,8 @@ def main():
         "sample_every=None"
     )
     steps = {
-        "write (not a step of yours)": [str(Path(__file__).resolve()), "--write", "."],
-        "put the tokenizer together": ["-c", TOKENIZER],
+        "write the stand-ins": [str(Path(__file__).resolve()), "--write", "."],
+        "build the tokenizer": ["-c", TOKENIZER],
         "voice": f"voice recordings/r0.wav --out me.npz {tokens}",
         "speak with it": f"speak river --model {BARK} --voice me.npz {short}",
         "prepare": (

@@ -5,8 +5,8 @@
     python benchmarks/generate.py --model DIR --only bark_tf
 
 Both sides read the same checkpoint (random weights of bark-small's sizes unless
-`--model` names one), get the same ids and generate the same tokens greedily, each in a
-process of its own, in turn. The first call holds tracing and compiling; the others are
+`--model` names one), get the same ids and generate the same tokens greedily, each in
+its own process, in turn. The first call includes tracing and compiling; the others are
 steady. The last line of the output is one JSON object.
 """
 
@@ -44,7 +44,7 @@ def parse():
 
 
 def random_checkpoint(preset, directory):
-    """Writes a checkpoint of a preset's sizes that never ends by itself."""
+    """Writes a checkpoint of a preset's sizes that never generates an end token."""
     import numpy as np
 
     from bark_tf import BarkConfig, BarkModel
@@ -70,7 +70,7 @@ def inputs(batch):
 
 
 class BarkTf:
-    """This library."""
+    """bark_tf."""
 
     def __init__(self, args):
         import tensorflow as tf
@@ -86,7 +86,7 @@ class BarkTf:
         )
 
     def coarse(self, semantic):
-        # The same choice of ids as the peer, so that both do the same work.
+        # The same allowed ids as the peer, so both do the same work.
         return self.model.coarse_acoustics.generate(semantic, compat="hf")
 
     def fine(self, coarse):
@@ -173,7 +173,7 @@ def run_stages(side, ids, mask, tokens):
 
 
 def peak_gib():
-    """Of this process: getrusage counts what the parent had when it forked, too."""
+    """Peak memory of this process; getrusage would include the parent's at the fork."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024**2
 
@@ -188,7 +188,7 @@ def worker(args):
     report["steady"] = {
         key: statistics.median(run[key] for run in runs) for key in runs[0]
     }
-    # Before anything else runs: the peak of loading and generating alone.
+    # Before anything else runs, so it is the peak of loading and generating.
     report["peak_memory_gb"] = peak_gib()
     report["audio_seconds"] = audio.shape[-1] / SAMPLE_RATE
     report["checksum"] = float(abs(audio).mean())

@@ -6,13 +6,12 @@
     python benchmarks/load.py --files bin              # by torch.save, as published
 
 Each side loads the same directory in fresh processes, in turn. Both map the file where
-they can and read nothing before a weight is used; so both then add up all weights, with
-the same function. CPU seconds say more than seconds on a machine that others use too.
-"From the start" counts from the start of the process, imports included. Memory is the
-process's peak over what it was after importing its framework. `offload` speaks 16
-semantic tokens with `from_pretrained(offload=True)` and reports the whole process: all
-that is resident, the pages of files among it. The last line of the output is one JSON
-object.
+they can and read a weight only when it is used, so both then sum all weights with the
+same function. On a shared machine CPU seconds are more reliable than seconds. "From the
+start" counts from the start of the process and includes imports. Memory is the
+process's peak above its level after importing the framework. `offload` generates 16
+semantic tokens with `from_pretrained(offload=True)` and reports all resident memory of
+the process, pages of files included. The last line of the output is one JSON object.
 """
 
 import argparse
@@ -29,9 +28,9 @@ import generate
 import numpy as np
 
 SIDES = ("bark_tf", "transformers", "offload")
-# Who writes the files that are loaded.
+# What wrote the files.
 FILES = ("bark_tf", "transformers", "bin")
-# The bound of peak memory when stages are loaded one at a time, see `offload_bound`.
+# The limit on peak memory when stages are loaded one at a time, see `offload_bound`.
 OFFLOAD_FACTOR, OFFLOAD_BASE_BYTES = 1.2, 0.6e9
 
 
@@ -48,13 +47,13 @@ def import_framework(side):
 
         from bark_tf import BarkModel
 
-        if side == "bark_tf":  # with offloading, TensorFlow must not have begun
+        if side == "bark_tf":  # offloading must run before TensorFlow first allocates
             tf.zeros(1)
     return BarkModel
 
 
 def weights_of(model, side):
-    """All weights as arrays over the model's own memory."""
+    """All weights as arrays that share the model's memory."""
     if side == "transformers":
         return [tensor.numpy() for tensor in model.state_dict().values()]
     weights = [weight for part in model.parts.values() for weight in part.weights]
@@ -89,13 +88,13 @@ def worker(args):
 
 
 def offload_bound(model):
-    """What the peak should not exceed: 1.2 times the largest stage, and 0.6 GB."""
+    """The limit on the peak: 1.2 times the largest stage, plus 0.6 GB."""
     largest = max(part.count_params() for part in model.parts.values()) * 4
     return (OFFLOAD_FACTOR * largest + OFFLOAD_BASE_BYTES) / 1024**3
 
 
 def rewrite(args):
-    """Writes the checkpoint again, the way `--files` says."""
+    """Writes the checkpoint again in the format of `--files`."""
     import torch
     from transformers import BarkModel
 
@@ -131,7 +130,7 @@ def show(results, weights):
         )
     if "offload" in results:
         bound = results["offload"]["bound_gb"]
-        print(f"       offload: a peak of at most {bound:.2f} GB is wanted")
+        print(f"       offload: the peak should be at most {bound:.2f} GB")
 
 
 def parse():
@@ -142,7 +141,7 @@ def parse():
         "--model", help="checkpoint directory; random weights if absent"
     )
     parser.add_argument(
-        "--files", choices=FILES, default="bark_tf", help="who writes the files"
+        "--files", choices=FILES, default="bark_tf", help="what writes the files"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)

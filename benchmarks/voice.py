@@ -4,19 +4,19 @@
     python benchmarks/voice.py --seconds 300 --parts semantic --rounds 3
     python benchmarks/voice.py --only bark_tf           # torch is not needed
 
-`semantic` is HuBERT base up to layer 9 and the community's quantizer (version 1), audio
-at 16 kHz; `codec` is EnCodec's encoder with 8 codebooks, audio at 24 kHz. Weights are
-random and of the published sizes; both sides read the same files. The peer is
-transformers' HuBERT, of which only the needed layers are kept, a quantizer written in
-torch, and transformers' EnCodec. Each part, length and side runs in a process of its
-own, in turn, and nearly all tokens must agree: those whose two best values are within
-rounding may not.
+`semantic` is HuBERT base up to layer 9 and the community's quantizer (version 1), on
+audio at 16 kHz; `codec` is EnCodec's encoder with 8 codebooks, on audio at 24 kHz.
+Weights are random and of the published sizes, and both sides read the same files. The
+peer is transformers' HuBERT without the unused layers, a quantizer written in torch,
+and transformers' EnCodec. Each part, length and side runs in its own process, in turn.
+Nearly all tokens must agree; those whose two best logits are within rounding may
+differ.
 
-Recordings over a minute are not quite the same work: we hear them in windows, the peer
-at once, in memory that grows with the square of the length; their tokens are not
-compared. The first call holds tracing; memory is the process's peak over what it was
-after importing its framework (Linux). On a crowded machine CPU seconds say more than
-seconds. The last line of the output is one JSON object.
+Recordings over a minute are different work: bark_tf processes them in windows, the peer
+in one piece, in memory that grows with the square of the length. Their tokens are not
+compared. The first call includes tracing. Memory is the process's peak above its level
+after importing the framework (Linux). On a busy machine CPU seconds are more reliable
+than seconds. The last line of the output is one JSON object.
 """
 
 import argparse
@@ -58,17 +58,21 @@ def parse():
     return parser.parse_args()
 
 
-# === What both sides read ===
+# === Networks and audio for both sides ===
 
 
 def write_networks(folder):
-    """Random networks of the published sizes; in a process that then goes."""
+    """Writes random networks of the published sizes."""
     import keras
 
-    from bark_tf import BarkConfig, EncodecModel
-    from bark_tf.config import HubertConfig, HubertQuantizerConfig
-    from bark_tf.models.hubert.model import HubertModel
-    from bark_tf.models.hubert.quantizer import HubertQuantizer
+    from bark_tf import (
+        BarkConfig,
+        EncodecModel,
+        HubertConfig,
+        HubertModel,
+        HubertQuantizer,
+        HubertQuantizerConfig,
+    )
 
     keras.utils.set_random_seed(0)
     quantizer = HubertQuantizerConfig(intermediate_size=QUANTIZER_WIDTH)
@@ -91,23 +95,23 @@ def sound(part, seconds):
 
 
 class BarkTf:
-    """This library, as `bark-tf voice` uses it."""
+    """bark_tf, as `bark-tf voice` uses it."""
 
     def __init__(self):
         import tensorflow as tf
 
-        import bark_tf
-        from bark_tf.semantic_tokens import hubert as hubert_tokenizer
+        from bark_tf import EncodecModel, HubertTokenizer
 
         tf.zeros(1)
         self.version = f"tensorflow {tf.__version__}"
-        self.bark_tf, self.hubert_tokenizer = bark_tf, hubert_tokenizer
+        self.classes = EncodecModel, HubertTokenizer
 
     def load(self, part, files):
+        codec, tokenizer = self.classes
         if part == "codec":
-            self.codec = self.bark_tf.EncodecModel.from_pretrained(files / "codec")
+            self.codec = codec.from_pretrained(files / "codec")
         else:
-            self.tokenizer = self.hubert_tokenizer.HubertTokenizer.from_pretrained(
+            self.tokenizer = tokenizer.from_pretrained(
                 files / "hubert", files / "quantizer", layer=LAYER
             )
 
@@ -160,7 +164,7 @@ class Torch:
         self.quantizer.load_state_dict(weights)
 
     def semantic(self, audio):
-        """The token of every frame, 50 per second."""
+        """One token per frame, 50 per second."""
         x = self.hubert(self.torch.tensor(audio[None])).last_hidden_state
         x, _ = self.quantizer["lstm"](x)
         x = self.quantizer["fc"](self.quantizer["intermediate"](x))
@@ -236,7 +240,7 @@ def different(part, files):
     """Share of tokens or codes in which the sides differ."""
     ours, theirs = (np.load(files / f"{name}.npy") for name in SIDES)
     if part == "semantic":
-        from bark_tf.semantic_tokens.hubert import nearest_frames
+        from bark_tf import nearest_frames
 
         theirs = theirs[nearest_frames(len(ours), len(theirs))]
     if ours.shape != theirs.shape:
@@ -280,7 +284,7 @@ def line(cells):
 
 
 def show(result):
-    """One line per side, and how many times less the first side needs."""
+    """Prints one line per side, and how many times less the first side needs."""
     names = [name for name in SIDES if name in result]
     for name in names:
         cells = (form.format(result[name][key]) for _, key, form in COLUMNS)

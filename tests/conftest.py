@@ -1,4 +1,4 @@
-"""Before any test: a quiet TensorFlow, a quiet hub client, and one seed."""
+"""Shared fixtures; silences TensorFlow and the hub client, and fixes the seeds."""
 
 import importlib
 import importlib.util
@@ -40,26 +40,26 @@ _load_helper("toy_speech")
 
 
 _PROCESSES = str(Path(__file__).with_name("processes"))
-_WAIT_S = 900  # a child that takes longer hangs
+_WAIT_S = 900  # a child that takes longer counts as hanging
 
 
 @pytest.fixture(scope="session")
 def toy_runs():
-    """`tests/processes/toy_runs.py`, whose functions children run."""
+    """The module `tests/processes/toy_runs.py`; child processes run its functions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(_PROCESSES)
         yield importlib.import_module("toy_runs")
 
 
 class Child:
-    """A process that a test has started."""
+    """A process started by a test."""
 
     def __init__(self, process):
         self.process = process
         process.start()
 
     def exit_code(self):
-        """How it ended: 0, or minus the signal that killed it."""
+        """Waits for the exit code: 0, or minus the signal that killed the process."""
         self.process.join(_WAIT_S)
         assert self.process.exitcode is not None, "the process hangs"
         return self.process.exitcode
@@ -67,14 +67,14 @@ class Child:
 
 @pytest.fixture(scope="session")
 def start(toy_runs):
-    """Starts a function of `toy_runs` in a process of its own.
+    """Starts a function of `toy_runs` in its own process.
 
-    A server imports everything once and forks the children, which start at once.
+    Children are forked from a server that has imported everything, so they start fast.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["toy_runs"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", _PROCESSES)  # Python 3.11 passes no `sys.path` on
+        patch.setenv("PYTHONPATH", _PROCESSES)  # `sys.path` is not passed on in 3.11
         forkserver.ensure_running()
     children = []
 
@@ -91,7 +91,7 @@ def start(toy_runs):
 
 @pytest.fixture(autouse=True)
 def seed():
-    """The same random numbers in every test, whatever ran before it."""
+    """Gives every test the same random numbers, whatever ran before."""
     random.seed(0)
     np.random.seed(0)
     if "tensorflow" in sys.modules:
@@ -100,7 +100,7 @@ def seed():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A running stand-in of the hub that `bark_tf.hub` talks to, with an empty cache.
+    """A running stand-in for the Hugging Face hub, with an empty cache.
 
     Publish with `hub.write(repo, name, content)`.
     """

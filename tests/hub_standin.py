@@ -1,9 +1,9 @@
 """A Hugging Face hub for tests: one directory behind a loopback address.
 
-`root/NAMESPACE/NAME/REVISION/...` is a repository's branch and its files, so a test
-publishes a checkpoint by writing files, and sees an upload by reading them. Enough of
-the hub's protocol is here for downloads, listings and `upload_folder` (small files in
-the commit, weights by LFS).
+`root/NAMESPACE/NAME/REVISION/...` holds the files of a repository's branch, so a test
+publishes a checkpoint by writing files and checks an upload by reading them. The server
+implements what downloads, listings and `upload_folder` need of the hub's protocol
+(small files in the commit, weights by LFS).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LFS_SUFFIXES = (".safetensors", ".bin")
 
 
 class Request(NamedTuple):
-    """One line of the log."""
+    """One logged request."""
 
     method: str
     path: str
@@ -34,14 +34,14 @@ class HubStandIn:
     """The server; a context manager.
 
     Args:
-        root: Directory of the repositories, made if missing.
+        root: Directory of the repositories, created if missing.
 
     Attributes:
-        url: Its address, for HF_ENDPOINT.
-        requests: What was asked, in order.
+        url: The server's address, for HF_ENDPOINT.
+        requests: All requests, in order.
         tokens: Repository -> the only token that may read or write it.
         gated: Repositories whose files nobody may read.
-        status: If set, the answer to everything: 503, say.
+        status: If set, the answer to every request, such as 503.
 
     Example:
         >>> with HubStandIn(tmp_path) as hub:
@@ -72,17 +72,17 @@ class HubStandIn:
         self.stop()
 
     def stop(self) -> None:
-        """Goes off the net; may be called twice."""
+        """Shuts the server down; may be called twice."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
 
     def use(self, monkeypatch, cache_dir: Path) -> None:
-        """Points the hub client of this process here, and its cache at `cache_dir`."""
+        """Points this process's hub client at the server and at `cache_dir`."""
         from huggingface_hub import constants
 
-        # A login of the person who runs the tests must not reach them.
+        # The login of whoever runs the tests must not reach them.
         monkeypatch.delenv("HF_TOKEN", raising=False)
         values = {
             "ENDPOINT": self.url,
@@ -98,7 +98,7 @@ class HubStandIn:
             monkeypatch.setattr(constants, name, value)
 
     def environment(self, home: Path) -> dict[str, str]:
-        """The environment variables that do the same for another process."""
+        """Environment variables that point another process at the server."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -121,11 +121,11 @@ class HubStandIn:
         path.write_bytes(content)
 
     def drop(self, num_bytes: int, times: int = 1) -> None:
-        """The next `times` downloads break off after `num_bytes`."""
+        """Makes the next `times` downloads break off after `num_bytes`."""
         self._drops = [num_bytes] * times
 
     def next_drop(self) -> int | None:
-        """Where the download that starts now breaks off, if it does."""
+        """The number of bytes after which the next download breaks off, or None."""
         return self._drops.pop() if self._drops else None
 
     def downloads(self, name: str) -> list[Request]:
@@ -143,7 +143,7 @@ class HubStandIn:
         return {path.relative_to(top).as_posix(): path for path in paths}
 
     def commit(self, repo: str, revision: str = "main") -> str:
-        """The commit a branch is at: another one for other content."""
+        """The branch's commit hash, which depends on its content."""
         digest = hashlib.sha1(f"{repo}@{revision}".encode())
         for name, path in self.files(repo, revision).items():
             digest.update(name.encode() + _sha256(path).encode())
@@ -164,13 +164,13 @@ def _sha256(path: Path) -> str:
 
 @functools.cache
 def _sha256_of_state(path: Path, *state: int) -> str:
-    """Once per state of a file: weights have gigabytes."""
+    """Cached per state of a file, since weights may be gigabytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """One request. HTTP/1.0: every answer ends its connection."""
+    """Answers one request. HTTP/1.0: each answer closes its connection."""
 
     def __init__(self, hub: HubStandIn, *args):
         self.hub = hub
@@ -240,7 +240,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         token = self.hub.tokens.get(repo)
         sent = self.headers.get("Authorization")
         if not (self.hub.root / repo).is_dir() or (token and sent is None):
-            # The hub does not tell strangers which of the two it is.
+            # Like the hub, does not reveal which of the two it is.
             self._send_error(401, "RepoNotFound")
         elif token and sent != f"Bearer {token}":
             message = "Invalid credentials in Authorization header"

@@ -1,7 +1,7 @@
-"""The published checkpoints against numbers that others published.
+"""The published checkpoints, compared with numbers that others published.
 
-Needs internet, about 15 GB of disk and 8 GB of memory: `pytest -m hub`. Every network
-is loaded for its own tests and let go after them.
+Needs internet, about 15 GB of disk and 8 GB of memory: `pytest -m hub`. Each network is
+loaded for its own tests and freed after them.
 
 Source: Hugging Face transformers, `tests/models/bark/test_modeling_bark.py` (tokens of
 `suno/bark`); the log in the README of PABannier/bark.cpp (text ids).
@@ -60,7 +60,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def semantic(inputs, config):
-    """Greedy semantic tokens: plain, and with an early end in three ways."""
+    """Greedy semantic tokens: plain, and with an early end set in two ways."""
     model, stage = BarkSemanticModel.from_pretrained(CHECKPOINT), config.semantic_config
     options = {**inputs, "do_sample": False, "temperature": 0.9, "seed": 0}
     early = stage.replace(min_eos_p=EARLY_END)
@@ -140,7 +140,7 @@ def test_the_published_sizes_are_the_presets(name):
 
 @pytest.mark.parametrize("name", ["bark", "bark-small"])
 def test_the_published_generation_samples(name):
-    """As third-party ports and the converter of that time say."""
+    """The values in third-party ports and in the converter of that time."""
     config = BarkGenerationConfig.from_pretrained(f"suno/{name}")
     for stage in (config.semantic_config, config.coarse_acoustics_config):
         assert stage.do_sample and stage.temperature == 0.7

@@ -1,4 +1,4 @@
-"""Files of torch.save, written without torch, instruction by instruction."""
+"""Writes the files of torch.save without torch, instruction by instruction."""
 
 import pickle
 import struct
@@ -23,7 +23,7 @@ class Name(NamedTuple):
 
 
 class Call(NamedTuple):
-    """REDUCE of a global; BUILD with `state` if there is one."""
+    """REDUCE of a global, then BUILD if there is a `state`."""
 
     function: Any
     arguments: tuple
@@ -37,7 +37,7 @@ class Persistent(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """Instructions as they are."""
+    """Raw instructions."""
 
     code: bytes
 
@@ -47,7 +47,7 @@ REBUILD = Name("torch._utils", "_rebuild_tensor_v2")
 
 
 def emit(value) -> bytes:
-    """Instructions that push a value, in the spelling of protocol 2."""
+    """The instructions that push a value, in protocol 2."""
     match value:
         case Raw(code):
             return code
@@ -89,7 +89,7 @@ def six(shape=(2, 3), strides=(3, 1), first=0, count=6):
 
 
 def write_zip(path, tree, storages=None, *, compression=0, byteorder=b"little", **more):
-    """A zip file as torch writes it; `more` are members with other contents."""
+    """Writes a zip file as torch does; `more` replaces or adds members."""
     data = tree if isinstance(tree, bytes) else pickled(tree)
     storages = {"0": SIX} if storages is None else storages
     members = {"data.pkl": data, "byteorder": byteorder, "version": b"3\n"}
@@ -101,7 +101,7 @@ def write_zip(path, tree, storages=None, *, compression=0, byteorder=b"little", 
 
 
 def write_legacy(path, tree, storages=None, *, system=SYSTEM, keys=None):
-    """A file as torch wrote it before 1.6."""
+    """Writes a file as torch did before 1.6."""
     data = tree if isinstance(tree, bytes) else pickled(tree)
     storages = {"0": SIX} if storages is None else storages
     keys = list(storages) if keys is None else keys

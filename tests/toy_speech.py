@@ -1,4 +1,4 @@
-"""A toy Bark that learns in seconds, and somebody who speaks to it."""
+"""A toy Bark that trains in seconds, and speech for it."""
 
 import shutil
 import subprocess
@@ -87,7 +87,7 @@ def tokenizer():
 
 
 def say(text, path):
-    """Speech by flite or espeak-ng; tones, one per word, where both are missing."""
+    """Writes speech by flite or espeak-ng, or one tone per word if both are missing."""
     if shutil.which("flite"):
         command = ["flite", "-voice", "slt", "-t", text, "-o", str(path)]
     elif shutil.which("espeak-ng"):
@@ -105,7 +105,7 @@ def say(text, path):
 
 
 def record(folder, texts=TEXTS):
-    """A folder in LJSpeech's form, `r0.wav` and so on."""
+    """Writes a folder in LJSpeech's format: `metadata.csv`, `r0.wav` and so on."""
     for number, text in enumerate(texts):
         say(text, folder / f"r{number}.wav")
     lines = [f"r{number}|{text}|{text}\n" for number, text in enumerate(texts)]
@@ -113,7 +113,7 @@ def record(folder, texts=TEXTS):
 
 
 def write_model(folder):
-    """A checkpoint with random weights, without a semantic tokenizer."""
+    """Writes a checkpoint with random weights and without a semantic tokenizer."""
     from bark_tf import BarkModel, BarkProcessor
 
     config, generation_config, words = start()
@@ -122,15 +122,15 @@ def write_model(folder):
 
 
 def hum(seconds, rate, pitch=120.0, peak=0.3, noise_db=-70.0, seed=0):
-    """Syllables with pauses, enough like speech for what looks at its sound.
+    """Syllables with pauses, close enough to speech for the sound checks.
 
     Args:
-        seconds: Of the result, which ends in silence.
+        seconds: Length of the result, which ends in silence.
         rate: Samples per second.
-        pitch: In Hz; syllables vary by a tenth.
+        pitch: Pitch in Hz; syllables vary by a tenth.
         peak: Largest magnitude, without the noise.
-        noise_db: Level of white noise, relative to full scale.
-        seed: Of everything random.
+        noise_db: Level of the white noise, relative to full scale.
+        seed: Random seed.
 
     Returns:
         float32 (samples,).

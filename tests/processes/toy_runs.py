@@ -1,7 +1,7 @@
-"""Training runs at toy size, in processes that tests start and kill.
+"""Toy training runs in processes that tests start and kill.
 
-A folder of its own: multiprocessing's children import it by name, and `tests` itself,
-where a folder `bark_tf` lies, must not be on their path.
+This file has its own folder because multiprocessing's children import it by name, and
+`tests` must not be on their path: its folder `bark_tf` would hide the package.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ STEPS = 10
 
 
 def trainer(dropout=0.0, seed=5):
-    """A network of one block; rows of few and of many targets share a batch."""
+    """A trainer of a network with one block."""
     keras.utils.set_random_seed(seed)
     config = BarkSemanticConfig(
         input_vocab_size=40,
@@ -62,6 +62,7 @@ def trainer(dropout=0.0, seed=5):
 
 
 def batches(model_config, batch_size=4):
+    """Batches that mix rows of few and of many targets."""
     rng = np.random.default_rng(0)
     rows = [
         Utterance(
@@ -104,7 +105,7 @@ def run(
     has_validation=False,
     **changes,
 ):
-    """Trains; gives the history and all weights."""
+    """Trains; returns the history and all weights."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = trainer(dropout, seed=5 if weights is None else 6)
         if weights is not None:
@@ -122,20 +123,20 @@ def run(
 
 
 class Kill(keras.callbacks.Callback):
-    """SIGKILL when a step has begun."""
+    """Sends SIGKILL to this process when a step begins."""
 
     def __init__(self, step):
         super().__init__()
         self.step = step
 
     def on_train_batch_begin(self, batch, logs=None):
-        # `iterations` counts what is accumulated as one.
+        # `iterations` counts accumulated steps as one.
         if self.model.optimizer._iterations.numpy() + 1 == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_while_writing(step):
-    """SIGKILL when a step's checkpoint is half written."""
+    """Makes SIGKILL arrive when a step's checkpoint is half written."""
     write = files.save_file
 
     def save_file(arrays, path):
@@ -147,7 +148,7 @@ def kill_while_writing(step):
 
 
 def split_cpu(count):
-    """Makes several devices of the processor."""
+    """Splits the CPU into several devices."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     devices = [tf.config.LogicalDeviceConfiguration()] * count
     tf.config.set_logical_device_configuration(cpu, devices)
@@ -159,7 +160,7 @@ def join_cluster(addresses, index):
     os.environ["TF_CONFIG"] = json.dumps(config)
 
 
-# === What children do ===
+# === Run by children ===
 
 
 def run_and_die(directory, step, is_writing=False, **changes):
@@ -196,7 +197,7 @@ def _keep(path, weights, **others):
 
 
 def call(arguments, errors, num_devices=1, addresses=(), index=0):
-    """`bark-tf ARGUMENTS`, of which the errors go into a file."""
+    """Runs `bark-tf ARGUMENTS`, with standard error in a file."""
     split_cpu(num_devices)
     if addresses:
         join_cluster(addresses, index)

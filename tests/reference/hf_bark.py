@@ -1,4 +1,4 @@
-"""Barks of Hugging Face transformers with the weights of ours.
+"""Hugging Face transformers' Bark with the weights of ours.
 
 Imports torch and transformers: load it from tests marked `reference` only.
 """
@@ -41,7 +41,7 @@ def network(model):
 
 
 def whole(model, directory):
-    """A transformers Bark that equals ours, by way of a saved checkpoint."""
+    """A transformers Bark that equals ours, through a saved checkpoint."""
     model.save_pretrained(directory)
     return transformers.BarkModel.from_pretrained(directory).eval()
 
@@ -60,16 +60,17 @@ def tensor(array):
 
 
 def voice(preset):
-    """A voice as the processor of transformers hands it over."""
+    """A voice as transformers' processor returns it."""
     return None if preset is None else {k: tensor(v) for k, v in preset.items()}
 
 
 @contextlib.contextmanager
 def recording(twin):
-    """Collects what the stages of a transformers Bark return inside the block.
+    """Records what the stages of a transformers Bark return inside the block.
 
     Yields:
-        Dictionary that fills up: part -> array, and "lengths" of the coarse tokens.
+        Dictionary, filled during the block: part -> array, and "lengths" of the coarse
+        tokens.
     """
     kept = {}
 

@@ -44,7 +44,7 @@ def penalize_repetition(logits, seen, penalty):
 
 
 def keep(logits, indices):
-    """One row with everything but `indices` forbidden."""
+    """One row in which only `indices` are allowed."""
     kept = np.full(len(logits), -np.inf)
     kept[indices] = logits[indices]
     return kept
@@ -66,9 +66,9 @@ def keep_top_p(logits, top_p):
 
 
 def process(logits, step, settings, eos=None, seen=None):
-    """All filters of one row in order.
+    """Applies all filters to one row, in order.
 
-    `settings` holds the filters that are on, with the names of `SamplingRules`.
+    `settings` holds the active filters, under the names of `SamplingRules`.
     """
     logits = np.asarray(logits, np.float64)
     if "repetition_penalty" in settings:

