@@ -11,6 +11,7 @@ JSON object.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import statistics
@@ -22,19 +23,20 @@ import keras
 import numpy as np
 
 from bark_tf import BarkCoarseModel, BarkFineModel, BarkSemanticModel, EncodecModel
-from bark_tf.training.codec.trainer import AudioBatches, CodecOptions, CodecTrainer
-from bark_tf.training.data.batches import Batches
-from bark_tf.training.data.examples import StageExamples
-from bark_tf.training.data.shards import (
+from bark_tf.training import (
+    TRAINERS,
+    AudioBatches,
+    Batches,
+    CodecTrainer,
     DatasetInfo,
     ShardSet,
+    StageExamples,
     Utterance,
+    load_recipe,
+    optimizer_of,
     shard_path,
     write_shard,
 )
-from bark_tf.training.runs.fit import optimizer_of
-from bark_tf.training.runs.recipe import load_recipe
-from bark_tf.training.runs.trainers import TRAINERS
 
 STAGES = {
     "codec": (EncodecModel, "codec_config"),
@@ -88,17 +90,15 @@ def batches_of(recipe, shards, start):
     config, generation_config, _ = start
     seed = recipe.options.seed
     if recipe.stage == "codec":
-        segment = round(recipe.segment_s * config.codec_config.sampling_rate)
+        segment = round(recipe.codec.segment_s * config.codec_config.sampling_rate)
         return AudioBatches(shards.audios, segment, recipe.batch_size, seed=seed)
     examples = StageExamples(
         shards,
         recipe.stage,
         generation_config,
-        model_config=getattr(config, STAGES[recipe.stage][1]),
-        history_probability=recipe.history_probability,
+        getattr(config, STAGES[recipe.stage][1]),
+        dataclasses.replace(recipe.examples, default_speaker=None, token_noise=0.0),
         seed=seed,
-        past_weight=recipe.past_weight,
-        vary_text=recipe.vary_text,
     )
     return Batches(examples, recipe.batch_size, seed=seed)
 
@@ -110,7 +110,7 @@ def trainer_of(recipe, start):
     model = model_class(getattr(config, name))
     if recipe.stage == "codec":
         # As in all but the first steps: with codebooks.
-        options = CodecOptions(**{**recipe.codec, "quantize_from": 0})
+        options = dataclasses.replace(recipe.codec, quantize_from=0)
         trainer = CodecTrainer(model, options)
     else:
         trainer = TRAINERS[recipe.stage](model, generation_config)

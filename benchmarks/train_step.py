@@ -68,7 +68,7 @@ def parse():
 
 def utterance(rng):
     """Random tokens of ten seconds of speech."""
-    from bark_tf.training.data.shards import Utterance
+    from bark_tf.training import Utterance
 
     frames = int(SEMANTIC_TOKENS * 75 / 49.9)
     return Utterance(
@@ -84,8 +84,7 @@ def utterance(rng):
 def batch_of(stage, size, model):
     """The arrays of one step."""
     from bark_tf import BarkConfig, BarkGenerationConfig
-    from bark_tf.training.data.batches import Batches
-    from bark_tf.training.data.examples import StageExamples
+    from bark_tf.training import Batches, ExampleOptions, StageExamples
 
     rng = np.random.default_rng(0)
     config = BarkConfig.from_pretrained(model)
@@ -94,8 +93,8 @@ def batch_of(stage, size, model):
         [utterance(rng) for _ in range(size)],
         stage,
         BarkGenerationConfig.from_pretrained(model),
-        model_config=getattr(config, f"{name}_config"),
-        history_probability=0.0,
+        getattr(config, f"{name}_config"),
+        ExampleOptions(history_probability=0.0),
     )
     # Padded to the longest of the batch as exactly as it can be.
     return Batches(examples, size, num_buckets=examples.longest)(0)
@@ -119,9 +118,8 @@ class BarkTf:
         import tensorflow as tf
 
         from bark_tf import BarkGenerationConfig
-        from bark_tf.training.runs.fit import TrainingOptions, optimizer_of
+        from bark_tf.training import TRAINERS, TrainingOptions, optimizer_of
         from bark_tf.training.runs.run import MODELS
-        from bark_tf.training.runs.trainers import TRAINERS
 
         self.version = f"tensorflow {tf.__version__}"
         model = MODELS[stage].from_pretrained(args.model, dtype=args.dtype)

@@ -1,1 +1,40 @@
-"""Training and its data; installed as `bark_tf.training`."""
+"""Training and its data; installed as `bark_tf.training`.
+
+Public names load on first use, so reading a recipe does not start TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    ".options": ("CodecOptions", "ExampleOptions", "LoraOptions", "TrainingOptions"),
+    ".runs.recipe": ("Recipe", "load_recipe", "recipe_names", "with_settings"),
+    ".runs.run": ("run",),
+    ".runs.fit": ("optimizer_of", "train"),
+    ".runs.lora": ("load_lora", "merge_lora", "save_lora"),
+    ".runs.trainers": ("CoarseTrainer", "FineTrainer", "SemanticTrainer", "TRAINERS"),
+    ".codec.trainer": ("AudioBatches", "CodecTrainer"),
+    ".data.prepare": ("prepare",),
+    ".data.shards": (
+        "DatasetInfo",
+        "ShardSet",
+        "Utterance",
+        "shard_path",
+        "write_shard",
+    ),
+    ".data.examples": ("StageExamples",),
+    ".data.batches": ("Batches",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

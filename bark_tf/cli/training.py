@@ -488,20 +488,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _as_lines(recipe: Any) -> str:
-    """A recipe as a reader of --set needs it: one line per value."""
-    import dataclasses
-
-    fields = {field.name: getattr(recipe, field.name) for field in _fields(recipe)}
-    options = fields.pop("options")
-    fields |= {field.name: getattr(options, field.name) for field in _fields(options)}
-    fields = {k: v for k, v in fields.items() if not dataclasses.is_dataclass(v)}
-    return "\n".join(f"{recipe.stage}.{name}={value}" for name, value in fields.items())
-
-
-def _fields(value: Any) -> tuple:
-    import dataclasses
-
-    return dataclasses.fields(value)
+    """One line per value, as `--set` takes it."""
+    values = recipe.values().items()
+    return "\n".join(f"{recipe.stage}.{key}={value}" for key, value in values)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

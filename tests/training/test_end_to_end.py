@@ -14,14 +14,13 @@ from bark_tf.cli import main as cli
 STAGES = ("codec", "semantic", "coarse", "fine")
 STEPS = 8
 RECIPE = f'''"""Trains the toy a little."""
-from bark_tf.training.runs.fit import TrainingOptions
-from bark_tf.training.runs.recipe import Recipe
+from bark_tf.training import CodecOptions, Recipe, TrainingOptions
 
 OPTIONS = TrainingOptions(steps={STEPS}, learning_rate=3e-3, warmup_steps=1,
                           log_every=1, validate_every={STEPS})
 RECIPE = [
-    Recipe(stage="codec", segment_s=0.3, batch_size=2, options=OPTIONS,
-           codec={{"quantize_from": 4}}, sample_every=4),
+    Recipe(stage="codec", batch_size=2, options=OPTIONS, sample_every=4,
+           codec=CodecOptions(segment_s=0.3, quantize_from=4)),
     *[Recipe(stage=stage, method=method, batch_size=4, options=OPTIONS, sample_every=8)
       for stage, method in
       (("semantic", "full"), ("coarse", "lora"), ("fine", "full"))],

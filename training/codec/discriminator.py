@@ -1,4 +1,4 @@
-"""The discriminator of the codec: it tells real audio from decoded audio.
+"""The codec's discriminator, which tells real audio from decoded audio.
 
 Axes: B batch, S samples, T frames, F frequencies, C channels.
 
@@ -20,12 +20,12 @@ _SLOPE = 0.2
 
 
 class ScaleDiscriminator(keras.layers.Layer):
-    """Judges one complex spectrogram.
+    """Discriminator of one complex spectrogram.
 
     Args:
         window: Samples per window.
         width: Channels of all convolutions but the last.
-        dilations: Of the convolutions over time, which see further and further.
+        dilations: Dilations over time of the inner convolutions.
         **kwargs: `name`.
 
     Call arguments:
@@ -53,7 +53,7 @@ class ScaleDiscriminator(keras.layers.Layer):
 
         self.convolutions = [conv(width, (3, 9), "input_conv")]
         for index, dilation in enumerate(dilations):
-            # Frequencies are halved by the slice in `call`: Keras has no layer with
+            # The slice in `call` halves the frequencies: Keras layers cannot have
             # both strides and dilations.
             name = f"conv_{index}"
             layer = conv(width, (3, 9), name, dilation_rate=(dilation, 1))
@@ -63,7 +63,7 @@ class ScaleDiscriminator(keras.layers.Layer):
         self.width = width
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         channels = 2  # real and imaginary
         for layer in self.convolutions:
             layer.build((None, None, None, channels))
@@ -72,7 +72,7 @@ class ScaleDiscriminator(keras.layers.Layer):
         self.built = True
 
     def call(self, audio):
-        """Judges."""
+        """Computes scores and features."""
         spectrum = tf.signal.stft(
             audio, self.window, self.window // OVERLAP, self.window
         )
@@ -88,19 +88,19 @@ class ScaleDiscriminator(keras.layers.Layer):
 
 
 class Discriminator(keras.Model):
-    """Judges audio at several resolutions.
+    """Discriminators at several resolutions.
 
     Args:
-        windows: Samples per window, one discriminator each.
-        width: Channels; 32 in the original, at four times the cost of 16.
+        windows: Samples per window of each discriminator.
+        width: Channels. The original has 32, at four times the cost of 16.
         **kwargs: `name`.
 
     Call arguments:
         audio: float32 (B, S).
 
     Returns:
-        scores: Per resolution float32 (B, T, F', 1).
-        features: Per resolution a list of float32 (B, T, F', C).
+        scores: One float32 (B, T, F', 1) per resolution.
+        features: One list of float32 (B, T, F', C) per resolution.
 
     Example:
         >>> scores, features = Discriminator(windows=(256,))(tf.zeros((1, 1024)))
@@ -119,6 +119,6 @@ class Discriminator(keras.Model):
         self.built = True
 
     def call(self, audio):
-        """Judges."""
+        """Computes scores and features."""
         judged = [scale(audio) for scale in self.scales]
         return [scores for scores, _ in judged], [features for _, features in judged]

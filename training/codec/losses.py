@@ -3,7 +3,7 @@
 Axes: B batch, S samples, T frames of a spectrogram, F frequencies, M mel bands.
 
 Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.4; the mel
-loss on many scales: Kumar et al., "High-Fidelity Audio Compression with Improved
+loss at several scales: Kumar et al., "High-Fidelity Audio Compression with Improved
 RVQGAN", section 3.4.
 """
 
@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from bark_tf.audio.mel import mel_matrix
 
-# Frames per window: a window moves on by a quarter of its length.
+# Windows per window length: the hop is a quarter of a window.
 OVERLAP = 4
-# Relative squared errors of a silent stretch are not taken below this power.
+# Lower bound of the power that a squared error is divided by.
 _LEAST_POWER = 1e-6
 
 
@@ -28,7 +28,7 @@ class MelScale(NamedTuple):
 
     Attributes:
         window: Samples per window.
-        num_mels: Bands.
+        num_mels: Number of mel bands.
     """
 
     window: int
@@ -46,12 +46,12 @@ MEL_SCALES = (
 
 
 class MultiScaleMel:
-    """Mean distance of log-mel spectrograms over windows of several lengths.
+    """Mean L1 distance of log-mel spectrograms at several window lengths.
 
     Args:
         sample_rate: Samples per second.
-        scales: The spectrograms; windows longer than the audio are left out.
-        floor: Magnitude of a sine that counts as silence; 5e-5 is -86 dB.
+        scales: The spectrograms; windows longer than the audio are skipped.
+        floor: Added to magnitudes before the logarithm; 5e-5 is -86 dB.
 
     Example:
         >>> audio = tf.random.normal((1, 4096))
@@ -72,13 +72,13 @@ class MultiScaleMel:
         ]
 
     def __call__(self, audio, estimate) -> tf.Tensor:
-        """Compares; both float32 (B, S), a scalar comes back, in units of 20 dB."""
+        """The distance of two float32 (B, S), as a scalar in units of 20 dB."""
         both = tf.concat([audio, estimate], axis=0)
         distances = []
         for scale, matrix in zip(self.scales, self._matrices, strict=True):
             if both.shape[1] is None or scale.window <= both.shape[1]:
-                wanted, got = tf.split(self._log_mel(both, scale.window, matrix), 2)
-                distances.append(tf.reduce_mean(tf.abs(wanted - got)))
+                real, fake = tf.split(self._log_mel(both, scale.window, matrix), 2)
+                distances.append(tf.reduce_mean(tf.abs(real - fake)))
         if not distances:
             raise ValueError(
                 f"audio must be at least as long as the shortest window, "
@@ -93,36 +93,36 @@ class MultiScaleMel:
 
 
 def magnitudes(audio, window: int, hop: int | None = None) -> tf.Tensor:
-    """Magnitudes of a Hann-windowed spectrogram; a sine of amplitude 1 reads 1.
+    """Magnitudes of a Hann-windowed spectrogram; a sine of amplitude 1 gives 1.
 
     Args:
         audio: float32 (B, S).
         window: Samples per window.
-        hop: Samples between two windows; a quarter of a window by default.
+        hop: Samples between two windows. None: a quarter of a window.
 
     Returns:
         float32 (B, T, window // 2 + 1).
     """
     spectrum = tf.signal.stft(audio, window, hop or window // OVERLAP, window)
     parts = tf.math.real(spectrum) ** 2 + tf.math.imag(spectrum) ** 2
-    # The root has no slope at 0.
+    # The gradient of the root is infinite at 0.
     return tf.sqrt(parts + 1e-14) * (4 / window)
 
 
 def waveform_error(audio, estimate) -> tf.Tensor:
-    """Squared error relative to the power of the audio; 1 for silence."""
+    """Squared error relative to the power of `audio`; an estimate of zeros gives 1."""
     power = tf.reduce_mean(audio**2, axis=-1)
     error = tf.reduce_mean((audio - estimate) ** 2, axis=-1)
     return tf.reduce_mean(error / tf.maximum(power, _LEAST_POWER))
 
 
 def pre_emphasised(audio, amount: float = 0.95) -> tf.Tensor:
-    """Lifts the high frequencies, which speech has little of: (B, S) to (B, S - 1)."""
+    """Boosts high frequencies, which speech has little of: (B, S) to (B, S - 1)."""
     return audio[:, 1:] - amount * audio[:, :-1]
 
 
 def commitment(latent, quantized) -> tf.Tensor:
-    """Squared distance of latents to their entries, relative to their variance."""
+    """Squared distance of latents to their codes, relative to the variance."""
     target = tf.stop_gradient(quantized)
     variance = tf.stop_gradient(tf.math.reduce_variance(latent, axis=[0, 1]))
     distance = tf.reduce_mean((latent - target) ** 2, axis=[0, 1])
@@ -130,11 +130,11 @@ def commitment(latent, quantized) -> tf.Tensor:
 
 
 def discriminator_loss(real_scores, fake_scores) -> tf.Tensor:
-    """Hinge loss of discriminators: real above 1, fake below -1.
+    """Hinge loss of the discriminators: real above 1, fake below -1.
 
     Args:
-        real_scores: One tensor per discriminator.
-        fake_scores: The same.
+        real_scores: Scores of real audio, one tensor per discriminator.
+        fake_scores: Scores of decoded audio, one tensor per discriminator.
     """
     losses = [
         tf.reduce_mean(tf.nn.relu(1 - real)) + tf.reduce_mean(tf.nn.relu(1 + fake))
@@ -144,22 +144,22 @@ def discriminator_loss(real_scores, fake_scores) -> tf.Tensor:
 
 
 def adversarial_loss(fake_scores) -> tf.Tensor:
-    """What the decoder pays for being recognised, one tensor per discriminator."""
+    """Hinge loss of the codec, from one tensor of scores per discriminator."""
     losses = [tf.reduce_mean(tf.nn.relu(1 - fake)) for fake in fake_scores]
     return tf.add_n(losses) / len(losses)
 
 
 def feature_distance(real_features, fake_features) -> tf.Tensor:
-    """Distance of the discriminators' features, relative to their size.
+    """Feature matching: L1 distance relative to the mean of the real features.
 
     Args:
-        real_features: Per discriminator a list of tensors.
-        fake_features: The same.
+        real_features: Features of real audio, one list of tensors per discriminator.
+        fake_features: Features of decoded audio, one list per discriminator.
     """
     losses = []
     for real, fake in zip(real_features, fake_features, strict=True):
-        for wanted, got in zip(real, fake, strict=True):
+        for wanted, found in zip(real, fake, strict=True):
             wanted = tf.stop_gradient(wanted)
             size = tf.reduce_mean(tf.abs(wanted)) + 1e-6
-            losses.append(tf.reduce_mean(tf.abs(wanted - got)) / size)
+            losses.append(tf.reduce_mean(tf.abs(wanted - found)) / size)
     return tf.add_n(losses) / len(losses)

@@ -1,10 +1,10 @@
-"""Training the codec: audio in, audio out, with codes in between.
+"""Training of the codec, audio to codes to audio.
 
-The codebooks have no gradient. They start as k-means centres of real latents and then
-follow, by moving averages, the latents that choose them; entries that nobody chooses
-are given another place.
+The codebooks have no gradient. K-means on latents initialises them; then every entry
+follows the moving average of the latents assigned to it, and unused entries are
+replaced.
 
-Axes: B batch, S samples, T frames, D width of a latent, N entries of a codebook, R rows
+Axes: B batch, S samples, T frames, D size of a latent, N entries of a codebook, R rows
 of latents.
 
 Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.
@@ -12,10 +12,8 @@ Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -25,76 +23,21 @@ from bark_tf.models.encodec.conv import Convolution, TransposedConvolution
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.encodec.quantizer import Codebook
 
+from ..options import CodecOptions
 from . import losses
 
 KMEANS_ITERATIONS = 12
-LOSS_WEIGHTS: Mapping[str, float] = {
-    "mel": 1.0,
-    "waveform": 0.1,
-    "commitment": 0.25,
-    "adversarial": 0.1,
-    "features": 0.2,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class CodecOptions:
-    """How a codec is trained.
-
-    Args:
-        weights: Loss -> weight; those not named keep the default of `LOSS_WEIGHTS`.
-            Adversarial losses exist only with a discriminator.
-        quantize_from: Steps without quantizer before the codebooks are started from
-            the latents; 0 for a codec that has its codebooks.
-        codebook_decay: Share of a codebook's averages that is kept per step.
-        revive_below: An entry chosen less often than this share of the even one gets
-            the place of a random latent.
-        freeze_encoder_from: Step from which only the decoder learns, so that codes
-            stay what they are; None: never.
-        kmeans_latents: Latents that are kept for the start of the codebooks.
-        seed: Of all random choices.
-
-    Raises:
-        ValueError: If a value is out of range; the message names the field.
-    """
-
-    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    quantize_from: int = 2_000
-    codebook_decay: float = 0.97
-    revive_below: float = 0.02
-    freeze_encoder_from: int | None = None
-    kmeans_latents: int = 16_384
-    seed: int = 0
-
-    def __post_init__(self):
-        unknown = set(self.weights) - set(LOSS_WEIGHTS)
-        if unknown:
-            raise ValueError(
-                f"weights must name losses among {', '.join(LOSS_WEIGHTS)}. "
-                f"Received: {', '.join(sorted(unknown))}"
-            )
-        for name, is_right, expected in (
-            ("quantize_from", self.quantize_from >= 0, "at least 0"),
-            ("codebook_decay", 0 < self.codebook_decay < 1, "between 0 and 1"),
-            ("revive_below", 0 <= self.revive_below < 1, "in [0, 1)"),
-            ("kmeans_latents", self.kmeans_latents > 0, "positive"),
-        ):
-            if not is_right:
-                raise ValueError(
-                    f"{name} must be {expected}. Received: {name}={getattr(self, name)}"
-                )
-        object.__setattr__(self, "weights", {**LOSS_WEIGHTS, **self.weights})
 
 
 def start_at_level(codec: EncodecModel, level: float) -> None:
-    """Scales the kernels of a fresh codec so that signals keep their size.
+    """Scales the kernels of a new codec so that it preserves the level of signals.
 
-    Weight norm starts every kernel at length 1. That keeps the variance in a
-    convolution but not in a transposed one, of which each step of the output sees
-    only two taps. A codec that starts quiet stays quiet for thousands of steps.
+    Weight norm initialises every kernel with norm 1. That preserves variance in a
+    convolution, but not in a transposed one, where each output step sees only two
+    taps. A codec that starts quiet stays quiet for thousands of steps.
 
     Args:
-        codec: Codec with weight norm whose weights are random.
+        codec: Codec with weight norm and random weights.
         level: Root mean square of the training audio.
     """
     first, last = codec.encoder.input_conv, codec.decoder.output_conv
@@ -115,6 +58,7 @@ class CodecTrainer(keras.Model):
         codec: `EncodecModel`, float32.
         options: `CodecOptions`.
         discriminator: `Discriminator`, or None to train without one.
+        seed: Seed of all random choices.
         **kwargs: `name`.
 
     Call arguments:
@@ -122,7 +66,7 @@ class CodecTrainer(keras.Model):
             codec's `hop_length`.
 
     Returns:
-        Reconstruction, float32 (B, S).
+        The reconstruction, float32 (B, S).
 
     Example:
         >>> config = EncodecConfig(num_filters=2, hidden_size=8)
@@ -131,13 +75,13 @@ class CodecTrainer(keras.Model):
         >>> _ = trainer.train_on_batch({"audio": np.zeros((2, 3200), "float32")})
     """
 
-    def __init__(self, codec, options=None, discriminator=None, **kwargs):
+    def __init__(self, codec, options=None, discriminator=None, *, seed=0, **kwargs):
         super().__init__(**kwargs)
         if tf.distribute.has_strategy():
             raise ValueError(
                 "A codec must be trained on one device, without a strategy: its "
-                "codebooks follow the latents of whole batches, of which every device "
-                f"would see only its share. Received: {_name_of_strategy()}"
+                "codebooks follow the latents of whole batches. "
+                f"Received: {_name_of_strategy()}"
             )
         self.codec = codec
         self.options = options or CodecOptions()
@@ -145,7 +89,7 @@ class CodecTrainer(keras.Model):
         self.discriminator_optimizer = None
         config = codec.config
         self._mel = losses.MultiScaleMel(config.sampling_rate)
-        self._seeds = keras.random.SeedGenerator(self.options.seed)
+        self._seeds = keras.random.SeedGenerator(seed)
         self.step = self.add_weight(
             (), "zeros", dtype="int32", trainable=False, name="step"
         )
@@ -168,9 +112,9 @@ class CodecTrainer(keras.Model):
 
         Args:
             optimizer: Of the codec.
-            discriminator_optimizer: Of the discriminator; by default of the same
+            discriminator_optimizer: Of the discriminator. None: one with the same
                 settings as `optimizer`.
-            **kwargs: Of `keras.Model.compile`.
+            **kwargs: Passed to `keras.Model.compile`.
         """
         kwargs.setdefault("jit_compile", False)  # XLA is slower here
         super().compile(optimizer=optimizer, **kwargs)
@@ -184,7 +128,7 @@ class CodecTrainer(keras.Model):
 
     @property
     def optimizers(self) -> list:
-        """All optimizers, for whoever saves the state of the training."""
+        """All optimizers; `checkpoints.save` writes their variables."""
         others = [self.discriminator_optimizer] if self.discriminator_optimizer else []
         return [self.optimizer, *others]
 
@@ -220,7 +164,7 @@ class CodecTrainer(keras.Model):
         return self._updated(shown)
 
     def test_step(self, data):
-        """The losses of the codec as it is used."""
+        """The losses with quantization, as in inference."""
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         audio = batch["audio"]
         parts = self._reconstruction(audio, self(batch))
@@ -235,18 +179,18 @@ class CodecTrainer(keras.Model):
 
     @property
     def metrics(self):
-        """Means that Keras resets between epochs."""
+        """The means that Keras resets between epochs."""
         return list(self._means.values())
 
     # === Losses ===
 
     @property
     def is_quantizing(self) -> tf.Tensor:
-        """Whether the codebooks are in use at this step; bool ()."""
+        """Whether this step quantizes; bool ()."""
         return self.step > self.options.quantize_from - 1
 
     def _quantize(self, latent):
-        """Latents as the decoder gets them; gradients pass as if they were latents."""
+        """Quantizes latents; gradients pass straight through."""
         quantized, _ = self.codec.quantizer(
             latent, num_codebooks=self.codec.config.num_quantizers
         )
@@ -277,21 +221,21 @@ class CodecTrainer(keras.Model):
         variables = self._learning()
         gradients = tape.gradient(loss, variables)
         encoder = self.codec.encoder.trainable_variables
-        if not self.options.freeze_encoder_from:  # it always learns, or never
+        if not self.options.freeze_encoder_from:  # it learns always, or never
             encoder = []
         before = [tf.identity(variable) for variable in encoder]
         self.optimizer.apply(gradients, variables)
-        # The optimizer's memory and weight decay move even what has no gradient.
+        # Momentum and weight decay move even variables without a gradient.
         learns = self.step < (self.options.freeze_encoder_from or 0)
-        for variable, kept in zip(encoder, before, strict=True):
-            variable.assign(tf.where(learns, tf.identity(variable), kept))
+        for variable, frozen in zip(encoder, before, strict=True):
+            variable.assign(tf.where(learns, tf.identity(variable), frozen))
         if discriminator_loss is not None:
             variables = self.discriminator.trainable_variables
             gradients = tape.gradient(discriminator_loss, variables)
             self.discriminator_optimizer.apply(gradients, variables)
 
     def _learning(self):
-        """Variables of the codec that are not frozen from the first step on."""
+        """The codec's variables that are not frozen from the start."""
         if self.options.freeze_encoder_from == 0:
             return self.codec.decoder.trainable_variables
         return self.codec.trainable_variables
@@ -299,7 +243,7 @@ class CodecTrainer(keras.Model):
     # === Codebooks ===
 
     def _follow(self, latent):
-        """Moves the codebooks towards the latents of this step, or starts them."""
+        """Updates the codebooks from the latents of this step, or initialises them."""
         rows = tf.reshape(tf.stop_gradient(latent), [-1, latent.shape[-1]])  # (R, D)
         start, step = self.options.quantize_from, tf.convert_to_tensor(self.step)
         seed = tf.cast(self._seeds.next(), tf.int32)
@@ -307,12 +251,12 @@ class CodecTrainer(keras.Model):
         moves = step >= start
         if self.options.freeze_encoder_from is not None:
             moves &= step < self.options.freeze_encoder_from
-        _run_if(step < start, self._keep, rows)
+        _run_if(step < start, self._collect, rows)
         _run_if(step == start - 1, self._start, rows, seed)
         _run_if(moves, self._move, rows, seed)
 
-    def _keep(self, rows):
-        """Writes latents over the oldest ones that are kept."""
+    def _collect(self, rows):
+        """Stores latents in place of the oldest ones."""
         count = tf.shape(rows)[0]
         places = tf.range(count) + self.step * count
         places = places % self.options.kmeans_latents
@@ -321,7 +265,7 @@ class CodecTrainer(keras.Model):
         )
 
     def _start(self, rows, seed):
-        """Sets the codebooks to k-means centres, each of what the ones before leave."""
+        """Initialises each codebook by k-means on the residual of the ones before."""
         residual = tf.convert_to_tensor(self.latents)
         share = tf.cast(tf.shape(rows)[0], tf.float32) / self.options.kmeans_latents
         for number, codebook in enumerate(self._codebooks):
@@ -331,7 +275,7 @@ class CodecTrainer(keras.Model):
             residual -= codebook.lookup(codebook.nearest(residual[None]))[0]
 
     def _move(self, rows, seed):
-        """Moves every codebook by one step, and revives its dead entries."""
+        """Updates every codebook and replaces its unused entries."""
         residual = rows
         for number, codebook in enumerate(self._codebooks):
             codes = codebook.nearest(residual[None])[0]
@@ -365,7 +309,7 @@ class CodecTrainer(keras.Model):
         return self.codec.quantizer.codebooks
 
     def _entries_used(self):
-        """Share of the entries of the last codebook that are in use."""
+        """Share of the last codebook's entries that are in use."""
         counts = tf.convert_to_tensor(self._codebooks[-1].cluster_size)
         return tf.reduce_mean(tf.cast(counts > tf.reduce_mean(counts) / 10, tf.float32))
 
@@ -376,7 +320,7 @@ def _name_of_strategy() -> str:
 
 
 def _run_if(condition, function, *args) -> None:
-    """Runs a function for its effects when a tensor is true."""
+    """Runs a function for its side effects if a tensor is true."""
 
     def run():
         function(*args)
@@ -391,20 +335,20 @@ def _set_averages(codebook: Codebook, entries, counts):
 
 
 def kmeans(rows, num_centres: int, seed, iterations: int = KMEANS_ITERATIONS):
-    """Centres of rows, in a graph.
+    """K-means in a graph.
 
     Args:
         rows: float32 (R, D).
-        num_centres: N.
+        num_centres: Number of centres, N.
         seed: int32 (2,), decides which rows the centres start from.
-        iterations: Rounds.
+        iterations: Rounds of Lloyd's algorithm.
 
     Returns:
-        float32 (N, D) centres, and float32 (N,), how many rows belong to each.
+        The centres, float32 (N, D); and the number of rows of each, float32 (N,).
     """
     count = tf.shape(rows)[0]
     order = tf.argsort(tf.random.stateless_uniform([count], seed))
-    # With fewer rows than centres, rows come again.
+    # With fewer rows than centres, rows repeat.
     centres = tf.gather(rows, tf.gather(order, tf.range(num_centres) % count))
 
     def members(centres):
@@ -424,20 +368,19 @@ def kmeans(rows, num_centres: int, seed, iterations: int = KMEANS_ITERATIONS):
 class AudioBatches:
     """Random crops of recordings; batch n is a function of the seed and n alone.
 
-    A recording is picked in proportion to nothing but its weight, so that short ones
-    are heard as often as long ones. One that is shorter than a crop is followed by
-    silence.
+    Recordings are drawn by weight, whatever their length. Silence pads those that are
+    shorter than a crop.
 
     Args:
-        audios: Sequence of float32 (samples,), such as a `ShardSet`'s recordings.
+        audios: Sequence of float32 (samples,), such as `ShardSet.audios`.
         segment: Samples per crop.
         batch_size: Crops per batch.
-        seed: Of all choices.
-        weights: (recordings,), how often each is picked; None: all alike.
-        gain_db: Crops are louder or softer by up to this much.
+        seed: Seed of all random choices.
+        weights: How often each recording is drawn, (recordings,). None: all alike.
+        gain_db: Largest random gain of a crop, up or down.
 
     Raises:
-        ValueError: If there is no recording, or a number is not positive.
+        ValueError: If there are no recordings, or a number is not positive.
 
     Example:
         >>> batches = AudioBatches([np.ones(100, "float32")], segment=8, batch_size=2)
@@ -469,7 +412,7 @@ class AudioBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until as many crops were drawn as there are recordings."""
+        """Batches in which as many crops are drawn as there are recordings."""
         return max(1, len(self.audios) // self.batch_size)
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -485,7 +428,7 @@ class AudioBatches:
         return {"audio": np.clip(batch, -1, 1)}
 
     def dataset(self, start: int = 0, steps: int | None = None) -> tf.data.Dataset:
-        """The batches from a step on, made ahead; endless unless `steps` is given."""
+        """The batches from step `start` on, prefetched; endless without `steps`."""
         spec = tf.TensorSpec((self.batch_size, self.segment), tf.float32)
 
         def batches():
@@ -499,6 +442,6 @@ class AudioBatches:
 
 
 def audio_level(audios) -> float:
-    """Root mean square over all samples of some audio, for `start_at_level`."""
+    """Root mean square of some recordings, for `start_at_level`."""
     power = [np.square(audio, dtype=np.float64).mean() for audio in audios]
     return float(np.sqrt(np.mean(power)))

@@ -12,7 +12,7 @@ the tests named after their mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ from bark_tf.generation.semantic import prompt_ids
 from bark_tf.models.losses import IGNORED_LABEL
 from bark_tf.tokens import interleave
 
+from ..options import ExampleOptions
 from .shards import Utterance
 
 # A voice is at least this long, where the recording is.
@@ -254,27 +255,18 @@ def fine_example(
 
 
 class StageExamples:
-    """The examples of one stage: example i of epoch e is a function of i, e and seed.
+    """The examples of one stage: a function of index, epoch and seed alone.
 
     Args:
         utterances: Sequence of `Utterance`, such as a `ShardSet`.
         stage: `"semantic"`, `"coarse"` or `"fine"`.
         config: Generation configuration.
         model_config: The network's configuration.
-        history_probability: How often an example opens with another recording of the
-            same speaker.
-        seed: Of all choices.
-        past_weight: See `coarse_example`.
-        vary_text: Called with text ids and a random generator; gives other text ids for
-            the same speech, such as with a word spelled.
-        token_noise: How often a semantic token that the semantic network reads is
-            another one than it has to say, so that it looks at the text and does not
-            only go on from the last tokens. Of no effect on the other stages.
-        default_speaker: Who speaks where no voice is named: the others always open with
-            a history. None: anybody.
+        options: `ExampleOptions`.
+        seed: Seed of all random choices.
 
     Raises:
-        ValueError: If there is no such stage, or no utterance.
+        ValueError: If the stage is unknown, or there are no utterances.
     """
 
     def __init__(
@@ -283,13 +275,9 @@ class StageExamples:
         stage: str,
         config: BarkGenerationConfig,
         model_config: Any,
+        options: ExampleOptions | None = None,
         *,
-        history_probability: float = 0.5,
         seed: int = 0,
-        past_weight: float = 0.0,
-        vary_text: Callable | None = None,
-        token_noise: float = 0.0,
-        default_speaker: str | None = None,
     ):
         makers = {
             "semantic": self._semantic,
@@ -303,10 +291,8 @@ class StageExamples:
         if not len(utterances):
             raise ValueError("There must be utterances to train on. Received: none")
         self.utterances, self.stage, self.config = utterances, stage, config
-        self.model_config = model_config
-        self.history_probability = history_probability
-        self.seed, self.past_weight, self.vary_text = seed, past_weight, vary_text
-        self.token_noise, self.default_speaker = token_noise, default_speaker
+        self.model_config, self.seed = model_config, seed
+        self.options = options or ExampleOptions()
         self._make = makers[stage]
         self.sizes = CoarseWindow.of(config)
         self.lengths = _lengths(utterances)
@@ -318,7 +304,7 @@ class StageExamples:
         return len(self.utterances)
 
     def example(self, index: int, epoch: int = 0) -> Example:
-        """The arrays of one example, not padded."""
+        """The arrays of one example, without padding."""
         key = [self.seed, epoch * len(self) + index]
         rng = np.random.Generator(np.random.Philox(key=key))
         utterance = self.utterances[index]
@@ -326,27 +312,28 @@ class StageExamples:
 
     def _voice(self, index, utterance, rng) -> Voice | None:
         others = self._of_speaker[utterance.speaker]
-        is_default = self.default_speaker in (None, utterance.speaker)
-        probability = self.history_probability if is_default else 1.0
+        options = self.options
+        is_default = options.default_speaker in (None, utterance.speaker)
+        probability = options.history_probability if is_default else 1.0
         if len(others) < 2 or rng.random() >= probability:
             return None
-        # Any but the utterance itself.
+        # Any recording but the utterance itself.
         place = int(rng.integers(len(others) - 1))
         other = others[place] if others[place] < index else others[place + 1]
         return voice_of(self.utterances[other], self.sizes, rng)
 
     def _semantic(self, utterance, voice, rng) -> Example:
         text_ids = utterance.text_ids
-        if self.vary_text is not None:
-            text_ids = self.vary_text(text_ids, rng)
+        if self.options.vary_text is not None:
+            text_ids = self.options.vary_text(text_ids, rng)
         config = self.config.semantic_config
         example = semantic_example(
             text_ids, utterance.semantic, voice, config, self.model_config.block_size
         )
-        if self.token_noise:
+        if self.options.token_noise:
             count = len(example["targets"])
             other = rng.integers(config.semantic_vocab_size, size=count, dtype=np.int32)
-            is_other = rng.random(count) < self.token_noise
+            is_other = rng.random(count) < self.options.token_noise
             example["read"] = np.where(is_other, other, example["targets"])
         return example
 
@@ -355,7 +342,7 @@ class StageExamples:
         num_tokens = utterance.codes.shape[1] * self.sizes.coarse.n_coarse_codebooks
         segments = coarse_segments(history, num_tokens, self.sizes)
         ends = np.array([segment.end for segment in segments])
-        # In proportion to its tokens, so that every token is as likely a target.
+        # Drawn in proportion to its length, so all tokens are equally likely targets.
         number = int(np.searchsorted(ends, rng.integers(num_tokens), side="right"))
         return coarse_example(
             utterance.semantic,
@@ -363,7 +350,7 @@ class StageExamples:
             history,
             segments[number],
             self.sizes,
-            self.past_weight,
+            self.options.past_weight,
         )
 
     def _fine(self, utterance, voice, rng) -> Example:
@@ -389,7 +376,7 @@ class StageExamples:
 
     @property
     def longest(self) -> int:
-        """Length to which the longest example is padded."""
+        """The padded length of the longest example."""
         semantic = self.config.semantic_config
         if self.stage == "semantic":
             room = self.model_config.block_size - semantic.max_input_semantic_length
@@ -399,18 +386,18 @@ class StageExamples:
         return self.config.fine_acoustics_config.max_fine_input_length
 
     def length_of(self, example: Example) -> int:
-        """The length that a bucket has to hold."""
+        """The unpadded length of an example."""
         return len(example["ids" if self.stage == "coarse" else "targets"])
 
     def pad(self, examples: Sequence[Example], length: int) -> Example:
-        """Joins examples into a batch of one length; padding is never a target.
+        """Stacks examples into a batch, padded to one length without targets.
 
         Args:
-            examples: Of this stage.
-            length: At least the longest `length_of`.
+            examples: Examples of this stage.
+            length: At least the largest `length_of`.
 
         Returns:
-            Their arrays with an axis B in front.
+            The arrays of the examples, with a leading axis B.
         """
         if self.stage == "coarse":
             after_infer = length - self.sizes.coarse.max_coarse_input_length
@@ -431,7 +418,7 @@ class StageExamples:
         }
 
     def without_targets(self, example: Example) -> Example:
-        """The same arrays, of which nothing counts: fills up a last batch."""
+        """The same arrays without targets, to fill up the last batch."""
         nothing = np.full_like(example["targets"], IGNORED_LABEL)
         return {**example, "targets": nothing}
 

@@ -22,6 +22,7 @@ from bark_tf.processor import BarkProcessor
 from ..data.batches import Batches
 from ..data.examples import StageExamples
 from ..data.shards import Audios, DatasetInfo, ShardSet, Utterance
+from ..options import ExampleOptions
 from ..runs.trainers import TRAINERS
 from .metrics import error_rate, normalised, word_edits
 from .recognisers import QualityJudge, Recogniser, VoiceJudge
@@ -431,8 +432,8 @@ class _Run(NamedTuple):
                 self.recordings,
                 stage,
                 config,
-                model_config=network.config,
-                history_probability=0.0,
+                network.config,
+                ExampleOptions(history_probability=0.0),
                 seed=self.seed,
             )
             size = min(self.batch_size, len(self.recordings))

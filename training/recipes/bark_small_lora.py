@@ -1,4 +1,4 @@
-r"""Bark-small in a voice of your own, by LoRA: 10 minutes to an hour of one speaker.
+r"""LoRA fine-tuning of Bark-small on your own voice: 10 to 60 minutes of one speaker.
 
     bark-tf prepare my-recordings prepared --model suno/bark-small \
         --semantic-tokenizer hubert --validation 0.05 --keep-audio
@@ -8,60 +8,57 @@ r"""Bark-small in a voice of your own, by LoRA: 10 minutes to an hour of one spe
     bark-tf evaluate my-voice prepared --before suno/bark-small --out report
 
 hubert is a directory with HuBERT and a quantizer for your language: the published Bark
-has no semantic tokenizer of its own. Try a voice alone (`bark-tf voice`) before you
-train: it costs nothing, and it may be near enough.
+has no semantic tokenizer. Before you train, try a voice prompt alone (`bark-tf voice`):
+it costs nothing and may be close enough.
 
-Data: clips of 3 to 13 seconds that end where a sentence ends, with their exact words,
-one room and one microphone. Ten minutes move the sound of the voice, an hour its manner
-too. Much more is for bark_small_full. What the quantizer hears wrong is learned as it
-hears it.
+Data: clips of 3 to 13 seconds that end with a sentence, with exact transcripts, from
+one room and one microphone. Ten minutes change the sound of the voice, an hour also its
+manner. For much more use bark_small_full. The model learns the quantizer's errors, too.
 
-Cost, ESTIMATED from single steps of bark-small's sizes on two busy CPU cores in float32
+Cost, ESTIMATED from single steps at bark-small's sizes on two busy CPU cores in float32
 (3.4, 4.3 and 4.2 seconds for one example of semantic, coarse and fine, 3.3 GiB; see
 benchmarks/results/2026-11-26-train-step.md); no whole run has been timed:
 
-    2 CPU cores     1.5 h + 1.9 h + 0.9 h, validation and samples apart; the peaks of
-                    the stages are 4.1, 4.9 and 5.6 GiB, writing the last takes 6.2,
-                    since TensorFlow keeps for later what a stage has used: with
-                    `--stages semantic`, then `coarse`, then `fine`, they are 4.1, 4.4
-                    and 4.7. 1.7 GB more where samples are made
-    16 GB GPU       a quarter of an hour, if it is twenty times as fast as those cores
+    2 CPU cores     1.5 h + 1.9 h + 0.9 h, plus validation and samples. The stages peak
+                    at 4.1, 4.9 and 5.6 GiB, and writing the last takes 6.2, since
+                    TensorFlow does not return memory. One at a time (`--stages
+                    semantic`, then `coarse`, then `fine`) they peak at 4.1, 4.4 and
+                    4.7. Samples take 1.7 GB more
+    16 GB GPU       a quarter of an hour if it is twenty times as fast as those cores
                     (28 % of a T4's 8 TFLOP/s); not measured. `--set batch_size=4
-                    accumulate=2 warmup_steps=20 steps=400 fine.steps=200` learns as
+                    accumulate=2 warmup_steps=20 steps=400 fine.steps=200` trains as
                     much, in about 10 GiB
 
-Why these numbers. One example per step and eight per update: the least memory, with
-updates as calm as those of 8 clips. 1,600 steps are 200 updates, five times through 300
-clips (half an hour); fine needs half, as it learns from every window of a clip. A rate
-of 1e-4 is half of what `lora` takes for models that start further away. Rank 16 adds
-2.4 million values per transformer: enough for a voice, too few to know clips by heart.
-Dropout as further noise. Half of the examples open with another clip of the speaker, as
-speaking with a voice does, so that `--voice` still works.
+Why these values. One example per step and eight per update take the least memory and
+give updates as smooth as a batch of 8. 1,600 steps are 200 updates, five epochs of 300
+clips (half an hour). Fine takes half, as every window of a clip is an example. The
+learning rate of 1e-4 is half of what `lora` uses for models that start further away.
+Rank 16 adds 2.4 million weights per transformer: enough for a voice, too few to
+memorise clips. Dropout adds noise. Half of the examples start with another clip of the
+speaker, as generation with a voice prompt does, so `--voice` keeps working.
 
-Over-fitting is what others report: after 15 rounds over 5,000 clips the losses were
-0.003, 0.06 and 0.1 where held-out clips had 1.3, 3.3 and 1.2; words were skipped, the
-voice shivered, [laughs] was lost. Hence few rounds; `val_loss` of held-out texts every
-100 steps, and the best weights are kept (patience); a run that ends early is a good
-one. Leave --validation on. If a stage gets worse to the ear all the same, take fewer
-steps of it: `--set semantic.steps=400`.
+Over-fitting: others report that after 15 epochs of 5,000 clips the training losses were
+0.003, 0.06 and 0.1 and the held-out ones 1.3, 3.3 and 1.2; the model skipped words, the
+voice trembled, [laughs] was lost. So this recipe trains for few epochs, validates every
+100 steps on held-out texts and keeps the best weights (patience). A run that stops
+early is a good one. Keep --validation. If a stage sounds worse all the same, train it
+for fewer steps: `--set semantic.steps=400`.
 
-Listen to: the samples of held-out texts in TensorBoard, the same text before and after
-at one --seed, a long sentence (are words skipped?), a text with [laughs], one with
-another voice (does it still sound like that one?), and silence at the end.
+Listen to the samples of held-out texts in TensorBoard; to the same text before and
+after with one --seed; to a long sentence (are words skipped?), a text with [laughs],
+and another voice (does it still sound like itself?); and for silence at the end.
 """
 
-from bark_tf.training.runs.fit import TrainingOptions
-from bark_tf.training.runs.recipe import Recipe
+from bark_tf.training import LoraOptions, Recipe, TrainingOptions
 
 RECIPE = [
     Recipe(
         stage=stage,
         method="lora",
         model="suno/bark-small",
-        lora_rank=16,
+        lora=LoraOptions(rank=16),
         batch_size=1,
         dropout=0.1,
-        history_probability=0.5,
         sample_every=400,
         options=TrainingOptions(
             steps=steps,

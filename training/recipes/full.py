@@ -1,22 +1,20 @@
-"""A voice of your own, all weights of all three transformers.
+"""Fine-tuning all weights of the three transformers on your own voice.
 
     bark-tf prepare my-recordings prepared --model MODEL --validation 0.05
     bark-tf train full --set model=MODEL data=prepared out=my-voice
     bark-tf speak "Hello" --model my-voice
 
-Learns more than LoRA from hours of speech, and forgets more from minutes. AdamW keeps
-two more copies of the weights.
+Learns more than LoRA from hours of speech and forgets more on minutes. AdamW stores two
+more copies of the weights.
 """
 
-from bark_tf.training.runs.fit import TrainingOptions
-from bark_tf.training.runs.recipe import Recipe
+from bark_tf.training import Recipe, TrainingOptions
 
 RECIPE = [
     Recipe(
         stage=stage,
         gradient_checkpointing=True,
         batch_size=2,
-        history_probability=0.5,
         sample_every=500,
         options=TrainingOptions(
             steps=steps,

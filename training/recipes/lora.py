@@ -1,25 +1,23 @@
-"""A voice of your own, with little memory: LoRA on all three transformers.
+"""LoRA fine-tuning of all three transformers on your own voice, with little memory.
 
     bark-tf prepare my-recordings prepared --model MODEL --validation 0.05
     bark-tf train lora --set model=MODEL data=prepared out=my-voice
     bark-tf speak "Hello" --model my-voice
 
-MODEL needs a semantic tokenizer of its own, which the published Bark has not: see
-`bark-tf train-tokenizer`. The adapters alone are in my-voice/adapters, the merged model
-in my-voice. Listen to the samples and to `val_loss` in the log: when it rises, the run
-has gone on for too long.
+MODEL needs its own semantic tokenizer, which the published Bark lacks: see
+`bark-tf train-tokenizer`. `my-voice` is the merged model, `my-voice/adapters` holds the
+adapters alone. Listen to the samples and watch `val_loss` in the log: once it rises,
+the run has gone on for too long.
 """
 
-from bark_tf.training.runs.fit import TrainingOptions
-from bark_tf.training.runs.recipe import Recipe
+from bark_tf.training import LoraOptions, Recipe, TrainingOptions
 
 RECIPE = [
     Recipe(
         stage=stage,
         method="lora",
-        lora_rank=16,
+        lora=LoraOptions(rank=16),
         batch_size=2,
-        history_probability=0.5,
         sample_every=500,
         options=TrainingOptions(
             steps=steps,

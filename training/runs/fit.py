@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 
+from ..options import TrainingOptions
 from . import checkpoints, strategies
 from .callbacks import (
     AudioSamples,
@@ -29,97 +30,8 @@ from .callbacks import (
 from .optimizers import AdamW, muon
 from .schedules import WarmUpCosine
 
-OPTIMIZERS = ("adamw", "muon")
-# Names of variables: biases, and the scales of norms.
+# Names of the variables without weight decay: biases, and the scales of norms.
 _NOT_DECAYED = ("bias", "gamma", "beta", "scale")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingOptions:
-    """How long and how fast a run learns, and what it keeps.
-
-    Args:
-        steps: Batches in all.
-        optimizer: "adamw"; or "muon", which turns the step of every kernel into an
-            orthogonal matrix and takes AdamW for the rest: learned more per step in
-            `small_voice` (docs/decisions/0011), for 20 % more time. Needs Keras 3.13.
-        learning_rate: Highest learning rate.
-        warmup_steps: Steps until it is reached.
-        final_share: Share of it that is left at the end of the cosine.
-        weight_decay: Biases and norms have none.
-        beta_1: AdamW's memory of gradients.
-        beta_2: AdamW's memory of squared gradients.
-        clip_norm: Gradients longer than this, all together, are shortened; None: never.
-        accumulate: Batches whose gradients are averaged before the weights move.
-        ema: Momentum of averaged weights, which the finished model gets; None: off.
-        seed: Of weights that are new, of the order of examples and of dropout.
-        checkpoint_every: Steps between two checkpoints.
-        keep: Checkpoints that stay.
-        validate_every: Steps between two validations, if there is held-out data.
-        patience: Validations without a new best after which the run ends, with the
-            best weights; None: it goes on.
-        log_every: Steps between two lines of the log.
-        jit_compile: Whether the step is compiled with XLA; "auto" leaves it to Keras.
-            On several devices it never is.
-
-    Raises:
-        ValueError: If a value is out of range; the message names the field.
-    """
-
-    steps: int = 1_000
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-4
-    warmup_steps: int = 100
-    final_share: float = 0.1
-    weight_decay: float = 0.01
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    clip_norm: float | None = 1.0
-    accumulate: int = 1
-    ema: float | None = None
-    seed: int = 0
-    checkpoint_every: int = 500
-    keep: int = 2
-    validate_every: int = 500
-    patience: int | None = None
-    log_every: int = 50
-    jit_compile: bool = False
-
-    def __post_init__(self):
-        positive = "steps checkpoint_every keep validate_every log_every accumulate"
-        checks = [
-            *(
-                (name, getattr(self, name) >= 1, "at least 1")
-                for name in positive.split()
-            ),
-            (
-                "optimizer",
-                self.optimizer in OPTIMIZERS,
-                f"one of {', '.join(OPTIMIZERS)}",
-            ),
-            ("learning_rate", self.learning_rate > 0, "positive"),
-            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
-            ("final_share", 0 <= self.final_share <= 1, "in [0, 1]"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
-            ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
-            (
-                "clip_norm",
-                self.clip_norm is None or self.clip_norm > 0,
-                "None or positive",
-            ),
-            ("ema", self.ema is None or 0 < self.ema < 1, "None or between 0 and 1"),
-            (
-                "patience",
-                self.patience is None or self.patience >= 1,
-                "None or positive",
-            ),
-        ]
-        for name, is_right, expected in checks:
-            if not is_right:
-                raise ValueError(
-                    f"{name} must be {expected}. Received: {name}={getattr(self, name)}"
-                )
 
 
 def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:

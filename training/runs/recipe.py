@@ -1,14 +1,15 @@
-"""What a training run is: a short Python file that anyone can read, copy and change.
+"""Recipes: short Python files that describe training runs, to read, copy and change.
 
 A recipe file sets `RECIPE` to one `Recipe`, or to several that run in order. Its
-docstring is shown by `bark-tf train RECIPE --show`: command, cost, what to expect.
-Values are changed from outside by `--set key=value`; in a file of several recipes also
-by `--set stage.key=value`.
+docstring says what the recipe is for, what it costs and what to expect;
+`bark-tf train RECIPE --show` prints it. `--set key=value` changes a value of all
+recipes in the file, `--set stage.key=value` of one.
 
 Example:
     RECIPE = Recipe(
         stage="semantic",
         method="lora",
+        lora=LoraOptions(rank=8),
         options=TrainingOptions(steps=2_000, learning_rate=2e-4),
     )
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import runpy
 import types
@@ -26,60 +28,52 @@ from pathlib import Path
 from typing import Any
 
 from bark_tf.config import BarkConfig, BarkGenerationConfig
+from bark_tf.config.base import check_field, check_whole
 
-from .fit import TrainingOptions
+from ..options import CodecOptions, ExampleOptions, LoraOptions, TrainingOptions
 
 STAGES = ("semantic", "coarse", "fine", "codec")
 METHODS = ("full", "lora")
-# Fields that no --set changes.
-_FIXED = {"options", "start", "stage", "vary_text"}
 _FOLDER = Path(__file__).parents[1] / "recipes"
 _PACKAGE = f"{__package__.rpartition('.')[0]}.recipes"
+# The groups of options, and what the `--set` keys of their fields start with.
+_PREFIXES = {"options": "", "examples": "", "lora": "lora_", "codec": ""}
+# Values that no --set changes.
+_FIXED = {"stage", "start", "vary_text"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One stage's training.
+    """The training of one stage.
+
+    A group of options may also be given as a dict of its fields.
 
     Args:
         stage: `"semantic"`, `"coarse"`, `"fine"` or `"codec"`.
-        method: `"full"` trains all weights, `"lora"` small matrices beside the kernels
-            (not for the codec).
-        model: Checkpoint to start from, a directory or an id on the hub; of several
-            recipes, the later ones start from what the earlier ones made.
-        data: Directory that `bark-tf prepare` made.
-        out: Directory for the new checkpoint. The run's own files lie in its folder
-            `training`, adapters in `adapters`.
-        start: Makes the checkpoint to start from when there is no `model`: gives
-            configuration, generation configuration and text tokenizer.
-        batch_size: Examples per step, over all devices; crops for the codec.
-        dtype: Keras dtype policy of the model. Weights stay float32 under
-            `"mixed_bfloat16"`.
-        dropout: In place of the configuration's, while training.
-        gradient_checkpointing: Whether activations are computed twice to save memory.
-        history_probability: How often an example opens with another recording of its
-            speaker, so that voices keep working.
-        default_speaker: Who speaks where no voice is named: examples of the other
-            speakers always open with a recording. None: anybody.
-        vary_text: Gives other ids for the same speech, see `StageExamples`.
-        token_noise: How often a token that the semantic network reads is another one
-            than it has to say, see `StageExamples`.
-        past_weight: Weight of the past coarse tokens of a window as targets; 0 trains
-            exactly what generation asks for.
-        lora_rank: Rank of the added matrices.
-        lora_alpha: Their product counts `lora_alpha / lora_rank` times.
-        lora_targets: Layers that get them.
-        segment_s: Seconds per crop for the codec.
-        codec: Fields of `CodecOptions`.
-        speakers: Speaker -> how often its recordings are picked for the codec.
-        discriminator: Whether the codec trains against a discriminator.
-        sample_every: Steps between two samples that one hears in TensorBoard: a
-            held-out recording through the codec, or a held-out text, for which all the
-            model is in memory. Not on several devices. None: none.
-        options: `TrainingOptions`, or a dict of its fields.
+        method: `"full"` trains all weights, `"lora"` adapters beside the kernels (not
+            for the codec).
+        model: Checkpoint to start from, a directory or a repository id. In a file of
+            several recipes each later one starts from the result of the one before.
+        data: Directory made by `bark-tf prepare`.
+        out: Directory of the new checkpoint. Logs and training checkpoints go to its
+            folder `training`, adapters to `adapters`.
+        start: Creates the initial checkpoint if there is no `model`: returns the
+            configuration, the generation configuration and the text tokenizer.
+        batch_size: Examples per step over all devices; crops for the codec.
+        dtype: Keras dtype policy of the model. Under `"mixed_bfloat16"` the weights
+            stay float32.
+        dropout: Dropout rate during training. None: the configuration's.
+        gradient_checkpointing: Whether to recompute activations to save memory.
+        sample_every: Steps between two audio samples in TensorBoard: a held-out
+            recording through the codec, or a held-out text spoken by the whole model,
+            which then has to fit in memory. One device only. None: no samples.
+        options: Length, optimizer and bookkeeping.
+        examples: How recordings become examples for the transformers.
+        lora: The adapters of method `"lora"`.
+        codec: Options of the codec stage.
 
     Raises:
-        ValueError: If a value is out of range; the message names the field.
+        ValueError: If a value is out of range.
     """
 
     stage: str
@@ -92,85 +86,98 @@ class Recipe:
     dtype: str = "float32"
     dropout: float | None = None
     gradient_checkpointing: bool = False
-    history_probability: float = 0.5
-    default_speaker: str | None = None
-    vary_text: Callable | None = None
-    token_noise: float = 0.0
-    past_weight: float = 0.0
-    lora_rank: int = 16
-    lora_alpha: float | None = None
-    lora_targets: tuple[str, ...] = ("qkv", "out", "fc", "proj")
-    segment_s: float = 1.0
-    codec: dict[str, Any] = dataclasses.field(default_factory=dict)
-    speakers: dict[str, float] = dataclasses.field(default_factory=dict)
-    discriminator: bool = False
     sample_every: int | None = None
     options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    examples: ExampleOptions = dataclasses.field(default_factory=ExampleOptions)
+    lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
+    codec: CodecOptions = dataclasses.field(default_factory=CodecOptions)
 
     def __post_init__(self):
-        if isinstance(self.options, dict):
-            object.__setattr__(self, "options", TrainingOptions(**self.options))
+        for name, hint in typing.get_type_hints(Recipe).items():
+            if name in _PREFIXES and isinstance(getattr(self, name), dict):
+                object.__setattr__(self, name, hint(**getattr(self, name)))
+        check_whole(self, "batch_size")
+        if self.sample_every is not None:
+            check_whole(self, "sample_every")
         for name, is_right, expected in (
             ("stage", self.stage in STAGES, f"one of {', '.join(STAGES)}"),
             ("method", self.method in METHODS, f"one of {', '.join(METHODS)}"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("lora_rank", self.lora_rank >= 1, "at least 1"),
-            (
-                "sample_every",
-                self.sample_every is None or self.sample_every >= 1,
-                "None or at least 1",
-            ),
-            ("segment_s", self.segment_s > 0, "positive"),
-            ("history_probability", 0 <= self.history_probability <= 1, "in [0, 1]"),
-            ("token_noise", 0 <= self.token_noise < 1, "in [0, 1)"),
-            (
-                "token_noise",
-                self.token_noise == 0 or self.stage == "semantic",
-                "0 (but for the semantic stage)",
-            ),
-            ("past_weight", 0 <= self.past_weight <= 1, "in [0, 1]"),
             ("method", (self.stage, self.method) != ("codec", "lora"), "full (codec)"),
         ):
-            if not is_right:
-                raise ValueError(
-                    f"{name} must be {expected}. "
-                    f"Received: {name}={getattr(self, name)!r}"
-                )
+            check_field(self, name, is_right, expected)
+        if self.stage != "semantic" and self.examples.token_noise:
+            raise ValueError(
+                f"token_noise must be 0 in the {self.stage} stage. "
+                f"Received: token_noise={self.examples.token_noise}"
+            )
 
-    def replace(self, name: str, value: Any) -> Recipe:
-        """A copy with one field, of the recipe or of its options, changed."""
-        fields = _hints(type(self))
-        if name in fields.keys() - _FIXED:
-            value = _as(fields[name], name, value)
-            return dataclasses.replace(self, **{name: value})
-        options = _hints(TrainingOptions)
-        if name in options:
-            value = _as(options[name], name, value)
-            changed = dataclasses.replace(self.options, **{name: value})
-            return dataclasses.replace(self, options=changed)
-        known = ", ".join(sorted(fields.keys() - _FIXED | options.keys()))
-        raise ValueError(f"A recipe has no {name!r}. It has: {known}")
+    def values(self) -> dict[str, Any]:
+        """All values, under the keys that `--set` takes."""
+        return {
+            key: functools.reduce(getattr, path, self)
+            for key, (path, _) in _keys().items()
+        }
+
+    def replace(self, key: str, value: Any) -> Recipe:
+        """Returns a copy with one value changed.
+
+        Args:
+            key: A key of `values()`, or the name of a group of options.
+            value: The new value, or text that stands for it. For a group, a dict of
+                the fields to change.
+
+        Raises:
+            ValueError: If the key is unknown, is `stage` or takes a function, or the
+                value is wrong.
+        """
+        if key in _PREFIXES:
+            recipe = self
+            for name, inner in _parsed((dict,), key, value).items():
+                recipe = recipe.replace(_PREFIXES[key] + name, inner)
+            return recipe
+        known = _keys().keys() - _FIXED
+        if key not in known:
+            raise ValueError(
+                f"A recipe has no {key!r}. It has: {', '.join(sorted(known))}"
+            )
+        (*groups, name), kinds = _keys()[key]
+        value = _parsed(kinds, key, value)
+        for group in groups:
+            value = dataclasses.replace(getattr(self, group), **{name: value})
+            name = group
+        return dataclasses.replace(self, **{name: value})
 
 
-def _hints(cls: type) -> dict[str, tuple[type, ...]]:
-    """The fields of a dataclass and the types that each may have."""
-    hints = typing.get_type_hints(cls)
-    several = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-    return {
-        name: tuple(
-            typing.get_origin(kind) or kind
-            for kind in (typing.get_args(hint) if _is_union(hint) else (hint,))
-        )
-        for name, hint in several.items()
-    }
+@functools.cache
+def _keys() -> dict[str, tuple[tuple[str, ...], tuple[type, ...]]]:
+    """Key of a value -> its path from the recipe, and the types it may have."""
+    keys = {}
+    for name, hint in typing.get_type_hints(Recipe).items():
+        if name not in _PREFIXES:
+            keys[name] = (name,), _kinds(hint)
+            continue
+        for inner, inner_hint in typing.get_type_hints(hint).items():
+            keys[_PREFIXES[name] + inner] = (name, inner), _kinds(inner_hint)
+    return keys
 
 
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types of an annotation."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(kind) or kind for kind in kinds)
 
 
-def _as(kinds: tuple[type, ...], name: str, value: Any) -> Any:
-    """A value from the command line, as a field of some types takes it."""
+# How error messages name the types of values.
+_TYPE_NAMES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    type(None): "None",
+}
+
+
+def _parsed(kinds: tuple[type, ...], key: str, value: Any) -> Any:
+    """Converts text from the command line to one of some types."""
     if not isinstance(value, str):
         return value
     if value.lower() == "none" and type(None) in kinds:
@@ -181,21 +188,17 @@ def _as(kinds: tuple[type, ...], name: str, value: Any) -> Any:
         read = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         read = {"true": True, "false": False}.get(value.lower(), value)
-    if bool in kinds and not isinstance(read, bool):
-        raise ValueError(f"{name} must be True or False. Received: {name}={value}")
-    is_number = isinstance(read, int | float) and not isinstance(read, bool)
-    if {int, float} & {*kinds} and not is_number:
-        raise ValueError(f"{name} must be a number. Received: {name}={value}")
-    if int in kinds and isinstance(read, float):
-        if not read.is_integer():
-            raise ValueError(f"{name} must be a whole number. Received: {name}={value}")
-        return int(read)
-    if tuple in kinds and isinstance(read, list):
+    if isinstance(read, list) and tuple in kinds:
         return tuple(read)
-    if {tuple, dict} & {*kinds} and not isinstance(read, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{name} must be a {names}. Received: {name}={value}")
-    return read
+    if isinstance(read, float) and int in kinds and read.is_integer():
+        return int(read)
+    if type(read) in kinds or (type(read) is int and float in kinds):
+        return read
+    expected = " or ".join(_TYPE_NAMES.get(k, f"a {k.__name__}") for k in kinds)
+    raise ValueError(f"{key} must be {expected}. Received: {key}={value}")
+
+
+# === Recipe files ===
 
 
 def recipe_names() -> list[str]:
@@ -209,7 +212,7 @@ def load_recipe(name: str) -> tuple[list[Recipe], str]:
     """Reads a recipe file.
 
     Args:
-        name: One of `recipe_names()`, or the path of a Python file, which is run.
+        name: One of `recipe_names()`, or the path of a Python file, which is executed.
 
     Returns:
         The recipes in order, and the file's docstring.
@@ -227,8 +230,8 @@ def load_recipe(name: str) -> tuple[list[Recipe], str]:
         values = vars(module)
     else:
         raise FileNotFoundError(
-            f"There is no recipe {name!r}. There are: {', '.join(recipe_names())}, "
-            "and every path of a Python file that sets RECIPE"
+            f"There is no recipe {name!r}. Give the path of a Python file that sets "
+            f"RECIPE, or one of {', '.join(recipe_names())}"
         )
     found = values.get("RECIPE")
     recipes = list(found) if isinstance(found, Iterable) else [found]
@@ -242,10 +245,10 @@ def load_recipe(name: str) -> tuple[list[Recipe], str]:
 def only_stages(
     recipes: Sequence[Recipe], stages: Sequence[str] | None
 ) -> list[Recipe]:
-    """The recipes of some stages, in their own order; of all for None.
+    """Selects the recipes of some stages, in the file's order; all for None.
 
     Raises:
-        ValueError: If a stage is not among them.
+        ValueError: If there is no recipe for a stage.
     """
     known = [recipe.stage for recipe in recipes]
     for stage in stages or ():
@@ -258,10 +261,10 @@ def only_stages(
 
 
 def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Recipe]:
-    """Applies `key=value` and `stage.key=value`, as `--set` gives them.
+    """Applies the `key=value` and `stage.key=value` of `--set`.
 
     Raises:
-        ValueError: If a setting has another form, or no recipe has the key or stage.
+        ValueError: If a setting is malformed, or no recipe has its key or stage.
     """
     recipes = list(recipes)
     for setting in settings:

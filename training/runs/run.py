@@ -1,13 +1,12 @@
 """Runs recipes: from a checkpoint and prepared data to a new checkpoint.
 
-`OUT` becomes a complete checkpoint, which every step of the way replaces file by file:
+`OUT` is a complete checkpoint after every stage:
 
     OUT/                     what `BarkModel.from_pretrained` opens
-    OUT/adapters/            LoRA matrices by stage, small enough to pass on
+    OUT/adapters/            LoRA adapters, one file per stage
     OUT/training/STAGE/      the run: checkpoints to resume from, logs, TensorBoard
 
-A run that was stopped goes on where it was when it is started again; a stage that is
-done is not repeated.
+A run that was stopped resumes when it is started again; finished stages are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from bark_tf.bark import BarkModel
 from bark_tf.config import BarkGenerationConfig
@@ -31,8 +29,18 @@ from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.processor import BarkProcessor
 
+from ..codec.discriminator import Discriminator
+from ..codec.trainer import AudioBatches, CodecTrainer, audio_level, start_at_level
+from ..data.batches import Batches
+from ..data.examples import StageExamples
+from ..data.shards import ShardSet
 from . import strategies
+from .callbacks import AudioSamples
+from .fit import train
+from .lora import merge_lora, save_lora
 from .recipe import Recipe
+from .samples import codec_samples, speech_samples
+from .trainers import TRAINERS
 
 MODELS = {
     "semantic": BarkSemanticModel,
@@ -41,14 +49,14 @@ MODELS = {
     "codec": EncodecModel,
 }
 _DONE = "done.json"
-# What belongs to a checkpoint besides the weights and configurations that we write.
+# Files of a checkpoint besides weights, configurations and the text tokenizer.
 _COMPANIONS = (
     "semantic_tokenizer.json",
     "semantic_tokenizer.safetensors",
     "speaker_embeddings_path.json",
     "speaker_embeddings",
 )
-# Recordings from which the codec's start takes its level.
+# Number of recordings whose level a new codec is scaled to.
 _LEVEL_RECORDINGS = 64
 
 
@@ -62,11 +70,11 @@ def run(
     """Runs recipes one after the other.
 
     Args:
-        recipes: In order. The first needs `model` (or `start`), all need `data` and
-            `out`; what a later one lacks is what the one before had.
-        restart: Forget what an earlier run of the same `out` has done.
-        strategy: Of `strategy_of`: trains on several devices; every worker of a
-            cluster calls this function. None: on one.
+        recipes: In order. The first needs `model` (or `start`), `data` and `out`; later
+            ones take over what they do not set, and start from the result so far.
+        restart: Whether to discard what an earlier run with the same `out` has done.
+        strategy: From `strategy_of`, to train on several devices; every worker of a
+            cluster calls this function. None: one device.
         progress: Called with (stage, step, steps).
 
     Returns:
@@ -74,7 +82,7 @@ def run(
 
     Raises:
         ValueError: If something is missing or does not fit together.
-        ConnectionError: If another worker is gone.
+        ConnectionError: If another worker is lost.
     """
     recipes = _filled_in(recipes)
     workers = strategies.workers_of(strategy)
@@ -84,19 +92,19 @@ def run(
             shutil.rmtree(folder, ignore_errors=True)
         workers.wait()
         if not (folder / _DONE).is_file():
-            with workers.losses_named():
+            with workers.lost_workers_reported():
                 _run_one(recipe, folder, strategy, workers, progress)
         workers.wait()
     return Path(recipes[-1].out)
 
 
 def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """Gives every recipe its directories."""
+    """Fills in the directories of every recipe."""
     filled: list[Recipe] = []
     for number, recipe in enumerate(recipes):
         if filled:
             before = filled[-1]
-            # --set model=... names it for all recipes and means the first one's.
+            # `--set model=...` sets it in all recipes and means the first one.
             is_own = recipe.model != recipes[number - 1].model
             recipe = dataclasses.replace(
                 recipe,
@@ -120,16 +128,18 @@ def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 
 def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
-    from .fit import train
-
     if workers.is_chief:
         _make_base(recipe)
     workers.wait()
     base = recipe.model or recipe.out
+    shards, held_out = _shards(Path(recipe.data))
+    prepare = _prepare_codec if recipe.stage == "codec" else _prepare_transformer
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = _model(recipe, base)
-        trainer, batches, validation = _prepared(recipe, model, base)
-    callbacks = [] if strategy is not None else _samples(recipe, model, base, folder)
+        trainer, batches, validation = prepare(recipe, model, base, shards, held_out)
+    callbacks = []
+    if strategy is None and recipe.sample_every is not None:
+        callbacks = [_samples(recipe, model, base, folder, held_out or shards)]
     history = train(
         trainer,
         batches,
@@ -142,18 +152,14 @@ def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
     if not workers.is_chief:
         return
     _write(recipe, model, base)
+    last = {name: float(values[-1]) for name, values in history.items()}
     with atomic_write(folder / _DONE) as temporary:
-        text = json.dumps({"stage": recipe.stage, "last": _last(history)}, indent=2)
+        text = json.dumps({"stage": recipe.stage, "last": last}, indent=2)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _last(history: Any) -> dict[str, float]:
-    values = getattr(history, "history", history) or {}
-    return {name: float(np.ravel(value)[-1]) for name, value in values.items()}
-
-
 def _make_base(recipe: Recipe) -> None:
-    """Makes the checkpoint to start from if the recipe starts from nothing."""
+    """Creates the initial checkpoint of a recipe that trains from scratch."""
     out = Path(recipe.out)
     if not recipe.model and not (out / "config.json").is_file():
         config, generation_config, tokenizer = recipe.start()
@@ -163,148 +169,102 @@ def _make_base(recipe: Recipe) -> None:
 
 
 def _model(recipe: Recipe, base: str):
-    # What is new, adapters and the seeds of dropout, is new in the same way whenever
-    # the run is started again.
+    # New variables (adapters, dropout seeds) are the same in every start of the run.
     keras.utils.set_random_seed(recipe.options.seed)
-    overrides = {}
-    if recipe.dropout is not None:
-        overrides["dropout"] = recipe.dropout
+    overrides = {} if recipe.dropout is None else {"dropout": recipe.dropout}
     model = MODELS[recipe.stage].from_pretrained(base, dtype=recipe.dtype, **overrides)
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing = True
     if recipe.method == "lora":
-        model.enable_lora(
-            recipe.lora_rank, recipe.lora_alpha, targets=recipe.lora_targets
-        )
+        lora = recipe.lora
+        model.enable_lora(lora.rank, lora.alpha, targets=lora.targets)
     return model
 
 
-def _shards(recipe: Recipe):
-    """The recordings to learn from, and the held-out ones or None."""
-    from ..data.shards import ShardSet
-
-    data = Path(recipe.data)
-    has_split = (data / "train").is_dir()
-    held_out = data / "validation"
+def _shards(data: Path) -> tuple[ShardSet, ShardSet | None]:
+    """The training recordings, and the held-out ones if there are any."""
+    train, held_out = data / "train", data / "validation"
     return (
-        ShardSet(data / "train" if has_split else data),
+        ShardSet(train if train.is_dir() else data),
         ShardSet(held_out) if held_out.is_dir() else None,
     )
 
 
-def _samples(recipe: Recipe, model, base: str, folder: Path) -> list:
-    """The callback that lets one hear the run, if it is wanted."""
-    if recipe.sample_every is None:
-        return []
-    from .callbacks import AudioSamples
-    from .samples import codec_samples, speech_samples
-
-    shards, held_out = _shards(recipe)
-    heard = held_out if held_out else shards
+def _samples(recipe: Recipe, model, base: str, folder: Path, shards) -> AudioSamples:
     if recipe.stage == "codec":
-        make = codec_samples(model, heard)
+        make = codec_samples(model, shards)
     else:
-        make = speech_samples(_part(recipe), model, base, heard)
+        make = speech_samples(_part(recipe), model, base, shards)
     rate = BarkGenerationConfig.from_pretrained(base).sample_rate
-    return [AudioSamples(folder, recipe.sample_every, make, rate)]
+    return AudioSamples(folder, recipe.sample_every, make, rate)
 
 
 def _part(recipe: Recipe) -> str:
-    """The stage's network among the parts of `BarkModel`."""
+    """The name of the stage's network in `BarkModel.parts`."""
     return MODELS[recipe.stage].checkpoint_prefix.rstrip(".")
 
 
-def _prepared(recipe: Recipe, model, base: str):
-    """The trainer, its batches, and the batches of the held-out data or None."""
-    shards, held_out = _shards(recipe)
-    if recipe.stage == "codec":
-        return _codec(recipe, model, shards, held_out)
-    return _transformer(recipe, model, base, shards, held_out)
+# === Trainer, batches and validation batches ===
 
 
-def _codec(recipe: Recipe, codec: EncodecModel, shards, held_out):
-    from ..codec.discriminator import Discriminator
-    from ..codec.trainer import (
-        AudioBatches,
-        CodecOptions,
-        CodecTrainer,
-        audio_level,
-        start_at_level,
-    )
-
+def _prepare_codec(recipe: Recipe, codec: EncodecModel, base, shards, held_out):
     if not shards.info.has_audio:
         raise ValueError(
-            "The codec learns from audio, which these shards do not hold: prepare them "
-            f"with --keep-audio or without a model. Received: {recipe.data}"
+            "The codec is trained on audio, which these shards do not hold: prepare "
+            f"them with --keep-audio or without a model. Received: {recipe.data}"
         )
-    options = CodecOptions(**{"seed": recipe.options.seed, **recipe.codec})
+    options, seed = recipe.codec, recipe.options.seed
     if options.quantize_from > 0:
         several = [shards.audios[i] for i in range(min(len(shards), _LEVEL_RECORDINGS))]
         start_at_level(codec, audio_level(several))
-    judge = Discriminator() if recipe.discriminator else None
-    trainer = CodecTrainer(codec, options, judge)
+    judge = Discriminator() if options.discriminator else None
+    trainer = CodecTrainer(codec, options, judge, seed=seed)
 
     def batches(part, weights=None):
+        segment = round(options.segment_s * codec.config.sampling_rate)
         return AudioBatches(
-            part.audios,
-            round(recipe.segment_s * codec.config.sampling_rate),
-            recipe.batch_size,
-            seed=recipe.options.seed,
-            weights=weights,
+            part.audios, segment, recipe.batch_size, seed=seed, weights=weights
         )
 
     weights = None
-    if recipe.speakers:
-        weights = [recipe.speakers.get(speaker, 0.0) for speaker in shards.speakers]
+    if options.speakers:
+        weights = [options.speakers.get(speaker, 0.0) for speaker in shards.speakers]
     validation = None if held_out is None else batches(held_out)
     return trainer, batches(shards, weights), validation
 
 
-def _transformer(recipe: Recipe, model, base: str, shards, held_out):
-    from ..data.batches import Batches
-    from ..data.examples import StageExamples
-    from .trainers import TRAINERS
-
+def _prepare_transformer(recipe: Recipe, model, base: str, shards, held_out):
     speakers = sorted(set(shards.speakers))
-    if recipe.default_speaker not in (None, *speakers):
+    if recipe.examples.default_speaker not in (None, *speakers):
         raise ValueError(
             "default_speaker must be a speaker of the data, one of "
-            f"{', '.join(speakers)}. Received: {recipe.default_speaker!r}"
+            f"{', '.join(speakers)}. Received: {recipe.examples.default_speaker!r}"
         )
     config = BarkGenerationConfig.from_pretrained(base)
-    trainer = TRAINERS[recipe.stage](model, config)
 
-    def batches(part, history_probability, shuffle=True):
+    def batches(part, options, shuffle=True):
+        seed = recipe.options.seed
         examples = StageExamples(
-            part,
-            recipe.stage,
-            config,
-            model_config=model.config,
-            history_probability=history_probability,
-            seed=recipe.options.seed,
-            past_weight=recipe.past_weight,
-            vary_text=recipe.vary_text if shuffle else None,
-            token_noise=recipe.token_noise if shuffle else 0.0,
-            default_speaker=recipe.default_speaker,
+            part, recipe.stage, config, model.config, options, seed=seed
         )
-        return Batches(
-            examples, recipe.batch_size, seed=recipe.options.seed, shuffle=shuffle
-        )
+        return Batches(examples, recipe.batch_size, seed=seed, shuffle=shuffle)
 
-    validation = None if held_out is None else batches(held_out, 0.0, shuffle=False)
-    return trainer, batches(shards, recipe.history_probability), validation
+    validation = None
+    if held_out is not None:
+        plain = {"history_probability": 0.0, "vary_text": None, "token_noise": 0.0}
+        options = dataclasses.replace(recipe.examples, **plain)
+        validation = batches(held_out, options, shuffle=False)
+    trainer = TRAINERS[recipe.stage](model, config)
+    return trainer, batches(shards, recipe.examples), validation
 
 
 # === The new checkpoint ===
 
 
 def _write(recipe: Recipe, model, base: str) -> None:
-    """Writes the trained stage, in the company of all the others."""
+    """Writes a complete checkpoint with the trained network in its place."""
     out = Path(recipe.out)
     if recipe.method == "lora":
-        from .lora import merge_lora, save_lora
-
-        (out / "adapters").mkdir(parents=True, exist_ok=True)
         save_lora(model, out / "adapters" / f"{recipe.stage}.safetensors")
         merge_lora(model)
     bark = BarkModel.from_pretrained(base)

@@ -60,7 +60,7 @@ def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
         devices = devices or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     _check_cluster(os.environ.get(_CONFIG_VARIABLE, ""))
-    with _losses_named():
+    with _lost_workers_reported():
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -132,7 +132,7 @@ class Alone:
 
     is_chief = True
 
-    def losses_named(self) -> contextlib.AbstractContextManager:
+    def lost_workers_reported(self) -> contextlib.AbstractContextManager:
         """There is nobody to lose."""
         return contextlib.nullcontext()
 
@@ -197,9 +197,13 @@ class Replicas:
             self._index = places.index((resolver.task_type, resolver.task_id))
         self.is_chief = self._index == 0
 
-    def losses_named(self) -> contextlib.AbstractContextManager:
+    def lost_workers_reported(self) -> contextlib.AbstractContextManager:
         """Inside, TensorFlow's errors about other workers become a ConnectionError."""
-        return contextlib.nullcontext() if self.num_workers == 1 else _losses_named()
+        return (
+            contextlib.nullcontext()
+            if self.num_workers == 1
+            else _lost_workers_reported()
+        )
 
     def wait(self) -> None:
         """Goes on when all workers are here."""
@@ -217,7 +221,7 @@ class Replicas:
     def _gather(self, value: int) -> list[int]:
         if self.num_workers == 1:
             return [value]
-        with self.losses_named():
+        with self.lost_workers_reported():
             mine = tf.constant([value], tf.int64)
             return self.strategy.gather(mine, axis=0).numpy().tolist()
 
@@ -246,7 +250,7 @@ class Replicas:
         step = self._step(trainer)
         trainer.stop_training = False
         trainer.reset_metrics()
-        with self.losses_named():
+        with self.lost_workers_reported():
             callbacks.on_train_begin()
             for number, batch in enumerate(self._shares(batches, start, steps)):
                 callbacks.on_train_batch_begin(number)
@@ -264,7 +268,7 @@ class Replicas:
         if trainer is not self._tested:
             self._tested, self._test = trainer, self._test_step(trainer)
         trainer.reset_metrics()
-        with self.losses_named():
+        with self.lost_workers_reported():
             for batch in self._shares(batches, 0, batches.steps_per_epoch):
                 logs = self._test(batch)
         return {name: float(value) for name, value in logs.items()}
@@ -320,7 +324,7 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def _losses_named() -> Iterator[None]:
+def _lost_workers_reported() -> Iterator[None]:
     try:
         yield
     except _LOST as error:

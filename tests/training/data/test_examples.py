@@ -37,6 +37,7 @@ from bark_tf.training.data.examples import (
     voice_of,
 )
 from bark_tf.training.data.shards import Utterance
+from bark_tf.training.options import ExampleOptions
 from bark_tf.training.runs import trainers
 from bark_tf.training.runs.trainers import CoarseTrainer, FineTrainer, SemanticTrainer
 from bark_tf.voices.presets import VoicePreset
@@ -314,9 +315,8 @@ def test_mistake_odd_crop_phase(seed):
     config = toy(rate_hz=33.0)
     sizes = sizes_of(config)
     rows = [utterance(rng, 60, config=config, name=str(i)) for i in range(2)]
-    stages = StageExamples(
-        rows, "coarse", config, MODELS["coarse"]().config, history_probability=1.0
-    )
+    options = ExampleOptions(history_probability=1.0)
+    stages = StageExamples(rows, "coarse", config, MODELS["coarse"]().config, options)
     for epoch in range(10):
         ids = stages.example(0, epoch)["ids"]
         past = ids[config.coarse_acoustics_config.max_coarse_input_length + 1 :]
@@ -417,9 +417,9 @@ def test_histories_are_of_the_same_speaker_and_another_recording(rng, monkeypatc
         "voice_of",
         lambda row, sizes, rng: seen.append(row) or voice_of(row, sizes),
     )
-    stages = StageExamples(
-        rows, "semantic", CONFIG, MODELS["semantic"]().config, history_probability=1.0
-    )
+    options = ExampleOptions(history_probability=1.0)
+    network = MODELS["semantic"]().config
+    stages = StageExamples(rows, "semantic", CONFIG, network, options)
     for epoch in range(20):
         for index, row in enumerate(rows):
             seen.clear()
@@ -432,9 +432,8 @@ def test_histories_are_of_the_same_speaker_and_another_recording(rng, monkeypatc
 def test_only_the_default_speaker_is_spoken_without_a_history(rng):
     rows = [utterance(rng, 40, speaker=s, name=f"{s}{i}") for s in "ab" for i in "12"]
     config = MODELS["semantic"]().config
-    stages = StageExamples(
-        rows, "semantic", CONFIG, config, history_probability=0.5, default_speaker="a"
-    )
+    options = ExampleOptions(history_probability=0.5, default_speaker="a")
+    stages = StageExamples(rows, "semantic", CONFIG, config, options)
     has_history = {
         row.id: {
             bool((stages.example(index, epoch)["history"] != SEMANTIC).any())
@@ -486,7 +485,8 @@ def test_token_noise_changes_what_is_read_and_not_what_is_said(rng):
     config = MODELS["semantic"]().config
 
     def all_of(noise):
-        stages = StageExamples(rows, "semantic", CONFIG, config, token_noise=noise)
+        options = ExampleOptions(token_noise=noise)
+        stages = StageExamples(rows, "semantic", CONFIG, config, options)
         return stages, [stages.example(index) for index in range(len(rows))]
 
     stages, noisy = all_of(0.25)
@@ -525,7 +525,8 @@ def test_a_batch_is_learned(rng, stage):
     rows = [utterance(rng, 12, name=str(i)) for i in range(4)]
     config = dataclasses.replace(MODELS[stage]().config, initializer_range=0.02)
     network = type(MODELS[stage]())(config)
-    stages = StageExamples(rows, stage, CONFIG, config, history_probability=0.0)
+    options = ExampleOptions(history_probability=0.0)
+    stages = StageExamples(rows, stage, CONFIG, config, options)
     one = [stages.example(i) for i in range(4)]
     batch = stages.pad(one, max(map(stages.length_of, one)))
     trainer = trainers.TRAINERS[stage](network, CONFIG)

@@ -308,8 +308,7 @@ def test_a_model_from_nothing_starts_itself(tokens, tmp_path, capsys):
     recipe.write_text(
         """
 from toy_speech import start
-from bark_tf.training.runs.fit import TrainingOptions
-from bark_tf.training.runs.recipe import Recipe
+from bark_tf.training import Recipe, TrainingOptions
 RECIPE = Recipe(stage="semantic", start=start, batch_size=2,
                 options=TrainingOptions(steps=3, learning_rate=1e-3, log_every=1))
 """,
@@ -330,13 +329,19 @@ RECIPE = Recipe(stage="semantic", start=start, batch_size=2,
     [
         (["nosuch"], "There is no recipe 'nosuch'"),
         ([], "give a RECIPE"),
-        (["lora", "--set", "steps=many"], "steps must be a number"),
+        (["lora", "--set", "steps=many"], "steps must be a whole number"),
         (["lora", "--set", "nothing=1"], "A recipe has no 'nothing'"),
         (["lora", "--set", "steps"], "--set takes key=value"),
         (["lora", "--set", "codec.steps=1"], "has the stages semantic, coarse, fine"),
-        (["lora", "--set", "steps=0"], "steps must be at least 1"),
-        (["lora", "--set", "sample_every=0"], "sample_every must be None or at"),
-        (["lora", "--set", "sample_every=often"], "sample_every must be a number"),
+        (["lora", "--set", "steps=0"], "steps must be a whole number of at least 1"),
+        (
+            ["lora", "--set", "sample_every=0"],
+            "sample_every must be a whole number of at",
+        ),
+        (
+            ["lora", "--set", "sample_every=often"],
+            "sample_every must be a whole number or None",
+        ),
         (["lora", "--set", "lora_targets=qkv"], "lora_targets must be a tuple"),
         (["lora"], "needs data: give --set data=DIRECTORY"),
         (["lora", "--set", "data=a", "out=b"], "needs a model to start from"),

@@ -21,6 +21,7 @@ from bark_tf.training.evaluation.scores import (
     reconstructions,
     stage_score,
 )
+from bark_tf.training.options import ExampleOptions
 from bark_tf.training.runs.trainers import TRAINERS
 
 WORDS = "zero one two three four five six seven".split()
@@ -72,8 +73,8 @@ def measured(stage, model):
         utterances(),
         stage,
         model.generation_config,
-        model_config=network.config,
-        history_probability=0.0,
+        network.config,
+        ExampleOptions(history_probability=0.0),
     )
     return trainer, Batches(examples, 2, shuffle=False)
 

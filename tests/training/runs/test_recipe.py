@@ -1,10 +1,14 @@
 """Recipes that come with the package: each loads, shows itself, and means it."""
 
+import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 
 from bark_tf.cli import main as cli
+from bark_tf.training.options import CodecOptions, ExampleOptions
 from bark_tf.training.runs.recipe import (
     Recipe,
     load_recipe,
@@ -74,17 +78,74 @@ def test_the_hours_are_those_of_the_measured_steps(name):
         ("semantic", "method", "half"),
         ("codec", "method", "lora"),
         ("semantic", "batch_size", 0),
-        ("semantic", "history_probability", 1.5),
-        ("semantic", "token_noise", 1.0),
-        ("semantic", "token_noise", -0.1),
-        ("coarse", "token_noise", 0.1),
-        ("coarse", "past_weight", 2.0),
-        ("codec", "segment_s", 0.0),
+        ("semantic", "sample_every", 0),
     ],
 )
 def test_wrong_values_are_named(stage, name, value):
     with pytest.raises(ValueError, match=f"{name} must be.*Received: {name}="):
         Recipe(**{"stage": stage, name: value})
+
+
+def test_token_noise_is_for_the_semantic_stage():
+    with pytest.raises(ValueError, match="token_noise must be 0 in the coarse stage"):
+        Recipe("coarse", examples=ExampleOptions(token_noise=0.1))
+
+
+# === --set ===
+
+
+def test_every_value_has_a_flat_key_that_sets_it():
+    """What --show prints, --set reads, but for functions and the stage."""
+    recipe = Recipe("semantic")
+    for key, value in recipe.values().items():
+        if key not in ("stage", "start", "vary_text"):
+            assert recipe.replace(key, str(value)) == recipe, key
+    groups = (recipe, recipe.options, recipe.examples, recipe.lora, recipe.codec)
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    assert len(recipe.values()) == len(fields) - 4  # no key for two values
+
+
+@pytest.mark.parametrize(
+    ("setting", "find", "expected"),
+    [
+        ("lora_rank=8", lambda recipe: recipe.lora.rank, 8),
+        ("lora_targets=['qkv']", lambda recipe: recipe.lora.targets, ("qkv",)),
+        ("history_probability=1", lambda r: r.examples.history_probability, 1),
+        ("segment_s=0.5", lambda recipe: recipe.codec.segment_s, 0.5),
+        ("speakers={}", lambda recipe: recipe.codec.speakers, {}),
+        ("steps=2e3", lambda recipe: recipe.options.steps, 2_000),
+        ("clip_norm=none", lambda recipe: recipe.options.clip_norm, None),
+        ("gradient_checkpointing=true", lambda r: r.gradient_checkpointing, True),
+        ("codec.model=none", lambda recipe: recipe.model, None),
+    ],
+)
+def test_settings_find_their_group(setting, find, expected):
+    recipe = Recipe("codec", model="base", codec={"speakers": {"ann": 1.0}})
+    found = find(with_settings([recipe], [setting])[0])
+    assert found == expected and type(found) is type(expected)
+
+
+def test_a_group_is_set_by_a_dict_of_the_fields_to_change():
+    recipe = Recipe("codec", codec=CodecOptions(segment_s=0.5, quantize_from=7))
+    setting = "codec={'quantize_from': 2, 'weights': {'mel': 2}}"
+    codec = with_settings([recipe], [setting])[0].codec
+    assert (codec.segment_s, codec.quantize_from) == (0.5, 2)
+    assert codec.weights == CodecOptions(weights={"mel": 2}).weights
+    with pytest.raises(ValueError, match="A recipe has no 'nothing'"):
+        with_settings([recipe], ["codec={'nothing': 2}"])
+
+
+def test_reading_recipes_does_not_start_tensorflow():
+    code = (
+        "import sys; from bark_tf.cli import main; main.main(sys.argv[1:]);"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    for words in (["--list"], ["small_voice/codec", "--show"]):
+        command = [sys.executable, "-c", code, "train", *words]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+# === Stages ===
 
 
 def test_some_stages_of_a_recipe(capsys):

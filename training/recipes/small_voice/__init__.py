@@ -1,4 +1,4 @@
-"""A small Bark from nothing: 147 words, digits. Its steps, in order.
+"""A small Bark from scratch that speaks 147 words and digits. All steps in order:
 
     bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05 --silence 0.1
     bark-tf train small_voice/codec --set data=audio out=small
@@ -18,10 +18,10 @@
     bark-tf convert small assets --dtype float16
     bark-tf speak "four zero eight two six" --model assets --out speech.wav
 
-SPEECH is what `_make_speech` makes, a folder per speaker; `words.txt` and
-`held_out.txt` lie beside this file. The recordings begin hard at the first sound, into
-which pocketsphinx hears words, hence the silence. kumo speaks where no voice is named;
-alpha is heard so that other voices can be learned. Every step goes on where it was when
-it is started again. To train on what comes with the package instead of from nothing,
-copy its folder `assets` to `small` and leave out the codec and the tokenizer.
+`_make_speech` makes SPEECH, a folder per speaker; `words.txt` and `held_out.txt` are
+beside this file. The recordings start hard at the first sound, where pocketsphinx hears
+extra words, hence the silence. kumo is the default speaker; alpha is there so that
+other voices can be learned. Every step resumes when it is started again. To train the
+shipped model instead of a new one, copy the package's folder `assets` to `small` and
+skip the codec and the tokenizer.
 """

@@ -1,20 +1,18 @@
-"""The small voice, fifth step: the first two codebooks to all eight.
+"""The small voice, step 5: the first two codebooks to all eight.
 
     bark-tf train small_voice/fine --set model=small data=tokens out=small
 
-2.2 million weights. The codec must not change any more when this begins: its codes are
-what is learned here.
+The network has 2.2 million weights. Finish the codec first: its codes are the targets
+here.
 """
 
-from bark_tf.training.runs.fit import TrainingOptions
-from bark_tf.training.runs.recipe import Recipe
+from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
 
 RECIPE = Recipe(
     stage="fine",
     batch_size=16,
     dropout=0.1,
-    history_probability=0.3,
-    default_speaker="kumo",
+    examples=ExampleOptions(history_probability=0.3, default_speaker="kumo"),
     sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,

@@ -1,0 +1,204 @@
+"""The settings of a training run, in small groups that check themselves.
+
+Nothing here imports TensorFlow: `bark-tf train RECIPE --show` reads recipes without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from bark_tf.config.base import check_field, check_whole
+
+OPTIMIZERS = ("adamw", "muon")
+LOSS_WEIGHTS = {
+    "mel": 1.0,
+    "waveform": 0.1,
+    "commitment": 0.25,
+    "adversarial": 0.1,
+    "features": 0.2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """Length, optimizer and bookkeeping of a run.
+
+    Args:
+        steps: Number of batches.
+        optimizer: `"adamw"`; or `"muon"`, which orthogonalises the updates of the
+            kernels and uses AdamW for all other weights. Muon learned more per step in
+            `small_voice` (docs/decisions/0011) and takes 20 % more time. Needs Keras
+            3.13.
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up to the peak.
+        final_share: Share of the peak at the end of the cosine decay.
+        weight_decay: Of kernels and embeddings; biases and norms have none.
+        beta_1: AdamW's decay of the mean gradient.
+        beta_2: AdamW's decay of the mean squared gradient.
+        clip_norm: Largest global norm of the gradients. None: no clipping.
+        accumulate: Batches whose gradients are averaged for one update.
+        ema: Momentum of the moving average of the weights, which the final model
+            gets. None: no average.
+        seed: Seed of new weights, of the order of examples and of dropout.
+        checkpoint_every: Steps between two checkpoints.
+        keep: Number of checkpoints to keep.
+        validate_every: Steps between two validations, if there is held-out data.
+        patience: Validations without improvement before the run stops and restores
+            the best weights. None: never stops early.
+        log_every: Steps between two lines of the log.
+        jit_compile: Whether to compile the step with XLA; `"auto"` lets Keras decide.
+            Runs on several devices are never compiled.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    steps: int = 1_000
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    final_share: float = 0.1
+    weight_decay: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    ema: float | None = None
+    seed: int = 0
+    checkpoint_every: int = 500
+    keep: int = 2
+    validate_every: int = 500
+    patience: int | None = None
+    log_every: int = 50
+    jit_compile: bool = False
+
+    def __post_init__(self):
+        check_whole(self, "steps", "accumulate", "checkpoint_every", "keep")
+        check_whole(self, "validate_every", "log_every")
+        check_whole(self, "warmup_steps", minimum=0)
+        if self.patience is not None:
+            check_whole(self, "patience")
+        for name, is_right, expected in (
+            (
+                "optimizer",
+                self.optimizer in OPTIMIZERS,
+                f"one of {', '.join(OPTIMIZERS)}",
+            ),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("final_share", 0 <= self.final_share <= 1, "in [0, 1]"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
+            ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
+            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive"),
+            ("ema", self.ema is None or 0 < self.ema < 1, "in (0, 1)"),
+        ):
+            check_field(self, name, is_right, expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleOptions:
+    """How recordings become examples for the three transformers.
+
+    Args:
+        history_probability: How often an example starts with another recording of its
+            speaker as history. This keeps voice prompts working.
+        default_speaker: The speaker the model uses without a voice prompt: examples of
+            all other speakers always start with a history. None: any speaker.
+        vary_text: Called with text ids, int (n,), and a `np.random.Generator`; returns
+            other ids for the same speech, for example with a word spelled out.
+        token_noise: How often a semantic token in the input of the semantic network is
+            replaced by a random one, so that the network reads the text and does not
+            just continue the last tokens. Semantic stage only.
+        past_weight: Loss weight of the past coarse tokens of a window. 0 trains
+            exactly what generation asks for.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    history_probability: float = 0.5
+    default_speaker: str | None = None
+    vary_text: Callable | None = None
+    token_noise: float = 0.0
+    past_weight: float = 0.0
+
+    def __post_init__(self):
+        for name, is_right, expected in (
+            ("history_probability", 0 <= self.history_probability <= 1, "in [0, 1]"),
+            ("token_noise", 0 <= self.token_noise < 1, "in [0, 1)"),
+            ("past_weight", 0 <= self.past_weight <= 1, "in [0, 1]"),
+        ):
+            check_field(self, name, is_right, expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraOptions:
+    """Size and place of the LoRA adapters.
+
+    Args:
+        rank: Rank of the matrices.
+        alpha: The product of the matrices is scaled by `alpha / rank`. None: by 1.
+        targets: Names of the layers that get adapters.
+
+    Raises:
+        ValueError: If the rank is not positive.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: tuple[str, ...] = ("qkv", "out", "fc", "proj")
+
+    def __post_init__(self):
+        check_whole(self, "rank")
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecOptions:
+    """How the codec is trained.
+
+    Args:
+        segment_s: Seconds per training crop.
+        speakers: Speaker -> how often its recordings are drawn; speakers that are not
+            named are never drawn. Empty: all recordings alike.
+        discriminator: Whether to train against a discriminator.
+        weights: Loss -> weight; others keep the default of `LOSS_WEIGHTS`. Adversarial
+            losses need the discriminator.
+        quantize_from: Steps without quantizer, after which k-means on latents
+            initialises the codebooks. 0: the codec has its codebooks already.
+        codebook_decay: Decay of the codebooks' moving averages.
+        revive_below: An entry used less often than this share of the mean is replaced
+            by a random latent.
+        freeze_encoder_from: Step from which only the decoder learns, so that codes
+            stay the same. None: never.
+        kmeans_latents: Number of latents for the initial k-means.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    segment_s: float = 1.0
+    speakers: dict[str, float] = dataclasses.field(default_factory=dict)
+    discriminator: bool = False
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    quantize_from: int = 2_000
+    codebook_decay: float = 0.97
+    revive_below: float = 0.02
+    freeze_encoder_from: int | None = None
+    kmeans_latents: int = 16_384
+
+    def __post_init__(self):
+        check_whole(self, "quantize_from", minimum=0)
+        check_whole(self, "kmeans_latents")
+        for name, is_right, expected in (
+            ("segment_s", self.segment_s > 0, "positive"),
+            (
+                "weights",
+                self.weights.keys() <= LOSS_WEIGHTS.keys(),
+                f"weights of losses among {', '.join(LOSS_WEIGHTS)}",
+            ),
+            ("codebook_decay", 0 < self.codebook_decay < 1, "in (0, 1)"),
+            ("revive_below", 0 <= self.revive_below < 1, "in [0, 1)"),
+        ):
+            check_field(self, name, is_right, expected)
+        object.__setattr__(self, "weights", {**LOSS_WEIGHTS, **self.weights})
