@@ -108,7 +108,9 @@ from bark_tf.training import Recipe
 OPTIONS = {"steps": 4, "learning_rate": 0.01, "warmup_steps": 0, "log_every": 1}
 OPTIONS |= {"checkpoint_every": 2, "validate_every": 4, "patience": 3}
 RECIPE = [
-    Recipe(stage="semantic", method="lora", lora={"rank": 4}, batch_size=4, options=OPTIONS),
+    Recipe(
+        stage="semantic", method="lora", lora={"rank": 4}, batch_size=4, options=OPTIONS
+    ),
     Recipe(stage="fine", batch_size=4, options=OPTIONS),
 ]
 """

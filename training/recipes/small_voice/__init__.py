@@ -1,4 +1,4 @@
-"""A small Bark from scratch that speaks 147 words and digits. All steps in order:
+"""A small Bark from scratch that speaks 147 words and digits, step by step.
 
     bark-tf prepare SPEECH audio --sample-rate 16000 --validation 0.05 --silence 0.1
     bark-tf train small_voice/codec --set data=audio out=small
