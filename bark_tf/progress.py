@@ -94,16 +94,29 @@ def _is_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
+def _bar_class() -> type:
+    """A tqdm bar of which `seconds` is the elapsed time, so that it can stand still."""
+    with warnings.catch_warnings():
+        # Without ipywidgets tqdm warns and draws text instead, which will do.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        began = seconds = 0.0
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            return {**super().format_dict, "elapsed": self.seconds}
+
+    return Bar
+
+
 class _Bars:
     """Draws the bar of each stage on a stream."""
 
     def __init__(self, stream: Any):
-        with warnings.catch_warnings():
-            # Without ipywidgets tqdm warns and draws text instead, which will do.
-            warnings.simplefilter("ignore")
-            from tqdm.auto import tqdm
         self._new_bar = functools.partial(
-            tqdm, file=stream, miniters=0, dynamic_ncols=True
+            _bar_class(), file=stream, miniters=0, dynamic_ncols=True
         )
         self._bars: dict[str, Any] = {}
         self._last_time = monotonic()
@@ -114,12 +127,12 @@ class _Bars:
         if stage not in self._bars:
             self._bars[stage] = self._new_bar(desc=stage)
         bar = self._bars[stage]
-        start_time = bar.start_t
+        if is_start:
+            # It began with the last report of any stage, as in `Timings`.
+            bar.began = self._last_time
+        bar.seconds = now - bar.began
         if is_start or total != bar.total:
             bar.reset(total)
-            # A stage begins with the last report of any stage, as in `Timings`.
-            elapsed = now - self._last_time
-            bar.start_t = bar.start_t - elapsed if is_start else start_time
         bar.update(done - bar.n)
         if done >= total:
             bar.refresh()
