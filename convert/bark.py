@@ -1,4 +1,4 @@
-"""Conversion tables of the three transformers, in Hugging Face's and Suno's names.
+"""Conversion tables of the three transformers, in Hugging Face's and suno's names.
 
 Source of the names: Hugging Face transformers (model `bark`), suno-ai/bark.
 """
@@ -12,11 +12,11 @@ import numpy as np
 
 from bark_tf.config import BarkFineConfig, BarkSubModelConfig
 
-from .rules import Rule, Table
+from .rules import Rule, Table, linear, norm
 
 
 class Names(NamedTuple):
-    """How one kind of checkpoint calls the parts of a transformer."""
+    """The names of a transformer's parts in one kind of checkpoint."""
 
     tokens: str
     positions: str
@@ -48,34 +48,27 @@ SUNO = Names(
 NAMES = {"hf": HF, "suno": SUNO}
 
 
-def table(config: BarkSubModelConfig, names: str = "hf") -> Table:
-    """The table of one transformer.
+def _body(config: BarkSubModelConfig, names: Names, norm_bias: bool) -> Iterator[Rule]:
+    """The rules that all three share: positions, blocks and the final norm."""
+    yield Rule("position_embedding/embeddings", f"{names.positions}.weight")
+    for i in range(config.num_layers):
+        ours, theirs = f"block_{i}/", f"{names.block}.{i}."
+        for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
+            yield from norm(ours + part, theirs + name, norm_bias)
+        for part, name in zip(("qkv", "out"), names.attention, strict=True):
+            yield from linear(f"{ours}attention/{part}", theirs + name, config.bias)
+        for part, name in zip(("fc", "proj"), names.mlp, strict=True):
+            yield from linear(f"{ours}mlp/{part}", theirs + name, config.bias)
+    yield from norm("final_norm", names.final_norm, norm_bias)
 
-    Args:
-        config: Of the semantic, the coarse or the fine model.
-        names: `"hf"` or `"suno"`.
 
-    Returns:
-        `Table`, with names as in a checkpoint of this network alone.
+def _causal_masks(config: BarkSubModelConfig, names: Names):
+    """The mask buffers of causal checkpoints, for which we have no variables."""
 
-    Raises:
-        ValueError: For other `names`.
+    def make() -> np.ndarray:
+        return np.tri(config.block_size, dtype=bool)[None, None]
 
-    Example:
-        >>> table(BarkCoarseConfig()).rules[0][:2]
-        ('token_embedding/embeddings', 'input_embeds_layer.weight')
-    """
-    if names not in NAMES:
-        raise ValueError(f"names must be one of {tuple(NAMES)}. Received: {names!r}")
-    spelling = NAMES[names]
-    if isinstance(config, BarkFineConfig):
-        return _fine_table(config, spelling)
-    rules = (
-        Rule("token_embedding/embeddings", f"{spelling.tokens}.weight"),
-        *_body(config, spelling, norm_bias=config.bias),
-        Rule("lm_head/kernel", "lm_head.weight"),
-    )
-    return Table(rules, constants=_causal_masks(config, spelling))
+    return {f"{names.block}.{i}.attn.bias": make for i in range(config.num_layers)}
 
 
 def _fine_table(config: BarkFineConfig, names: Names) -> Table:
@@ -95,36 +88,31 @@ def _fine_table(config: BarkFineConfig, names: Names) -> Table:
     return Table(tuple(rules))
 
 
-def _body(config: BarkSubModelConfig, names: Names, norm_bias: bool) -> Iterator[Rule]:
-    """What all three have: positions, blocks and the final norm."""
-    yield Rule("position_embedding/embeddings", f"{names.positions}.weight")
-    for i in range(config.num_layers):
-        ours, theirs = f"block_{i}/", f"{names.block}.{i}."
-        for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
-            yield from _norm(ours + part, theirs + name, norm_bias)
-        for part, name in zip(("qkv", "out"), names.attention, strict=True):
-            yield from _linear(f"{ours}attention/{part}", theirs + name, config.bias)
-        for part, name in zip(("fc", "proj"), names.mlp, strict=True):
-            yield from _linear(f"{ours}mlp/{part}", theirs + name, config.bias)
-    yield from _norm("final_norm", names.final_norm, norm_bias)
+def table(config: BarkSubModelConfig, names: str = "hf") -> Table:
+    """The table of one transformer.
 
+    Args:
+        config: Configuration of the semantic, coarse or fine model.
+        names: `"hf"` or `"suno"`.
 
-def _norm(ours: str, theirs: str, has_bias: bool) -> Iterator[Rule]:
-    yield Rule(f"{ours}/gamma", f"{theirs}.weight")
-    if has_bias:
-        yield Rule(f"{ours}/beta", f"{theirs}.bias")
+    Returns:
+        The table, with names as in a checkpoint of this network alone.
 
+    Raises:
+        ValueError: For other `names`.
 
-def _linear(ours: str, theirs: str, has_bias: bool) -> Iterator[Rule]:
-    yield Rule(f"{ours}/kernel", f"{theirs}.weight")
-    if has_bias:
-        yield Rule(f"{ours}/bias", f"{theirs}.bias")
-
-
-def _causal_masks(config: BarkSubModelConfig, names: Names):
-    """The mask buffers that causal checkpoints carry; no variable of ours."""
-
-    def make() -> np.ndarray:
-        return np.tri(config.block_size, dtype=bool)[None, None]
-
-    return {f"{names.block}.{i}.attn.bias": make for i in range(config.num_layers)}
+    Example:
+        >>> table(BarkCoarseConfig()).rules[0][:2]
+        ('token_embedding/embeddings', 'input_embeds_layer.weight')
+    """
+    if names not in NAMES:
+        raise ValueError(f"names must be one of {tuple(NAMES)}. Received: {names!r}")
+    spelling = NAMES[names]
+    if isinstance(config, BarkFineConfig):
+        return _fine_table(config, spelling)
+    rules = (
+        Rule("token_embedding/embeddings", f"{spelling.tokens}.weight"),
+        *_body(config, spelling, norm_bias=config.bias),
+        Rule("lm_head/kernel", "lm_head.weight"),
+    )
+    return Table(rules, constants=_causal_masks(config, spelling))

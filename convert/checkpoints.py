@@ -1,4 +1,4 @@
-"""Checkpoints in every format that Bark's weights exist in, and a safetensors writer.
+"""Checkpoints: reads every format that Bark's weights come in, writes safetensors.
 
 Nothing here needs torch, executes a pickle or holds more than one tensor in memory.
 """
@@ -18,10 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .file_tensors import CheckpointError, Contents, naming
+from .file_tensors import CheckpointError, Contents, LazyTensor, naming
 from .safetensors_files import (
-    Source,
-    check_source,
+    check_tensor,
     parse_json,
     read_safetensors,
     write_safetensors,
@@ -32,7 +31,7 @@ __all__ = ["Checkpoint", "CheckpointError", "open_checkpoint", "write_checkpoint
 
 SAFETENSORS_NAME = "model.safetensors"
 SAFETENSORS_INDEX_NAME = "model.safetensors.index.json"
-# In the order in which they are looked for in a directory.
+# Names looked for in a directory, in this order.
 WEIGHT_NAMES = (
     SAFETENSORS_NAME,
     SAFETENSORS_INDEX_NAME,
@@ -50,8 +49,8 @@ class Checkpoint:
     """The tensors of one checkpoint, read one at a time; a context manager.
 
     Attributes:
-        metadata: The texts of a safetensors header, or the plain values beside a state
-            dict: suno's `model_args`.
+        metadata: The strings of a safetensors header, or the plain values next to a
+            state dict, such as suno's `model_args`.
 
     Example:
         >>> with open_checkpoint("bark-small") as checkpoint:
@@ -64,15 +63,15 @@ class Checkpoint:
         self.metadata: Mapping[str, Any] = MappingProxyType(contents.metadata)
 
     def names(self) -> list[str]:
-        """The tensors' names as they are stored, in the order of the file."""
+        """The stored names of the tensors, in the order of the file."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor; nothing of it is read. KeyError if there is none."""
+        """The shape of a tensor, without reading it. KeyError if there is none."""
         return self._tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype:
-        """The dtype of a tensor (bfloat16: that of ml_dtypes); nothing is read."""
+        """The dtype of a tensor, without reading it; bfloat16 is that of ml_dtypes."""
         return self._tensors[name].dtype
 
     def read(self, name: str) -> np.ndarray:
@@ -82,19 +81,20 @@ class Checkpoint:
             name: One of `names()`.
 
         Returns:
-            Read-only array, usually a view of the file whose pages are read when they
-            are used, and possibly strided. It stays valid after `close`.
+            Read-only array, usually a view of the mapped file, possibly strided. It
+            stays valid after `close`.
 
         Raises:
             KeyError: If there is no such tensor.
-            ValueError: If the checkpoint is closed, or compressed and damaged.
+            ValueError: If the checkpoint is closed, or the tensor is compressed and
+                damaged.
         """
         if self._files is None:
             raise ValueError("Expected an open checkpoint. Received: a closed one")
         return self._tensors[name].read()
 
     def close(self) -> None:
-        """Closes the files. Arrays that were read stay valid."""
+        """Closes the files. Arrays already read stay valid."""
         if self._files is not None:
             self._files.close()
         self._files = None
@@ -107,7 +107,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Opens a checkpoint of any kind; the content decides which, not the file's name.
+    """Opens a checkpoint of any kind, recognised by content rather than name.
 
     Args:
         path: A safetensors file; a file of `torch.save` (`.bin`, `.pt`, `.pth`, `.th`;
@@ -115,11 +115,11 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
             of `WEIGHT_NAMES`, safetensors preferred.
 
     Returns:
-        The open `Checkpoint`. Only headers have been read.
+        The open `Checkpoint`, of which only headers have been read.
 
     Raises:
-        FileNotFoundError: If there is no such file, or no weights in the directory.
-        CheckpointError: A ValueError that names the file, if it is damaged, or its
+        FileNotFoundError: If there is no such file, or the directory has no weights.
+        CheckpointError: A ValueError that names the file, if the file is damaged or its
             pickle asks for more than tensors and plain values.
     """
     path = _weights_path(Path(path))
@@ -147,7 +147,7 @@ def _read_file(path: Path, files: contextlib.ExitStack) -> Contents:
 
 
 def _reader(path: Path, head: bytes) -> Callable[[BinaryIO], Contents]:
-    """Chooses by the first 9 bytes; a safetensors header follows its 8-byte length."""
+    """Chooses by the first 9 bytes; safetensors starts with an 8-byte length."""
     if head[8:] == b"{":
         return read_safetensors
     if head.startswith(b"PK\x03\x04"):
@@ -158,11 +158,11 @@ def _reader(path: Path, head: bytes) -> Callable[[BinaryIO], Contents]:
         return read_safetensors
     if head.startswith(b"version "):
         raise CheckpointError("expected weights. Received: a git-lfs pointer to them")
-    raise CheckpointError("expected a safetensors file or one of torch.save")
+    raise CheckpointError("expected a safetensors file or a file of torch.save")
 
 
 def _read_shards(path: Path, files: contextlib.ExitStack) -> Contents:
-    """Joins the files of an index, which must agree with it in every name."""
+    """Joins the files of an index, which must hold exactly the tensors it lists."""
     shards: dict[str, set[str]] = {}
     with naming(path):
         for name, file_name in _weight_map(path).items():
@@ -195,7 +195,7 @@ def _weight_map(path: Path) -> dict[str, Any]:
 
 
 def _plain_file_name(name: Any) -> str:
-    """A file of the index's own directory, also where backslashes separate."""
+    """Refuses paths that leave the index's directory, on Windows too."""
     is_plain = (
         type(name) is str
         and name == PurePath(name).name
@@ -203,50 +203,48 @@ def _plain_file_name(name: Any) -> str:
     )
     if not is_plain:
         raise CheckpointError(
-            f"expected shards beside the index. Received: {str(name)[:200]!r}"
+            f"expected shards next to the index. Received: {str(name)[:200]!r}"
         )
     return name
 
 
-# Writing -----------------------------------------------------------------------------
+# === Writing ===
 
 
 def write_checkpoint(
     directory: str | os.PathLike,
-    tensors: Iterable[tuple[str, tuple[int, ...], Any, Callable[[], np.ndarray]]],
+    tensors: Iterable[LazyTensor],
     *,
     max_shard_size: int | str = "5GB",
     metadata: Mapping[str, str] = MappingProxyType({"format": "pt"}),
 ) -> list[Path]:
     """Writes `model.safetensors`, or shards and their index, as Hugging Face does.
 
-    The files are complete and on disk before the first gets its name. If anything
-    fails, an older checkpoint in the directory is as it was; on success its files are
-    gone.
+    All files are complete and on disk before the first gets its name. If anything
+    fails, an older checkpoint in the directory is unchanged; on success it is removed.
 
     Args:
-        directory: Made if needed.
-        tensors: (name, shape, dtype, function that makes the array), as `rules.tensors`
-            yields them. One array is in memory at a time.
-        max_shard_size: Bytes, or a text such as `"200MB"` (decimal). A larger tensor
-            gets a file of its own.
-        metadata: Texts for the headers; transformers wants `{"format": "pt"}`.
+        directory: Created if missing.
+        tensors: One array is in memory at a time.
+        max_shard_size: Bytes, or a string such as `"200MB"` (decimal). A larger tensor
+            gets its own file.
+        metadata: Strings for the headers; transformers wants `{"format": "pt"}`.
 
     Returns:
-        The files written; of shards, the index is the last.
+        The files written; an index is the last.
 
     Raises:
-        ValueError: If a name occurs twice, a dtype has no place in the format, or an
-            array is not of the shape and dtype that was said.
+        ValueError: If a name occurs twice, the format has no such dtype, or an array
+            has another shape or dtype than announced.
     """
     directory = Path(directory)
-    sources = _by_name(tensors)
-    shards, index = _plan(sources, max_shard_size)
+    by_name = _by_name(tensors)
+    shards, index = _plan(by_name, max_shard_size)
     directory.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
     try:
         for file_name, names in shards.items():
-            members = [sources[name] for name in names]
+            members = [by_name[name] for name in names]
             write_safetensors(staging / file_name, members, metadata)
         if index is not None:
             _write_index(staging / SAFETENSORS_INDEX_NAME, index)
@@ -257,32 +255,30 @@ def write_checkpoint(
     return [directory / name for name in files]
 
 
-def _by_name(tensors: Iterable[tuple]) -> dict[str, Source]:
-    sources: dict[str, Source] = {}
-    for item in tensors:
-        source = check_source(Source(*item))
-        if source.name in sources:
+def _by_name(tensors: Iterable[LazyTensor]) -> dict[str, LazyTensor]:
+    by_name: dict[str, LazyTensor] = {}
+    for tensor in map(check_tensor, tensors):
+        if by_name.setdefault(tensor.name, tensor) is not tensor:
             raise ValueError(
-                f"Expected each name once. Received: {source.name!r} twice"
+                f"Expected each name once. Received: {tensor.name!r} twice"
             )
-        sources[source.name] = source
-    if not sources:
+    if not by_name:
         raise ValueError("Expected at least one tensor. Received: none")
-    return sources
+    return by_name
 
 
 def _plan(
-    sources: dict[str, Source], max_shard_size: int | str
+    tensors: dict[str, LazyTensor], max_shard_size: int | str
 ) -> tuple[dict[str, list[str]], dict[str, Any] | None]:
-    """File name -> tensors, by Hugging Face's own rule; and the index, if needed."""
+    """File name -> tensor names by Hugging Face's own rule, and the index if needed."""
     from huggingface_hub import split_state_dict_into_shards_factory
 
     if not isinstance(max_shard_size, str) and max_shard_size <= 0:
         raise ValueError(f"Expected a positive size. Received: {max_shard_size=}")
     split = split_state_dict_into_shards_factory(
-        sources,
-        get_storage_size=lambda source: source.num_bytes,
-        get_storage_id=lambda source: None,
+        tensors,
+        get_storage_size=lambda tensor: tensor.num_bytes,
+        get_storage_id=lambda tensor: None,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
@@ -298,12 +294,12 @@ def _write_index(path: Path, index: dict[str, Any]) -> None:
 
 
 def _publish(staging: Path, directory: Path, names: list[str]) -> None:
-    """Gives finished files their names, and removes those of an older checkpoint.
+    """Moves finished files into place and removes those of an older checkpoint.
 
-    Readers prefer the single file, then the index; so the older checkpoint is valid
-    until the new single file or index gets its name, or the older single file goes.
-    Only shards of the same names are set aside first, their index before them: a crash
-    leaves no index rather than mixed shards.
+    Readers prefer the single file, then the index, so the older checkpoint stays valid
+    until the new single file or index is in place, or the older single file is removed.
+    Only shards with the same names are set aside first, after their index, so that a
+    crash leaves no index rather than mixed shards.
     """
     *shards, last = names
     single = directory / SAFETENSORS_NAME
@@ -339,7 +335,7 @@ def _take_back(staging: Path, directory: Path, names: list[str]) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes the renames last through a power failure, where the system can."""
+    """Makes the renames survive a power failure, where the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""Configurations of checkpoints that bring none, or one in other words.
+"""Configurations of checkpoints that have none in Hugging Face's format.
 
-Suno's files hold a dict `model_args`; Meta's codec only tensors, whose shapes tell its
-sizes.
+Suno's files have a dict `model_args`; for Meta's codec, sizes come from the shapes of
+the tensors.
 
 Source: suno-ai/bark, `bark/generation.py::_load_model` (what `model_args` holds);
 facebookresearch/encodec, `encodec/model.py`.
@@ -24,7 +24,7 @@ from bark_tf.config import (
     EncodecConfig,
 )
 
-Shapes = Mapping[str, tuple[int, ...]]
+from .rules import Shapes
 
 # Suno's name -> ours.
 _SUNO_FIELDS = {
@@ -37,15 +37,12 @@ _SUNO_FIELDS = {
     "input_vocab_size": "input_vocab_size",
     "output_vocab_size": "output_vocab_size",
 }
-_SUNO_FINE_FIELDS = {
-    "n_codes_total": "n_codes_total",
-    "n_codes_given": "n_codes_given",
-}
+_SUNO_FINE_FIELDS = {name: name for name in ("n_codes_total", "n_codes_given")}
 _OPTIONAL = ("bias", "dropout")
 
 
 def published_generation_config() -> BarkGenerationConfig:
-    """How the published checkpoints generate: they sample, unlike the defaults.
+    """The generation configuration of the published checkpoints, which sample.
 
     Source: `generation_config.json` of `suno/bark` and `suno/bark-small`.
     """
@@ -57,22 +54,22 @@ def published_generation_config() -> BarkGenerationConfig:
     )
 
 
-# Suno's transformers ------------------------------------------------------------------
+# === Suno's transformers ===
 
 
 def suno_part(shapes: Shapes, stem: str) -> str:
-    """Tells which of the three transformers one of suno's files holds.
+    """Determines which of the three transformers one of suno's files holds.
 
     Args:
         shapes: Name -> shape of its tensors, without `_orig_mod.`.
-        stem: The file's name without its ending, such as `"text_2"`.
+        stem: The file's name without its suffix, such as `"text_2"`.
 
     Returns:
-        `"semantic"`, `"coarse_acoustics"` or `"fine_acoustics"`. Published
-        vocabularies decide; for others the file's name does.
+        `"semantic"`, `"coarse_acoustics"` or `"fine_acoustics"`, decided by the
+        vocabulary sizes if they are the published ones, else by the file's name.
 
     Raises:
-        ValueError: If neither tells.
+        ValueError: If neither decides.
     """
     if "transformer.wtes.0.weight" in shapes:
         return "fine_acoustics"
@@ -88,27 +85,26 @@ def suno_part(shapes: Shapes, stem: str) -> str:
         if stem.startswith(beginning):
             return part
     raise ValueError(
-        "Expected a file named text* or coarse*, as vocabularies other than the "
-        f"published ones do not tell the stage. Received: {stem!r} with vocabularies "
-        f"of {rows}"
+        "Expected a file named text* or coarse*, because only the published "
+        f"vocabularies show the stage. Received: {stem!r} with vocabularies of {rows}"
     )
 
 
 def from_model_args(
     cls: type[BarkSubModelConfig], model_args: Mapping[str, Any], **more: Any
 ) -> BarkSubModelConfig:
-    """A transformer's configuration from suno's.
+    """Turns suno's configuration of a transformer into ours.
 
     Args:
         cls: `BarkSemanticConfig`, `BarkCoarseConfig` or `BarkFineConfig`.
-        model_args: Suno's, with one `vocab_size` or two. Other keys are ignored.
-        **more: Fields that suno does not have.
+        model_args: Suno's, with one or two vocabulary sizes; other keys are ignored.
+        **more: Further fields, which suno does not have.
 
     Returns:
-        The configuration. Whether it fits the tensors is `rules.fit`'s to say.
+        The configuration. `rules.fit` checks it against the tensors.
 
     Raises:
-        ValueError: If a value is missing, no number, or out of range.
+        ValueError: If a value is missing, not a number, or out of range.
 
     Example:
         >>> config = BarkConfig.preset("bark").semantic_config
@@ -139,13 +135,13 @@ def from_model_args(
 
 
 def to_model_args(config: BarkSubModelConfig) -> dict[str, Any]:
-    """A transformer's configuration in suno's words: the inverse of `from_model_args`.
+    """Turns our configuration of a transformer into suno's.
 
     Args:
-        config: Of one of the three transformers.
+        config: Configuration of one of the three transformers.
 
     Returns:
-        What suno's `GPTConfig` or `FineGPTConfig` takes.
+        The arguments of suno's `GPTConfig` or `FineGPTConfig`.
     """
     fields = _fields_of(type(config))
     return {theirs: getattr(config, ours) for theirs, ours in fields.items()}
@@ -155,21 +151,21 @@ def _fields_of(cls: type[BarkSubModelConfig]) -> dict[str, str]:
     return _SUNO_FIELDS | (_SUNO_FINE_FIELDS if cls is BarkFineConfig else {})
 
 
-# Meta's codec -------------------------------------------------------------------------
+# === Meta's codec ===
 
 
 def codec_config(shapes: Shapes) -> EncodecConfig:
-    """The configuration of one of Meta's 24 kHz codecs, from the shapes of its tensors.
+    """Infers the configuration of one of Meta's 24 kHz codecs from shapes.
 
     Args:
-        shapes: Name -> shape, in Meta's names with the older spelling of weight norm.
+        shapes: Canonical name -> shape, in Meta's names.
 
     Returns:
-        `EncodecConfig()` for the published file. What leaves no trace in shapes
-        (bandwidths, padding, dilation, ...) is that of the 24 kHz model.
+        `EncodecConfig()` for the published file. What shapes do not show (bandwidths,
+        padding, dilation, ...) is taken from the 24 kHz model.
 
     Raises:
-        ValueError: If they are not those of such a codec.
+        ValueError: If the shapes are not those of such a codec.
     """
     try:
         config = _codec_config(shapes)
@@ -181,8 +177,8 @@ def codec_config(shapes: Shapes) -> EncodecConfig:
     codebooks = len(_numbers(shapes, r"quantizer\.vq\.layers\.(\d+)\._codebook\.embed"))
     if config.num_quantizers != codebooks:
         raise ValueError(
-            f"Expected {config.num_quantizers} codebooks, as EnCodec for 24 kHz with "
-            f"ratios {config.upsampling_ratios} has. Received: {codebooks}; give the "
+            f"Expected {config.num_quantizers} codebooks, as in EnCodec for 24 kHz "
+            f"with ratios {config.upsampling_ratios}. Received: {codebooks}; pass the "
             "configuration"
         )
     return config
@@ -200,8 +196,7 @@ def _codec_config(shapes: Shapes) -> EncodecConfig:
         audio_channels=first[1],
         num_filters=first[0],
         kernel_size=first[2],
-        # A stage shortens time by half its kernel, and the encoder begins with the
-        # last ratio of the decoder.
+        # Strides are half the kernels; the encoder has the decoder's in reverse.
         upsampling_ratios=tuple(shape[2] // 2 for shape in reversed(downsampling)),
         num_residual_layers=len(units) // len(downsampling),
         compress=first[0] // narrow[0],
@@ -216,6 +211,6 @@ def _codec_config(shapes: Shapes) -> EncodecConfig:
 
 
 def _numbers(shapes: Shapes, pattern: str) -> list[int]:
-    """The numbers in the names that match, in their order."""
+    """The numbers in the names that match, sorted."""
     found = (re.fullmatch(pattern, name) for name in shapes)
     return sorted(int(match[1]) for match in found if match)

@@ -1,8 +1,8 @@
-"""A checkpoint of any kind into a checkpoint directory, tensor by tensor.
+"""Converts a checkpoint of any kind into a checkpoint directory, tensor by tensor.
 
     source's names -> paths of our variables -> destination's names
 
-Both steps are conversion tables; no network is built and no more than one tensor is in
+Both steps are conversion tables. No network is built, and one tensor at a time is in
 memory.
 """
 
@@ -28,17 +28,16 @@ from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
 from .configs import published_generation_config, to_model_args
-from .file_tensors import DTYPES, naming
-from .inventory import PARTS, variable_shapes
+from .file_tensors import DTYPES, LazyTensor, naming
 from .rules import Rule
-from .safetensors_files import Source as Tensor
-from .safetensors_files import check_source, parse_json, write_safetensors
+from .safetensors_files import parse_json, write_safetensors
+from .shapes import PARTS, variable_shapes
 from .sources import CODEC, STEMS, Part, Source, open_source
 from .weights import table_for
 
 FLOATS = ("float32", "float16", "bfloat16")
 VOICE_INDEX_NAME = "speaker_embeddings_path.json"
-# Files of a checkpoint that are copied as they are.
+# Files that are copied unchanged.
 COPIED_NAMES = (
     GENERATION_CONFIG_NAME,
     "tokenizer.json",
@@ -49,7 +48,7 @@ COPIED_NAMES = (
     "semantic_tokenizer.safetensors",
     "semantic_tokenizer.json",
 )
-# What may be replaced: a directory with anything else is no checkpoint.
+# Files that may be overwritten; a directory with others is not a checkpoint.
 _CHECKPOINT_FILES = re.compile(
     r"(pytorch_)?model.*\.(safetensors|bin|index\.json)|[a-z]*_?config\.json"
     r"|(text|coarse|fine|encodec)\.(safetensors|json)|special_tokens_map\.json"
@@ -74,36 +73,35 @@ def convert_checkpoint(
 ) -> Path:
     """Converts a checkpoint of any kind into a checkpoint directory.
 
-    The destination appears complete or not at all: it is written beside and renamed.
+    The destination appears complete or not at all.
 
     With `names="hf"` it is what `from_pretrained` opens, here and in transformers:
-    `model.safetensors`, `config.json` and, where there are some, the tokenizer and the
-    voices. All four parts make a whole Bark, one alone its own checkpoint.
+    `model.safetensors`, `config.json` and, if the source has them, tokenizer and
+    voices. The source has all four parts of a Bark, or one of them.
 
-    With `names="suno"` it holds a file for each part in the names of its original:
-    `text.safetensors`, `coarse.safetensors`, `fine.safetensors` (suno's, tied heads
-    included) and `encodec.safetensors` (Meta's), and beside each a JSON file of its
-    name, with suno's `model_args` or the codec's `config.json`. Converted back, every
-    tensor is the same bit by bit.
+    With `names="suno"` it has one file per part in the original names:
+    `text.safetensors`, `coarse.safetensors`, `fine.safetensors` (suno's, with tied
+    heads) and `encodec.safetensors` (Meta's), each with a JSON file of the same name
+    that holds suno's `model_args` or the codec's `config.json`. Converting back gives
+    bit-equal tensors.
 
     Args:
-        source: A directory of Hugging Face's (a whole Bark, one of its parts, or
-            EnCodec) or its repository id; a directory with suno's `text.pt`,
-            `coarse.pt`, `fine.pt` (or `text_2.pt`, ...) and perhaps Meta's
-            `encodec_24khz-*.th`; one such file; or a list of all these.
+        source: A directory or repository in Hugging Face's format (a whole Bark, one of
+            its parts, or EnCodec); a directory with suno's `text.pt`, `coarse.pt`,
+            `fine.pt` (or `text_2.pt`, ...) and optionally Meta's `encodec_24khz-*.th`;
+            one such file; or a list of these.
         destination: A directory that does not exist or is empty.
         names: `"hf"` or `"suno"`.
-        dtype: `"float32"`, `"float16"` or `"bfloat16"` for all floating-point tensors;
-            None keeps every tensor as it is.
-        max_shard_size: Bytes, or a text such as `"200MB"`; larger checkpoints in
+        dtype: `"float32"`, `"float16"` or `"bfloat16"` for all floating-point tensors.
+            None keeps their dtypes.
+        max_shard_size: Bytes, or a string such as `"200MB"`; larger checkpoints in
             Hugging Face's names are split.
-        codec: Where the codec is, as `source`: Meta's file, or a directory or
-            repository of Hugging Face's with a Bark or an EnCodec. Wins over a codec
-            in `source`.
-        config: `BarkConfig` or a part's configuration, for weights without; wins over
+        codec: Source of the codec: Meta's file, or a directory or repository in Hugging
+            Face's format with a Bark or an EnCodec. Replaces a codec in `source`.
+        config: `BarkConfig` or a part's configuration, if the source has none; replaces
             one in `source`.
-        overwrite: Whether a checkpoint at `destination` is replaced, with all files.
-        progress: Called with (tensor, bytes done, bytes in all) as tensors are read.
+        overwrite: Whether to replace a checkpoint at `destination`, with all its files.
+        progress: Called with (tensor, bytes done, total bytes) as tensors are read.
 
     Returns:
         The destination.
@@ -112,8 +110,8 @@ def convert_checkpoint(
         FileNotFoundError: If a file is missing.
         FileExistsError: If `destination` is a file, or a directory that is not empty
             (with `overwrite`: that holds more than a checkpoint).
-        ValueError: If the source is damaged, lacks a part or a tensor, has one too
-            many or of another shape, or a value does not fit `dtype`.
+        ValueError: If the source is damaged, a part or tensor is missing, superfluous
+            or of another shape, or a value does not fit `dtype`.
 
     Example:
         >>> convert_checkpoint("bark_v0", "bark", codec="encodec_24khz-d7cc33bc.th")
@@ -139,11 +137,11 @@ def _check_choice(name: str, value: Any, choices: tuple) -> None:
         )
 
 
-# The destination ----------------------------------------------------------------------
+# === The destination ===
 
 
 def _local_paths(*sources: Any) -> list[Path]:
-    """The files and directories among the sources."""
+    """The sources that are files or directories here."""
     paths: list[Path] = []
     for source in sources:
         is_one = source is None or isinstance(source, str | os.PathLike)
@@ -157,7 +155,7 @@ def _check_destination(
     for path in sources:
         if destination in (path, *path.parents):
             raise ValueError(
-                "Expected a destination apart from the source. "
+                "Expected a destination outside of the source. "
                 f"Received: {str(destination)!r}, which holds {str(path)!r}"
             )
     if not destination.exists():
@@ -167,20 +165,20 @@ def _check_destination(
     there = sorted(path.name for path in destination.iterdir())
     if there and not overwrite:
         raise FileExistsError(
-            f"{str(destination)!r} is not empty: name another directory, or ask to "
+            f"{str(destination)!r} is not empty: choose another directory, or ask to "
             "overwrite it"
         )
     others = [name for name in there if not _CHECKPOINT_FILES.fullmatch(name)]
     if others:
         raise FileExistsError(
-            f"{str(destination)!r} is not only a checkpoint and will not be "
-            f"overwritten: it holds {others[0]!r}"
+            f"{str(destination)!r} holds {others[0]!r}, which is not part of a "
+            "checkpoint, so it is not overwritten"
         )
 
 
 @contextlib.contextmanager
 def _renamed_to(destination: Path) -> Iterator[Path]:
-    """Gives a new directory beside `destination`, which it becomes on success."""
+    """Yields a temporary directory that becomes `destination` on success."""
     beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
     replaced = beside.with_name(f"{beside.name}.old")
     beside.mkdir(parents=True)
@@ -200,7 +198,7 @@ def _renamed_to(destination: Path) -> Iterator[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
 
 
-# Writing ------------------------------------------------------------------------------
+# === Writing ===
 
 
 def _write_hf(found: Source, directory: Path, dtype, max_shard_size, progress) -> None:
@@ -210,7 +208,7 @@ def _write_hf(found: Source, directory: Path, dtype, max_shard_size, progress) -
         raise ValueError(
             f"Expected all of {', '.join(PARTS)}, or one of them alone. "
             f"Received: a source without {', '.join(missing)}"
-            + ("; say with `codec` where the codec is" if CODEC in missing else "")
+            + ("; pass the codec as `codec`" if CODEC in missing else "")
         )
     tensors = [
         tensor
@@ -232,7 +230,7 @@ def _write_suno(
     found: Source, directory: Path, dtype, max_shard_size, progress
 ) -> None:
     listed = [
-        [check_source(t) for t in _tensors(part, _originals(name), "", dtype)]
+        _tensors(part, _originals(name), "", dtype)
         for name, part in found.parts.items()
     ]
     reported = _reported(listed, progress)
@@ -246,12 +244,14 @@ def _write_suno(
 
 
 def _originals(name: str) -> str:
-    """Whose names a part has that is not in Hugging Face's."""
+    """The original names of a part."""
     return "meta" if name == CODEC else "suno"
 
 
-def _tensors(part: Part, names: str, prefix: str, dtype: str | None) -> list[Tensor]:
-    """The tensors of one network in a destination's names."""
+def _tensors(
+    part: Part, names: str, prefix: str, dtype: str | None
+) -> list[LazyTensor]:
+    """The tensors of one network in the names of the destination."""
     shapes = variable_shapes(part.config)
     table = table_for(part.config, names)
     origins = {rule.ours: rule for rule in part.table.rules}
@@ -262,19 +262,18 @@ def _tensors(part: Part, names: str, prefix: str, dtype: str | None) -> list[Ten
         target = _target_dtype(part.checkpoint.dtype(stored), dtype)
         make = functools.partial(_make, part, stored, origin, rule, target)
         shape = rule.shape(shapes[rule.ours])
-        tensors[rule.theirs] = Tensor(prefix + rule.theirs, shape, target, make)
-    if names == "suno":  # whose loader asks for tied heads too, and makes masks itself
+        tensors[rule.theirs] = LazyTensor(prefix + rule.theirs, shape, target, make)
+    if names == "suno":  # suno's loader needs tied heads too, and makes masks itself
         for second, first in table.aliases.items():
             tensors[second] = tensors[first]._replace(name=prefix + second)
     else:
         for name, make in table.constants.items():
-            array = make()
-            tensors[name] = Tensor(prefix + name, array.shape, array.dtype, make)
+            tensors[name] = LazyTensor.constant(prefix + name, make)
     return list(tensors.values())
 
 
 def _target_dtype(own: np.dtype, dtype: str | None) -> np.dtype:
-    is_float = own.kind not in "?biuc"  # bfloat16 and others are of kind V
+    is_float = own.kind not in "?biuc"  # bfloat16 and float8 have kind V
     return DTYPES[dtype] if dtype is not None and is_float else own
 
 
@@ -289,22 +288,22 @@ def _make(
         cast = array.astype(dtype)
     if not np.isfinite(cast).all() and np.isfinite(array).all():
         raise ValueError(
-            f"Expected values that fit {dtype}; bfloat16 reaches as far as float32. "
+            f"Expected values that fit {dtype}; bfloat16 has the range of float32. "
             f"Received: {stored!r} with up to {np.abs(array).max():g}"
         )
     return cast
 
 
 def _reported(
-    listed: list[list[Tensor]], progress: Progress | None
-) -> list[list[Tensor]]:
-    """The same tensors, which report their bytes when they are made."""
+    listed: list[list[LazyTensor]], progress: Progress | None
+) -> list[list[LazyTensor]]:
+    """The same tensors, reporting progress as they are made."""
     if progress is None:
         return listed
     sizes = [tensor.num_bytes for tensors in listed for tensor in tensors]
     total, done = sum(sizes), 0
 
-    def make(tensor: Tensor) -> np.ndarray:
+    def make(tensor: LazyTensor) -> np.ndarray:
         nonlocal done
         array = tensor.make()
         done += tensor.num_bytes
@@ -317,7 +316,7 @@ def _reported(
     ]
 
 
-# Beside the weights -------------------------------------------------------------------
+# === Other files ===
 
 
 def _whole_or_part_config(found: Source, is_whole: bool, dtype: str | None) -> Any:
@@ -330,7 +329,7 @@ def _whole_or_part_config(found: Source, is_whole: bool, dtype: str | None) -> A
 
 
 def _with_dtype(config: Any, dtype: str) -> Any:
-    """The configuration with what transformers reads as the dtype to load with."""
+    """The configuration with the dtype in which transformers loads the weights."""
     nested = {}
     if isinstance(config, BarkConfig):
         for cls in PARTS.values():
@@ -341,7 +340,7 @@ def _with_dtype(config: Any, dtype: str) -> Any:
 
 
 def _copy_files(location: Any, directory: Path) -> None:
-    """Copies the tokenizer and the voices, as far as they are there."""
+    """Copies tokenizer and voices, if there are any."""
     for name in COPIED_NAMES:
         _copy(location, name, directory)
     index = _copy(location, VOICE_INDEX_NAME, directory)
@@ -357,10 +356,9 @@ def _copy_files(location: Any, directory: Path) -> None:
         for path in voices[voice].values():
             if not str(path).endswith(".npy"):
                 raise ValueError(
-                    f"{index}: expected files of arrays, .npy. "
-                    f"Received: {str(path)[:80]!r}"
+                    f"{index}: expected .npy files. Received: {str(path)[:80]!r}"
                 )
-            # An index that was saved on Windows holds backslashes.
+            # An index saved on Windows has backslashes.
             _copy(location, PureWindowsPath(path).as_posix(), directory)
 
 

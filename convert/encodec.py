@@ -1,7 +1,7 @@
-"""The conversion table of EnCodec, in Hugging Face's names and in Meta's.
+"""The conversion table of EnCodec, in Hugging Face's and Meta's names.
 
-Both number the modules of a network in one sequence, activations included, so the
-rules come from walking the same loops as `bark_tf/models/encodec/seanet.py`.
+Both number the modules of a network in sequence, activations included, so the rules
+come from the same loops as `bark_tf/models/encodec/seanet.py`.
 
 Source: facebookresearch/encodec, `encodec/modules/seanet.py`; Hugging Face
 transformers, `models/encodec/modeling_encodec.py`.
@@ -15,19 +15,19 @@ from typing import NamedTuple
 
 from bark_tf.config import EncodecConfig
 
-from .rules import REVERSE_AXES, Rule, Table
+from .rules import REVERSE_AXES, Rule, Table, norm
 
 
 class Names(NamedTuple):
-    """How a writer of checkpoints names the parts; what differs between them.
+    """The names that differ between the two kinds of checkpoint.
 
     Attributes:
-        layer: A module of a network, from the network and the module's number.
-        conv: A convolution's weights, below its module.
-        transposed: A transposed convolution's weights, below its module.
-        norm: A convolution's group norm, below its module.
-        transposed_norm: A transposed convolution's group norm, below its module.
-        codebook: A codebook, from its number.
+        layer: Module, formatted with network and number.
+        conv: Weights of a convolution below its module.
+        transposed: Weights of a transposed convolution below its module.
+        norm: Group norm of a convolution below its module.
+        transposed_norm: Group norm of a transposed convolution below its module.
+        codebook: Codebook, formatted with its number.
     """
 
     layer: str
@@ -62,24 +62,23 @@ CODEBOOK_VARIABLES = ("inited", "cluster_size", "embed", "embed_avg")
 
 
 def _kernel(
-    config: EncodecConfig, ours: str, weights: str, norm: str
+    config: EncodecConfig, ours: str, weights: str, group_norm: str
 ) -> Iterator[Rule]:
-    """A convolution, given the names of its weights and of its norm."""
+    """The rules of a convolution with these names of weights and norm."""
     if config.norm_type == "weight_norm":
         yield Rule(f"{ours}/direction", f"{weights}.weight_v", REVERSE_AXES)
         yield Rule(f"{ours}/scale", f"{weights}.weight_g", REVERSE_AXES)
     else:
         yield Rule(f"{ours}/kernel", f"{weights}.weight", REVERSE_AXES)
-        yield Rule(f"{ours}/norm/gamma", f"{norm}.weight")
-        yield Rule(f"{ours}/norm/beta", f"{norm}.bias")
+        yield from norm(f"{ours}/norm", group_norm)
     yield Rule(f"{ours}/bias", f"{weights}.bias")
 
 
 def _convolution(
     config: EncodecConfig, names: Names, ours: str, theirs: str
 ) -> Iterator[Rule]:
-    weights, norm = f"{theirs}.{names.conv}", f"{theirs}.{names.norm}"
-    return _kernel(config, ours, weights, norm)
+    weights = f"{theirs}.{names.conv}"
+    return _kernel(config, ours, weights, f"{theirs}.{names.norm}")
 
 
 def _transposed(
@@ -109,33 +108,25 @@ def _residual_unit(
         yield from _convolution(config, names, f"{ours}/shortcut", f"{theirs}.shortcut")
 
 
-class _Modules:
-    """Hands out the names of a network's modules in the order of its sequence."""
-
-    def __init__(self, names: Names, network: str):
-        self._names = (names.layer.format(network, n) for n in itertools.count())
-
-    def next(self) -> str:
-        return next(self._names)
-
-    def skip_activation(self) -> None:
-        next(self._names)
+def _modules(names: Names, network: str) -> Iterator[str]:
+    """The names of a network's modules in sequence."""
+    return (names.layer.format(network, number) for number in itertools.count())
 
 
 def _encoder(config: EncodecConfig, names: Names) -> Iterator[Rule]:
-    modules = _Modules(names, "encoder")
-    yield from _convolution(config, names, "encoder/input_conv", modules.next())
+    modules = _modules(names, "encoder")
+    yield from _convolution(config, names, "encoder/input_conv", next(modules))
     for index in range(len(config.upsampling_ratios)):
         stage = f"encoder/stage_{index}"
         for unit in range(config.num_residual_layers):
             ours = f"{stage}/residual_{unit}"
-            yield from _residual_unit(config, names, ours, modules.next())
-        modules.skip_activation()
-        yield from _convolution(config, names, f"{stage}/downsample", modules.next())
+            yield from _residual_unit(config, names, ours, next(modules))
+        next(modules)  # an activation
+        yield from _convolution(config, names, f"{stage}/downsample", next(modules))
     if config.num_lstm_layers:
-        yield from _lstm(config, "encoder/lstm", modules.next())
-    modules.skip_activation()
-    yield from _convolution(config, names, "encoder/output_conv", modules.next())
+        yield from _lstm(config, "encoder/lstm", next(modules))
+    next(modules)  # an activation
+    yield from _convolution(config, names, "encoder/output_conv", next(modules))
 
 
 def _quantizer(config: EncodecConfig, names: Names) -> Iterator[Rule]:
@@ -147,19 +138,19 @@ def _quantizer(config: EncodecConfig, names: Names) -> Iterator[Rule]:
 
 
 def _decoder(config: EncodecConfig, names: Names) -> Iterator[Rule]:
-    modules = _Modules(names, "decoder")
-    yield from _convolution(config, names, "decoder/input_conv", modules.next())
+    modules = _modules(names, "decoder")
+    yield from _convolution(config, names, "decoder/input_conv", next(modules))
     if config.num_lstm_layers:
-        yield from _lstm(config, "decoder/lstm", modules.next())
+        yield from _lstm(config, "decoder/lstm", next(modules))
     for index in range(len(config.upsampling_ratios)):
         stage = f"decoder/stage_{index}"
-        modules.skip_activation()
-        yield from _transposed(config, names, f"{stage}/upsample", modules.next())
+        next(modules)  # an activation
+        yield from _transposed(config, names, f"{stage}/upsample", next(modules))
         for unit in range(config.num_residual_layers):
             ours = f"{stage}/residual_{unit}"
-            yield from _residual_unit(config, names, ours, modules.next())
-    modules.skip_activation()
-    yield from _convolution(config, names, "decoder/output_conv", modules.next())
+            yield from _residual_unit(config, names, ours, next(modules))
+    next(modules)  # an activation
+    yield from _convolution(config, names, "decoder/output_conv", next(modules))
 
 
 def table(config: EncodecConfig, names: str = "hf") -> Table:
@@ -170,7 +161,7 @@ def table(config: EncodecConfig, names: str = "hf") -> Table:
         names: `"hf"`, or `"meta"` for the original `encodec_24khz-d7cc33bc.th`.
 
     Returns:
-        The table, in paths below `EncodecModel`.
+        The table, with paths below `EncodecModel`.
 
     Raises:
         ValueError: For other `names`.

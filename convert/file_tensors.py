@@ -1,4 +1,4 @@
-"""Tensors that lie in a file: where, in which layout, read only when asked for."""
+"""Tensors in files: dtypes, layouts, and reading them only when asked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-# numpy 1.26 knows arrays of at most 32 axes.
+# NumPy 1.26 allows at most 32 axes.
 _MAX_RANK = 32
 _MAX_BYTES = 2**63 - 1
 
-# Little-endian, as every file format read here is, whatever the machine.
+# Little-endian on every machine, like all file formats read here.
 DTYPES = {
     name: np.dtype(numpy_name)
     for name, numpy_name in {
@@ -42,11 +42,11 @@ DTYPES = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, hostile or of a kind that is not read."""
+    """A checkpoint that is damaged, hostile or of an unsupported kind."""
 
 
 class Layout(NamedTuple):
-    """How a tensor lies in its bytes.
+    """How a tensor is laid out in its bytes.
 
     Attributes:
         shape: Axis lengths.
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
 
     @property
     def num_elements(self) -> int:
-        """How many elements the tensor has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
@@ -74,15 +74,35 @@ class Layout(NamedTuple):
 
 
 class FileTensor(NamedTuple):
-    """One tensor of a checkpoint and the function that reads it."""
+    """A tensor of a checkpoint and the function that reads it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
 
+class LazyTensor(NamedTuple):
+    """A tensor to be written and the function that makes its array."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in the file."""
+        return checked_layout(self.shape, self.dtype).num_bytes
+
+    @classmethod
+    def constant(cls, name: str, make: Callable[[], np.ndarray]) -> LazyTensor:
+        """A tensor whose shape and dtype are those of what `make` returns."""
+        array = make()
+        return cls(name, array.shape, array.dtype, make)
+
+
 class Contents(NamedTuple):
-    """What one file holds."""
+    """The contents of one file."""
 
     tensors: dict[str, FileTensor]
     metadata: dict[str, Any]
@@ -90,7 +110,7 @@ class Contents(NamedTuple):
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Puts the file's name in front of every `CheckpointError` raised inside."""
+    """Prefixes every `CheckpointError` raised inside with the file's name."""
     try:
         yield
     except CheckpointError as error:
@@ -98,7 +118,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value of a file is a whole number from 0 to 2**63 - 1."""
+    """Whether a value read from a file is an integer from 0 to 2**63 - 1."""
     return type(value) is int and 0 <= value <= _MAX_BYTES
 
 
@@ -106,16 +126,16 @@ def checked_layout(shape: Any, dtype: np.dtype, strides: Any = None) -> Layout:
     """A layout from numbers that a file claims.
 
     Args:
-        shape: Tuple or list of whole numbers, at most 32.
+        shape: Tuple or list of at most 32 integers.
         dtype: One of `DTYPES`.
-        strides: As many, in elements; None means C order without gaps.
+        strides: As many integers, in elements; None means C order without gaps.
 
     Raises:
-        CheckpointError: If they are not that, or too large to be addressed.
+        CheckpointError: If shape or strides are something else, or too large.
     """
     if not _are_counts(shape):
         raise CheckpointError("expected a shape of at most 32 whole numbers")
-    # Also with a zero among them: numpy refuses (0, 2**62, 2**62).
+    # Zeros count as 1, because NumPy refuses (0, 2**62, 2**62) too.
     if math.prod(max(length, 1) for length in shape) * dtype.itemsize > _MAX_BYTES:
         raise CheckpointError(f"expected a shape that fits memory. Received: {shape}")
     if strides is None:
@@ -136,9 +156,9 @@ def _are_counts(values: Any) -> bool:
 def mapped(handle: BinaryIO, first_byte: int, layout: Layout) -> np.ndarray:
     """A read-only view of a tensor in an open file; pages are read when touched.
 
-    Each call makes a mapping of its own that ends with the array, so that tensors
-    which were dropped no longer count as memory of the process. The mapping is private:
-    who makes the array writable changes neither the file nor another array.
+    Each array has its own mapping, so that dropping the array frees its pages. The
+    mapping is private: writing to an array that was made writable changes neither the
+    file nor another array.
     """
     if not layout.num_bytes:
         return np.empty(layout.shape, layout.dtype)
@@ -153,7 +173,7 @@ def mapped(handle: BinaryIO, first_byte: int, layout: Layout) -> np.ndarray:
 
 
 def laid_out(buffer: Any, first_byte: int, layout: Layout) -> np.ndarray:
-    """A read-only tensor over bytes in memory; copied only if they are not aligned."""
+    """A read-only array over bytes in memory, copied only if they are not aligned."""
     array = np.ndarray(
         layout.shape,
         layout.dtype,

@@ -1,7 +1,7 @@
-"""Conversion tables of HuBERT and of the quantizer that makes Bark's tokens of it.
+"""Conversion tables and configurations of HuBERT and of its quantizer.
 
-HuBERT is spelled in two ways: transformers' and fairseq's, which numbers the modules of
-a sequence. Quantizers are the community's, in the names of one file format.
+HuBERT comes in transformers' names and in fairseq's, which numbers the modules of a
+sequence. The quantizers are the community's and have one set of names.
 
 Source of the names: Hugging Face transformers (model `hubert`); facebookresearch/
 fairseq, `models/wav2vec/wav2vec2.py` and `models/hubert/hubert.py`; gitmylo/
@@ -11,16 +11,15 @@ bark-voice-cloning-HuBERT-quantizer, `customtokenizer.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
 
 from .encodec import LSTM_VARIABLES
-from .rules import REVERSE_AXES, Rule, Table
+from .rules import REVERSE_AXES, Rule, Shapes, Table, linear, norm
 
-Shapes = Mapping[str, tuple[int, ...]]
-# What a checkpoint's shapes do not tell: width of a head, strides of base.
+# Not visible in shapes, but the same in all published checkpoints.
 HEAD_SIZE = 64
 CONV_STRIDE = HubertConfig.conv_stride
 # Twice as many as the largest HuBERT has.
@@ -28,18 +27,18 @@ MAX_LAYERS = 96
 
 
 class Names(NamedTuple):
-    """How one kind of checkpoint calls the parts of HuBERT.
+    """The names that differ between the two kinds of checkpoint.
 
     Attributes:
-        conv: A convolution of the front end, from its number.
-        conv_norm: The norm after one, from its number; base has the first.
-        projection: Norm and linear layer behind the front end.
-        positions: The convolution of the positions.
-        attention: The beginning of the four linear layers' names.
-        norms: After attention and MLP.
-        mlp: Both linear layers.
-        mask: What stood for hidden frames.
-        heads: What only its training needs, not read.
+        conv: Convolution of the front end, formatted with its number.
+        conv_norm: The norm after it, formatted likewise; base has only the first.
+        projection: Norm and linear layer after the front end.
+        positions: Positional convolution.
+        attention: Prefix of the four linear layers.
+        norms: Norms after attention and MLP.
+        mlp: The two linear layers.
+        mask: Embedding of masked frames.
+        heads: Tensors used only in pretraining, which are not read.
     """
 
     conv: str
@@ -77,7 +76,7 @@ NAMES = {
         heads=("final_proj.weight", "final_proj.bias", "label_embs_concat"),
     ),
 }
-# A tensor that only fairseq's checkpoints hold.
+# A tensor that only fairseq's checkpoints have.
 FAIRSEQ_SIGN = "post_extract_proj.weight"
 
 
@@ -85,11 +84,11 @@ def table(config: HubertConfig, names: str = "hf") -> Table:
     """The table of HuBERT.
 
     Args:
-        config: Its configuration.
+        config: Configuration of HuBERT.
         names: `"hf"` or `"fairseq"`.
 
     Returns:
-        The table, in paths below `HubertModel`.
+        The table, with paths below `HubertModel`.
 
     Raises:
         ValueError: For other `names`.
@@ -114,48 +113,38 @@ def _front(config: HubertConfig, names: Names) -> Iterator[Rule]:
     for index in range(len(config.conv_dim)):
         theirs = f"{names.conv.format(index)}.weight"
         yield Rule(f"front/conv_{index}/kernel", theirs, REVERSE_AXES)
-    yield from _norm("front/norm", names.conv_norm.format(0))
-    norm, linear = names.projection
-    yield from _norm("projection/norm", norm)
-    yield from _linear("projection/linear", linear)
+    yield from norm("front/norm", names.conv_norm.format(0))
+    projection_norm, projection = names.projection
+    yield from norm("projection/norm", projection_norm)
+    yield from linear("projection/linear", projection)
 
 
 def _encoder(config: HubertConfig, names: Names) -> Iterator[Rule]:
     yield Rule("positions/direction", f"{names.positions}.weight_v", REVERSE_AXES)
     yield Rule("positions/scale", f"{names.positions}.weight_g", REVERSE_AXES)
     yield Rule("positions/bias", f"{names.positions}.bias")
-    yield from _norm("norm", "encoder.layer_norm")
+    yield from norm("norm", "encoder.layer_norm")
     for index in range(config.num_hidden_layers):
         ours, theirs = f"block_{index}", f"encoder.layers.{index}"
         for part in ("query", "key", "value", "out"):
-            # "out" is called so by both; the others by their first letter.
+            # Theirs are q_proj, k_proj, v_proj and out_proj.
             short = part if part == "out" else part[0]
             name = f"{theirs}.{names.attention}.{short}_proj"
-            yield from _linear(f"{ours}/attention/{part}", name)
+            yield from linear(f"{ours}/attention/{part}", name)
         for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
-            yield from _norm(f"{ours}/{part}", f"{theirs}.{name}")
+            yield from norm(f"{ours}/{part}", f"{theirs}.{name}")
         for part, name in zip(("fc", "proj"), names.mlp, strict=True):
-            yield from _linear(f"{ours}/{part}", f"{theirs}.{name}")
-
-
-def _norm(ours: str, theirs: str) -> Iterator[Rule]:
-    yield Rule(f"{ours}/gamma", f"{theirs}.weight")
-    yield Rule(f"{ours}/beta", f"{theirs}.bias")
-
-
-def _linear(ours: str, theirs: str) -> Iterator[Rule]:
-    yield Rule(f"{ours}/kernel", f"{theirs}.weight")
-    yield Rule(f"{ours}/bias", f"{theirs}.bias")
+            yield from linear(f"{ours}/{part}", f"{theirs}.{name}")
 
 
 def quantizer_table(config: HubertQuantizerConfig) -> Table:
     """The table of a quantizer.
 
     Args:
-        config: Its configuration.
+        config: Configuration of the quantizer.
 
     Returns:
-        The table, in paths below `HubertQuantizer`.
+        The table, with paths below `HubertQuantizer`.
     """
     rules = [
         Rule(f"lstm_{index}/{ours}", f"lstm.{theirs}_l{index}", REVERSE_AXES)
@@ -163,28 +152,28 @@ def quantizer_table(config: HubertQuantizerConfig) -> Table:
         for ours, theirs in LSTM_VARIABLES.items()
     ]
     if config.intermediate_size:
-        rules += _linear("intermediate", "intermediate")
-    rules += _linear("head", "fc")
+        rules += linear("intermediate", "intermediate")
+    rules += linear("head", "fc")
     return Table(tuple(rules))
 
 
-# Sizes from shapes --------------------------------------------------------------------
+# === Sizes from shapes ===
 
 
 def hubert_config(shapes: Shapes) -> HubertConfig:
-    """The configuration of a HuBERT that comes without one.
+    """Infers the configuration of a HuBERT from the shapes of its tensors.
 
-    Heads of 64 channels and base's strides are taken for granted: shapes do not tell
-    them, and every published HuBERT has them.
+    Heads of 64 channels and the strides of base are assumed: they are not visible in
+    the shapes, and every published HuBERT has them.
 
     Args:
-        shapes: Canonical name -> shape, in either spelling.
+        shapes: Canonical name -> shape, in either kind of names.
 
     Returns:
-        The configuration. Whether it fits all tensors is `rules.fit`'s to say.
+        The configuration. `rules.fit` checks it against all tensors.
 
     Raises:
-        ValueError: If the tensors that tell sizes are missing, or are HuBERT large's.
+        ValueError: If tensors that determine sizes are missing, or are HuBERT large's.
     """
     names = NAMES["fairseq" if FAIRSEQ_SIGN in shapes else "hf"]
     convs = [
@@ -194,8 +183,8 @@ def hubert_config(shapes: Shapes) -> HubertConfig:
     hidden_size, group, taps = _shape(shapes, f"{names.positions}.weight_v", 3)
     wide, _ = _shape(shapes, f"encoder.layers.0.{names.mlp[0]}.weight", 2)
     query = f"encoder.layers.0.{names.attention}.q_proj.weight"
-    _require(shapes, query, (hidden_size, hidden_size))
-    _require(shapes, f"{names.projection[1]}.weight", (hidden_size, convs[-1][0]))
+    _check_shape(shapes, query, (hidden_size, hidden_size))
+    _check_shape(shapes, f"{names.projection[1]}.weight", (hidden_size, convs[-1][0]))
     second_norm = f"{names.conv_norm.format(1)}."
     has_norms = any(name.startswith(second_norm) for name in shapes)
     return HubertConfig(
@@ -214,19 +203,19 @@ def hubert_config(shapes: Shapes) -> HubertConfig:
 
 
 def quantizer_config(shapes: Shapes) -> HubertQuantizerConfig:
-    """The configuration of a quantizer, from its tensors.
+    """Infers the configuration of a quantizer from the shapes of its tensors.
 
-    The files' own `.info` repeats what the tensors tell. It is not read: it is lost
-    when a file is renamed, and then tells the wrong version.
+    The `.info` inside the files is ignored: it repeats what the shapes say, and is
+    wrong once a file has been renamed.
 
     Args:
         shapes: Name -> shape.
 
     Returns:
-        The configuration. Whether it fits all tensors is `rules.fit`'s to say.
+        The configuration. `rules.fit` checks it against all tensors.
 
     Raises:
-        ValueError: If the tensors that tell sizes are missing.
+        ValueError: If tensors that determine sizes are missing.
     """
     _, input_size = _shape(shapes, "lstm.weight_ih_l0", 2)
     _, hidden_size = _shape(shapes, "lstm.weight_hh_l0", 2)
@@ -234,9 +223,9 @@ def quantizer_config(shapes: Shapes) -> HubertQuantizerConfig:
     intermediate_size = 0
     if "intermediate.weight" in shapes:
         intermediate_size, _ = _shape(shapes, "intermediate.weight", 2)
-    _require(shapes, "lstm.weight_hh_l0", (4 * hidden_size, hidden_size))
-    _require(shapes, "lstm.weight_ih_l0", (4 * hidden_size, input_size))
-    _require(shapes, "fc.weight", (output_size, intermediate_size or hidden_size))
+    _check_shape(shapes, "lstm.weight_hh_l0", (4 * hidden_size, hidden_size))
+    _check_shape(shapes, "lstm.weight_ih_l0", (4 * hidden_size, input_size))
+    _check_shape(shapes, "fc.weight", (output_size, intermediate_size or hidden_size))
     return HubertQuantizerConfig(
         input_size=input_size,
         hidden_size=hidden_size,
@@ -254,8 +243,8 @@ def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     return shape
 
 
-def _require(shapes: Shapes, name: str, expected: tuple[int, ...]) -> None:
-    """Checks a large tensor: a network that no file could fill is not built."""
+def _check_shape(shapes: Shapes, name: str, expected: tuple[int, ...]) -> None:
+    """Checks a large tensor, so that no absurdly large network is built."""
     if tuple(shapes.get(name, ())) != expected:
         raise ValueError(
             f"Expected {name!r} of shape {expected}. Received: {shapes.get(name)}"
@@ -263,11 +252,11 @@ def _require(shapes: Shapes, name: str, expected: tuple[int, ...]) -> None:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many layers the names number, from 0 without gaps."""
+    """Counts the layers, which must be numbered from 0 without gaps."""
     found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
     if found != set(range(len(found))) or not 0 < len(found) <= MAX_LAYERS:
         raise ValueError(
             f"Expected 1 to {MAX_LAYERS} layers, numbered from 0. "
-            f"Received: {len(found)}, the last with the number {max(found, default=0)}"
+            f"Received: {len(found)}, the last with number {max(found, default=0)}"
         )
     return len(found)

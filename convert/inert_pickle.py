@@ -1,13 +1,13 @@
 """Reads a pickle without executing it.
 
 A pickle is a program for a stack machine whose instructions can call anything that can
-be imported. This is another machine for the same instructions: a global is looked up
-in a table that the caller gives, never imported, and only the functions of that table
-are called. Instructions that weights do not need are refused. The standard library's
+be imported. This module is another machine for the same instructions. It looks globals
+up in the caller's table instead of importing them, calls only the functions in that
+table, and refuses instructions that weights do not need. The standard library's
 `pickletools` splits the bytes into instructions; it executes nothing.
 
-Memory and time are bounded by the length of the pickle, which is bounded itself: no
-instruction copies or walks what an earlier one can hand to it again and again.
+Memory and time are bounded by the length of the pickle, which has a limit itself: no
+instruction copies or walks a value that could be passed to it again and again.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ import numpy as np
 
 from .file_tensors import CheckpointError
 
-# The pickle of a checkpoint names its tensors and holds none of their data: Bark's are
-# below 200 kB. The bounds leave room for models of 50,000 tensors.
+# The pickle of a checkpoint has the names of tensors but not their data: Bark's are
+# below 200 kB. The limits leave room for models of 50,000 tensors.
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_INSTRUCTIONS = 2_000_000
 _MAX_PROTOCOL = 5
-# torch's own magic number has 77 bits, everything else fits 64.
+# torch's magic number has 77 bits; everything else fits into 64.
 _MAX_INTEGER_BITS = 128
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _MAX_NAME_LENGTH = 200
 _MAX_ARGUMENTS = 16
-# Python's hashes of texts are salted; those of wide numbers could be made to collide.
+# Hashes of strings are salted; those of large integers could be made to collide.
 _KEY_TYPES = (str, bytes, bool, type(None))
 _MAX_KEY_BITS = 63
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Global:
-    """What stands for an importable name.
+    """The stand-in for an importable name.
 
     Attributes:
         name: Module and name, joined by a dot.
-        build: Called with the arguments of the pickle; None if it may only be named.
+        build: Called with the arguments in the pickle; None if it may not be called.
         dtype: Set for torch's dtypes and storage classes.
     """
 
@@ -53,13 +53,13 @@ class Global:
 
 
 class Inert:
-    """What stands for an object that is known, harmless and not needed."""
+    """The stand-in for an object that is known, harmless and not needed."""
 
     __slots__ = ()
 
 
 class BoundedReader:
-    """A binary file, from its start, that gives at most `limit` bytes in all."""
+    """A binary file from which at most `limit` bytes can be read in total."""
 
     def __init__(self, handle: BinaryIO, limit: int):
         self._handle = handle
@@ -70,15 +70,15 @@ class BoundedReader:
         self.tell = handle.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Reads as a file does."""
+        """See `io.RawIOBase`."""
         return self._counted(self._handle.read, size)
 
     def readline(self) -> bytes:
-        """Reads as a file does."""
+        """See `io.RawIOBase`."""
         return self._counted(self._handle.readline, -1)
 
     def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
-        # Files make a buffer of the size asked for before they read.
+        # Files allocate a buffer of the requested size before they read.
         most = min(self._left + 1, max(self._file_bytes - self.tell(), 0))
         data = read(most if size < 0 else min(size, most))
         if len(data) > self._left:
@@ -92,20 +92,20 @@ def load(
     find_global: Callable[[str], Global],
     load_persistent: Callable[[Any], Any],
 ) -> Any:
-    """Rebuilds the one object that a pickle describes.
+    """Rebuilds the object that a pickle describes.
 
     Args:
-        stream: At the first byte of the pickle; afterwards behind its last one.
-        find_global: Gets `"module.name"`, returns what stands for it or raises
+        stream: At the first byte of the pickle; afterwards just after its last.
+        find_global: Returns the stand-in for `"module.name"`, or raises
             `CheckpointError`.
-        load_persistent: Gets a persistent id, returns what stands for it.
+        load_persistent: Returns the stand-in for a persistent id.
 
     Returns:
-        Plain values, dicts (ordered ones too), lists, tuples and what the two
-        functions make. Dict keys are plain values.
+        Plain values, dicts (also for ordered ones), lists, tuples and what the two
+        functions return. Dict keys are plain values.
 
     Raises:
-        CheckpointError: If the pickle is damaged or asks for anything else.
+        CheckpointError: If the pickle is damaged or needs anything else.
     """
     machine = _Machine(find_global, load_persistent)
     try:
@@ -126,9 +126,9 @@ def load(
 
 
 def _as_dict(flat: list[Any]) -> dict:
-    """A dict from keys and values by turns; keys that are slow to hash are refused.
+    """Makes a dict of alternating keys and values; refuses keys that are slow to hash.
 
-    Hashing a tuple walks all it holds, which nested references can make endless.
+    Hashing a tuple walks everything in it, which nested references can make endless.
     """
     for key in flat[::2]:
         is_index = type(key) is int and key.bit_length() <= _MAX_KEY_BITS
@@ -140,10 +140,7 @@ def _as_dict(flat: list[Any]) -> dict:
 
 
 class _Machine:
-    """Stack, marks and memo; a step is a method that takes the instruction's argument.
-
-    `_STEPS` below is the whole instruction set.
-    """
+    """Stack, marks and memo, and a method for each instruction in `_STEPS`."""
 
     def __init__(
         self,
@@ -165,7 +162,7 @@ class _Machine:
         self._stack.append(value)
 
     def push_integer(self, value: int) -> None:
-        # Longer ones cannot be printed, and make arithmetic slow.
+        # Longer integers cannot be printed, and make arithmetic slow.
         if value.bit_length() > _MAX_INTEGER_BITS:
             raise CheckpointError("its pickle holds a number of more than 128 bits")
         self.push(value)
@@ -173,7 +170,7 @@ class _Machine:
     def _pop(self, count: int = 1) -> list[Any]:
         floor = self._marks[-1] if self._marks else 0
         if len(self._stack) - count < floor:
-            raise CheckpointError("its pickle is damaged: it takes what is not there")
+            raise CheckpointError("its pickle is damaged: it pops from an empty stack")
         taken = self._stack[len(self._stack) - count :]
         del self._stack[len(self._stack) - count :]
         return taken
@@ -199,7 +196,7 @@ class _Machine:
         self._marks.append(len(self._stack))
 
     def pop(self, _: None) -> None:
-        # An empty group is closed by POP as well.
+        # POP also closes an empty group.
         if self._marks and self._marks[-1] == len(self._stack):
             self._marks.pop()
         else:
@@ -260,7 +257,9 @@ class _Machine:
 
     def _push_global(self, names: list[Any]) -> None:
         if any(type(n) is not str or len(n) > _MAX_NAME_LENGTH for n in names):
-            raise CheckpointError("its pickle names a global by no text, or a long one")
+            raise CheckpointError(
+                "its pickle names a global by no string, or a long one"
+            )
         self.push(self._find_global(".".join(names)))
 
     def call(self, _: None) -> None:
@@ -272,7 +271,7 @@ class _Machine:
         self.push(function.build(*arguments))
 
     def set_state(self, _: None) -> None:
-        # The state of an ordered dict is its attributes (torch: versions of layers).
+        # The state of an ordered dict is its attributes: torch's versions of layers.
         target, _ = self._pop(2)
         if type(target) is not dict and not isinstance(target, Inert):
             raise CheckpointError(f"it sets the state of a {type(target).__name__}")

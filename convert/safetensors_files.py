@@ -1,7 +1,7 @@
 """The safetensors format: a JSON header, then the tensors without gaps.
 
-Read and written here and not by the `safetensors` package, because it has no bfloat16
-for numpy and writes from memory only.
+This module replaces the `safetensors` package, which has no bfloat16 for NumPy and
+writes only from memory.
 
 Source: https://github.com/huggingface/safetensors, README, section Format.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,15 +22,16 @@ from .file_tensors import (
     CheckpointError,
     Contents,
     FileTensor,
+    LazyTensor,
     checked_layout,
     is_count,
     mapped,
 )
 
 METADATA_KEY = "__metadata__"
-MAX_HEADER_BYTES = 32 * 2**20  # Bark's have 100 kB; parsed, they are 20 times larger.
+MAX_HEADER_BYTES = 32 * 2**20  # Bark's has 100 kB; parsed, it is 20 times larger.
 _LENGTH_BYTES = 8
-# TensorFlow uses a file's pages as they are where a tensor starts at such a byte.
+# TensorFlow can use mapped pages without a copy if tensors start at multiples of this.
 _ALIGNMENT = 64
 
 _DTYPES = {
@@ -54,29 +55,18 @@ _DTYPES = {
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class Source(NamedTuple):
-    """A tensor to be written; `make` returns its array when its turn comes."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    make: Callable[[], np.ndarray]
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in the file."""
-        return checked_layout(self.shape, self.dtype).num_bytes
+# === Reading ===
 
 
 def read_safetensors(handle: BinaryIO) -> Contents:
     """Reads the header of a safetensors file.
 
     Args:
-        handle: A real file, kept open as long as tensors are read.
+        handle: A real file that stays open while tensors are read.
 
     Raises:
-        CheckpointError: If the header is damaged, or the tensors do not fill the file
-            exactly, without gap and overlap.
+        CheckpointError: If the header is damaged, or the tensors overlap, leave gaps
+            or do not end with the file.
     """
     handle.seek(0)
     length = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
@@ -102,7 +92,7 @@ def read_safetensors(handle: BinaryIO) -> Contents:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """A JSON object; repeated keys, which readers take differently, are refused."""
+    """Parses a JSON object; refuses repeated keys, on which readers disagree."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -159,59 +149,60 @@ def _check_spans(spans: list[tuple[int, int]], data_bytes: int) -> None:
         )
 
 
-# Writing -----------------------------------------------------------------------------
+# === Writing ===
 
 
-def check_source(source: Source) -> Source:
-    """A source with plain shape and dtype.
+def check_tensor(tensor: LazyTensor) -> LazyTensor:
+    """Returns the tensor with its shape as ints and a little-endian dtype.
 
     Raises:
         ValueError: If the format cannot hold it.
     """
-    dtype = np.dtype(source.dtype).newbyteorder("<")
-    if source.name == METADATA_KEY or dtype not in _DTYPE_NAMES:
+    name, shape, dtype, make = tensor
+    dtype = np.dtype(dtype).newbyteorder("<")
+    if name == METADATA_KEY or dtype not in _DTYPE_NAMES:
         raise ValueError(
-            f"Expected a tensor that safetensors can hold. Received: {source.name!r} "
+            f"Expected a tensor that safetensors can hold. Received: {name!r} "
             f"of dtype {dtype}"
         )
-    shape = tuple(int(length) for length in source.shape)
-    return Source(source.name, shape, dtype, source.make)
+    return LazyTensor(name, tuple(int(length) for length in shape), dtype, make)
 
 
 def write_safetensors(
-    path: Path, sources: Sequence[Source], metadata: Mapping[str, str]
+    path: Path, tensors: Iterable[LazyTensor], metadata: Mapping[str, str]
 ) -> None:
     """Writes a file, one tensor in memory at a time, and waits until it is on disk.
 
     Args:
-        path: Overwritten; not atomic.
-        sources: Checked by `check_source`.
-        metadata: Texts for the header.
+        path: Overwritten, not atomically.
+        tensors: In any order.
+        metadata: Strings for the header.
 
     Raises:
-        ValueError: If a source makes another shape or dtype than it said.
+        ValueError: If the format cannot hold a tensor, or its array has another shape
+            or dtype than announced.
     """
-    # First what leaves the next tensor aligned; then, as in the package, the widest.
+    # First those that leave the next one aligned; then, as in the package, the widest.
     ordered = sorted(
-        sources,
-        key=lambda s: (s.num_bytes % _ALIGNMENT > 0, -s.dtype.itemsize, s.name),
+        map(check_tensor, tensors),
+        key=lambda t: (t.num_bytes % _ALIGNMENT > 0, -t.dtype.itemsize, t.name),
     )
     with open(path, "wb") as handle:
         handle.write(_header(ordered, metadata))
-        for source in ordered:
-            handle.write(_data(source))
+        for tensor in ordered:
+            handle.write(_data(tensor))
         handle.flush()
         os.fsync(handle.fileno())
 
 
-def _header(sources: Sequence[Source], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Sequence[LazyTensor], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
     position = 0
-    for source in sources:
-        stop = position + source.num_bytes
-        header[source.name] = {
-            "dtype": _DTYPE_NAMES[source.dtype],
-            "shape": source.shape,
+    for tensor in tensors:
+        stop = position + tensor.num_bytes
+        header[tensor.name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": tensor.shape,
             "data_offsets": [position, stop],
         }
         position = stop
@@ -220,12 +211,12 @@ def _header(sources: Sequence[Source], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
-def _data(source: Source) -> np.ndarray:
-    array = np.asarray(source.make())
-    if array.shape != source.shape or array.dtype.newbyteorder("<") != source.dtype:
+def _data(tensor: LazyTensor) -> np.ndarray:
+    array = np.asarray(tensor.make())
+    if array.shape != tensor.shape or array.dtype.newbyteorder("<") != tensor.dtype:
         raise ValueError(
-            f"Expected tensor {source.name!r} of shape {source.shape} and dtype "
-            f"{source.dtype}. Received: {array.shape}, {array.dtype}"
+            f"Expected tensor {tensor.name!r} of shape {tensor.shape} and dtype "
+            f"{tensor.dtype}. Received: {array.shape}, {array.dtype}"
         )
-    array = np.ascontiguousarray(array, dtype=source.dtype)
+    array = np.ascontiguousarray(array, dtype=tensor.dtype)
     return array.reshape(-1).view(np.uint8)

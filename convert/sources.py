@@ -1,7 +1,7 @@
-"""Recognising a checkpoint: which networks it holds, in whose names, of which sizes.
+"""Recognises a checkpoint: its networks, their names and sizes.
 
-Whatever the source, the result is a `Part` for each network: its configuration, and
-where each of its tensors is stored.
+The result is a `Part` for each network: its configuration, and where each of its
+tensors is stored.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from bark_tf import hub
 from bark_tf.config import CONFIG_NAME, BarkConfig, EncodecConfig
 
 from .checkpoints import Checkpoint, open_checkpoint
-from .configs import Shapes, codec_config, from_model_args, suno_part
+from .configs import codec_config, from_model_args, suno_part
 from .file_tensors import naming
-from .inventory import PARTS, variable_shapes
-from .rules import Table, canonical_name, fit
+from .rules import Shapes, Table, canonical_name, fit
 from .safetensors_files import parse_json
+from .shapes import PARTS, variable_shapes
 from .weights import spelling, table_for
 
 CODEC = "codec_model"
-# Part -> how the file begins that holds it in the names of its original.
+# Part -> first part of the name of its original file.
 STEMS = {
     "semantic": "text",
     "coarse_acoustics": "coarse",
@@ -43,9 +43,9 @@ class Part(NamedTuple):
 
     Attributes:
         config: Its configuration.
-        spelling: Whose names its tensors have: `"hf"`, `"suno"` or `"meta"`.
-        checkpoint: Open.
-        table: Its table in these names, without what stands before them in the file.
+        spelling: The names of its tensors: `"hf"`, `"suno"` or `"meta"`.
+        checkpoint: The open checkpoint.
+        table: Its table with these names, without prefixes.
         stored: Name in the table -> name in the checkpoint.
     """
 
@@ -57,12 +57,12 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What was found.
+    """An opened source.
 
     Attributes:
         parts: By name, in the order of `PARTS`.
-        config: The configuration of the whole, if there is one.
-        location: Directory or hub id of the files that are no weights, or None.
+        config: The configuration of the whole Bark, if there is one.
+        location: Directory or repository of the other files, or None.
     """
 
     parts: dict[str, Part]
@@ -80,18 +80,18 @@ def open_source(
     """Opens a checkpoint of any kind; only headers are read.
 
     Args:
-        source: As in `convert_checkpoint`.
+        source: See `convert_checkpoint`.
         files: Closes the checkpoints.
-        codec: Where the codec is; wins over one in `source`.
-        config: Of the whole or of one part; wins over the files' own.
+        codec: Source of the codec; replaces one in `source`.
+        config: Configuration of the whole or of one part; replaces that of the files.
 
     Returns:
-        The source, with every tensor found in its expected shape.
+        The source, in which all tensors have been found with their expected shapes.
 
     Raises:
-        FileNotFoundError: If something is not there.
-        ValueError: If a file is damaged, its tensors are not those of its
-            configuration, or two files hold the same part.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged or does not fit its configuration, or two files
+            hold the same part.
     """
     if config is not None and type(config) not in _CONFIG_CLASSES.values():
         raise ValueError(
@@ -111,7 +111,7 @@ def open_source(
             found = _single_part(file, config)
         location = beside if location is None else location
         for name in found.keys() & parts.keys():
-            raise ValueError(f"Expected one {name} model. Received: {path} besides")
+            raise ValueError(f"Expected one {name} model. Received: also {path}")
         parts |= found
     if codec is not None:
         own = _given(config, CODEC)
@@ -133,18 +133,18 @@ def _codec_of(source: Source, path: Any) -> Part:
 
 
 def _given(config: Any, name: str) -> Any:
-    """The configuration of a part in what the caller gave, or None."""
+    """The configuration of a part given by the caller, or None."""
     cls = PARTS[name]
     if isinstance(config, BarkConfig):
         return getattr(config, cls.part)
     return config if isinstance(config, cls) else None
 
 
-# Finding files ------------------------------------------------------------------------
+# === Finding files ===
 
 
 def _weights(source: Any) -> list[tuple[Path, Any]]:
-    """The files with weights, each with the directory or repository that was named."""
+    """The files of weights, each with the directory or repository it came from."""
     if not isinstance(source, str | os.PathLike):
         return [pair for one in source for pair in _weights(one)]
     path = Path(source)
@@ -165,14 +165,14 @@ def _suno_files(directory: Path) -> list[Path]:
         found = sorted(p for p in directory.iterdir() if pattern.fullmatch(p.name))
         if len(found) > 1:
             raise ValueError(
-                f"Expected one {name} model in {directory}, or the list of files to "
-                f"use. Received: {', '.join(path.name for path in found)}"
+                f"Expected one {name} model in {directory}, or a list of files to use. "
+                f"Received: {', '.join(path.name for path in found)}"
             )
         files += found
     return files
 
 
-# Recognising --------------------------------------------------------------------------
+# === Recognising files ===
 
 
 class _File:
@@ -189,7 +189,7 @@ class _File:
         return {canonical_name(n): checkpoint.shape(n) for n in checkpoint.names()}
 
     def read_beside(self) -> dict[str, Any] | None:
-        """The JSON file of the same name, which `convert` writes beside suno's."""
+        """Reads the JSON file of the same name, which `_write_suno` makes."""
         path = self.path.with_suffix(".json")
         if not path.is_file():
             return None
@@ -197,7 +197,7 @@ class _File:
             return parse_json(path.read_bytes())
 
     def part(self, config: Any, prefix: str = "") -> Part:
-        """The network that the file holds below a prefix."""
+        """The network whose tensors have this prefix."""
         table = table_for(config, self.spelling)
         stored = fit(
             table,
@@ -210,13 +210,13 @@ class _File:
         if untied:
             raise ValueError(
                 f"{self.path}: {prefix}{untied[0]} differs from "
-                f"{prefix}{table.aliases[untied[0]]}, though the configuration says "
-                "tie_word_embeddings; give one that does not"
+                f"{prefix}{table.aliases[untied[0]]}, but the configuration has "
+                "tie_word_embeddings=True; pass one without"
             )
         return Part(config, self.spelling, self.checkpoint, table, stored)
 
     def untied(self, table: Table, stored: Mapping[str, str]) -> list[str]:
-        """The second names of tensors that are stored twice and differently."""
+        """The second names of tensors that are stored twice with different values."""
         read = self.checkpoint.read
         return [
             second
@@ -227,13 +227,12 @@ class _File:
 
 
 def _hf_config(location: Any, config: Any) -> Any:
-    """What `config.json` says, or what was given where there is none."""
+    """Reads `config.json`, or returns `config` if there is none."""
     path = hub.find_optional(location, CONFIG_NAME)
     if path is None:
         if config is None:
             raise FileNotFoundError(
-                f"{str(location)!r} has no {CONFIG_NAME}, which says what its weights "
-                "are; give the configuration"
+                f"{str(location)!r} has no {CONFIG_NAME}; pass the configuration"
             )
         return config
     with naming(path):
@@ -247,7 +246,7 @@ def _hf_config(location: Any, config: Any) -> Any:
 
 
 def _hf_parts(file: _File, own: Any, config: Any) -> dict[str, Part]:
-    """The parts of a checkpoint in Hugging Face's names; `own` is its configuration."""
+    """The parts of a checkpoint in Hugging Face's names with configuration `own`."""
     if not isinstance(own, BarkConfig):
         name = next(name for name, cls in PARTS.items() if isinstance(own, cls))
         return {name: file.part(_given(config, name) or own)}
@@ -264,7 +263,7 @@ def _hf_parts(file: _File, own: Any, config: Any) -> dict[str, Part]:
 
 
 def _single_part(file: _File, config: Any) -> dict[str, Part]:
-    """The network in one of suno's files or in Meta's."""
+    """The network in one of suno's files or Meta's."""
     is_codec = file.spelling == "meta"
     name = CODEC if is_codec else suno_part(file.shapes(), file.path.stem)
     own = _given(config, name)
@@ -291,8 +290,8 @@ def _suno_config(file: _File, cls: type) -> Any:
         model_args = file.read_beside()
     if model_args is None:
         raise ValueError(
-            "Expected model_args in the file or in a JSON file of its name beside it. "
-            "Received: neither; give the configuration"
+            "Expected model_args in the file or in a JSON file of the same name. "
+            "Received: neither; pass the configuration"
         )
     shapes = file.shapes()
     has_bias = "transformer.h.0.attn.c_attn.bias" in shapes

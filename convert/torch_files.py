@@ -1,8 +1,8 @@
 """Files of `torch.save`, read without torch and without executing their pickle.
 
-Two containers: a zip archive (torch 1.6 and newer: `pytorch_model.bin`, suno's `.pt`)
-and five pickles followed by the raw storages (before, and still on request: `.th`).
-Both describe the same thing, a tree of dicts whose tensors point into storages.
+There are two containers: a zip archive (since torch 1.6: `pytorch_model.bin`, suno's
+`.pt`), and five pickles followed by the raw storages (earlier, and still on request:
+`.th`). Both describe a tree of dicts whose tensors point into storages.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .file_tensors import (
 )
 from .inert_pickle import BoundedReader, Global, Inert
 
-# Where writers put the state dict inside their own dict, the usual first.
+# Keys under which writers store the state dict, the most common first.
 _STATE_DICT_KEYS = ("model", "state_dict", "best_state", "model_state")
 _MAX_NESTING = 4
 _MAX_PLAIN_VALUES = 10_000
-# An expanded tensor repeats few stored elements; no weight does so on a large scale.
+# Expanded tensors repeat stored elements; no weight repeats more than this.
 _MAX_REPEATED_ELEMENTS = 2**20
 
 _MAX_DIRECTORY_BYTES = 32 * 2**20
@@ -47,7 +47,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
 _UTF8_NAME = 0x800
-# torch stores; only a zip tool compresses. Weights hardly shrink, masks and zeros do.
+# torch does not compress; zip tools do. Weights hardly shrink, masks and zeros do.
 _MAX_COMPRESSION = 100
 _ALWAYS_UNPACKED_BYTES = 64 * 2**20
 _RAW_DEFLATE = -zlib.MAX_WBITS
@@ -67,7 +67,7 @@ _COUNT = struct.Struct("<q")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Storage:
-    """A run of elements of one dtype, or a view of `num_bytes` of them."""
+    """A run of elements of one dtype, or a view of part of it."""
 
     key: str
     dtype: np.dtype
@@ -78,7 +78,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tensor:
-    """A tensor of the pickle: a layout over a storage."""
+    """A tensor in the pickle: a layout over a storage."""
 
     storage: _Storage
     first_byte: int
@@ -86,7 +86,7 @@ class _Tensor:
 
 
 class _Place(NamedTuple):
-    """Where a storage's bytes are; `packed_bytes` is set if they are compressed."""
+    """The place of a storage's bytes; `packed_bytes` is set if they are compressed."""
 
     first_byte: int
     num_bytes: int
@@ -94,7 +94,7 @@ class _Place(NamedTuple):
     checksum: int = 0
 
 
-# What the pickle may name ------------------------------------------------------------
+# === Names allowed in the pickle ===
 
 
 def _tensor(storage: Any, first: Any, shape: Any, strides: Any, dtype: Any) -> _Tensor:
@@ -105,7 +105,7 @@ def _tensor(storage: Any, first: Any, shape: Any, strides: Any, dtype: Any) -> _
     if first_byte + layout.num_bytes > storage.num_bytes:
         raise CheckpointError(
             f"a tensor of shape {layout.shape} with strides {layout.strides} from "
-            f"element {first} leaves its storage of {storage.num_bytes} bytes"
+            f"element {first} exceeds its storage of {storage.num_bytes} bytes"
         )
     stored = storage.num_bytes // dtype.itemsize
     if layout.num_elements > max(stored, _MAX_REPEATED_ELEMENTS):
@@ -140,21 +140,21 @@ def _rebuild_typed_tensor(
     dtype: Any,
     flags: Any = None,
 ) -> _Tensor:
-    """Stands for `_rebuild_tensor_v3`, whose storages know no dtype."""
+    """Stands for `_rebuild_tensor_v3`, whose storages have no dtype."""
     if flags or type(dtype) is not Global or dtype.dtype is None:
         raise CheckpointError("a tensor has no dtype, or is conjugated or negated")
     return _tensor(storage, first, shape, strides, dtype.dtype)
 
 
 def _same_tensor(tensor: Any, *_: Any) -> _Tensor:
-    """Stands for `_rebuild_parameter`: parameters are tensors here."""
+    """Stands for `_rebuild_parameter`; parameters are tensors here."""
     if type(tensor) is not _Tensor:
         raise CheckpointError("a parameter is not made of a tensor")
     return tensor
 
 
 def _rebuild_from_type(function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
-    """Stands for `_rebuild_from_type_v2`: a tensor that carries attributes."""
+    """Stands for `_rebuild_from_type_v2`: a tensor with attributes."""
     if function not in (_GLOBALS["torch._utils._rebuild_tensor_v2"], *_PARAMETERS):
         raise CheckpointError("a tensor is rebuilt by something unknown")
     return function.build(*arguments)
@@ -221,8 +221,8 @@ _PARAMETERS = (
     _GLOBALS["torch._utils._rebuild_parameter_with_state"],
 )
 
-# Settings that trainers keep beside the weights. They become `Inert`: nothing of theirs
-# is imported, called or kept. Python 2 spelling is what torch's pickle protocol writes.
+# Settings that trainers store with the weights. They become `Inert`: nothing of them is
+# imported, called or kept. torch's pickle protocol writes Python 2 names.
 _INERT_GLOBAL = re.compile(
     r"(?:torch\.(?:device|Tensor|nn\.parameter\.Parameter)"
     r"|argparse\.Namespace"
@@ -242,19 +242,19 @@ def _find_global(name: str) -> Global:
     if _INERT_GLOBAL.fullmatch(name):
         return Global(name, _inert)
     raise CheckpointError(
-        f"expected a pickle of weights, which names only what tensors are made of; "
-        f"nothing of it was executed. Received: {name!r}"
+        "expected a pickle of weights, which names only what tensors are made of; "
+        f"nothing was executed. Received: {name!r}"
     )
 
 
 class _Storages:
-    """The storages that a pickle has named, by key."""
+    """The storages named in a pickle, by key."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, _Storage] = {}
 
     def load_persistent(self, identity: Any) -> _Storage:
-        """Makes `("storage", class, key, device, elements[, view])` a storage."""
+        """Turns `("storage", class, key, device, elements[, view])` into a storage."""
         if type(identity) is not tuple or len(identity) not in (5, 6):
             raise CheckpointError("expected the persistent ids of torch.save")
         kind, storage_class, key, _, count, *views = identity
@@ -279,15 +279,15 @@ def _view(storage: _Storage, view: Any = None) -> _Storage:
     _, first, count = view
     first_byte, num_bytes = (n * storage.dtype.itemsize for n in (first, count))
     if first_byte + num_bytes > storage.whole_bytes:
-        raise CheckpointError(f"a view leaves its storage {storage.key[:100]!r}")
+        raise CheckpointError(f"a view exceeds its storage {storage.key[:100]!r}")
     return dataclasses.replace(storage, first_byte=first_byte, num_bytes=num_bytes)
 
 
-# From the tree to the state dict -----------------------------------------------------
+# === The state dict ===
 
 
 def _state_dict(tree: Any) -> tuple[dict[str, _Tensor], dict[str, Any]]:
-    """Finds the tensors of a tree, and the plain values beside them.
+    """Finds the tensors of a tree, and the plain values next to them.
 
     Raises:
         CheckpointError: If there is no state dict.
@@ -321,7 +321,7 @@ def _search(
 
 
 class _NotPlainError(Exception):
-    """A value that is not made of plain values only."""
+    """A value that does not consist of plain values only."""
 
 
 def _plain_items(tree: dict, room: Iterator[int]) -> dict[str, Any]:
@@ -336,9 +336,10 @@ def _plain_items(tree: dict, room: Iterator[int]) -> dict[str, Any]:
 
 
 def _plain(value: Any, room: Iterator[int], levels: int) -> Any:
-    """A copy of a value made of plain values; `room` counts down for all together.
+    """Copies a value that consists of plain values.
 
-    References to one list from many places would make a copy endless.
+    `room` limits the total, because many references to one list could make the copy
+    endless.
     """
     if next(room, None) is None or not levels:
         raise _NotPlainError
@@ -354,7 +355,7 @@ def _plain(value: Any, room: Iterator[int], levels: int) -> Any:
 def _contents(
     handle: BinaryIO, tree: Any, locate: Callable[[_Storage], _Place]
 ) -> Contents:
-    """Joins the state dict with the places of its storages; others are not touched."""
+    """Looks up the storages of the state dict, and only these."""
     tensors, metadata = _state_dict(tree)
     found = {}
     for name, tensor in tensors.items():
@@ -376,17 +377,17 @@ def _read(handle: BinaryIO, place: _Place, tensor: _Tensor) -> np.ndarray:
         return laid_out(_unpack(handle, place), tensor.first_byte, tensor.layout)
 
 
-# The zip container -------------------------------------------------------------------
+# === The zip container ===
 
 
 def read_zip(handle: BinaryIO) -> Contents:
     """Reads a zip file of `torch.save`.
 
     Args:
-        handle: A real file, kept open as long as tensors are read.
+        handle: A real file that stays open while tensors are read.
 
     Raises:
-        CheckpointError: If it is damaged or holds more than weights.
+        CheckpointError: If the file is damaged or holds more than weights.
     """
     members = _members(handle)
     pickles = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
@@ -408,9 +409,9 @@ def read_zip(handle: BinaryIO) -> Contents:
 
 
 def _members(handle: BinaryIO) -> dict[str, zipfile.ZipInfo]:
-    """The zip file's directory; names that could leave a directory are refused."""
+    """The zip file's directory; refuses names that lead out of a directory."""
     try:
-        # Nothing is extracted and no member is opened through it.
+        # Only the directory is read; no member is opened or extracted.
         infos = zipfile.ZipFile(BoundedReader(handle, _MAX_DIRECTORY_BYTES)).infolist()
     except CheckpointError:
         raise
@@ -426,7 +427,7 @@ def _members(handle: BinaryIO) -> dict[str, zipfile.ZipInfo]:
 
 
 def _locate(handle: BinaryIO, members: dict[str, zipfile.ZipInfo], name: str) -> _Place:
-    """Where a member's bytes are: behind its own header, which directories omit."""
+    """The place of a member's bytes: after its own header, whose size varies."""
     info = members.get(name)
     if info is None:
         raise CheckpointError(f"it lacks the zip member {name[:200]!r}")
@@ -435,7 +436,7 @@ def _locate(handle: BinaryIO, members: dict[str, zipfile.ZipInfo], name: str) ->
     header_end = info.header_offset + _LOCAL_HEADER.size
     file_bytes = os.fstat(handle.fileno()).st_size
     if info.header_offset < 0 or header_end > file_bytes:
-        raise CheckpointError(f"zip member {name!r} lies outside the file")
+        raise CheckpointError(f"zip member {name!r} is outside the file")
     handle.seek(info.header_offset)
     header = handle.read(_LOCAL_HEADER.size)
     signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
@@ -475,7 +476,7 @@ def _member_bytes(handle: BinaryIO, place: _Place, limit: int) -> bytes:
 
 
 def _unpack(handle: BinaryIO, place: _Place) -> bytes:
-    """Inflates a member, never to more than the size its directory entry claims."""
+    """Inflates a member, at most to the size in its directory entry."""
     packed = mapped(
         handle, place.first_byte, checked_layout([place.packed_bytes], DTYPES["uint8"])
     )
@@ -489,17 +490,17 @@ def _unpack(handle: BinaryIO, place: _Place) -> bytes:
     return data
 
 
-# The container before torch 1.6 ------------------------------------------------------
+# === The container before torch 1.6 ===
 
 
 def read_legacy(handle: BinaryIO) -> Contents:
     """Reads a file of `torch.save` before torch 1.6: pickles, then storages.
 
     Args:
-        handle: A real file, kept open as long as tensors are read.
+        handle: A real file that stays open while tensors are read.
 
     Raises:
-        CheckpointError: If it is damaged or holds more than weights.
+        CheckpointError: If the file is damaged or holds more than weights.
     """
     storages = _Storages()
     load = functools.partial(
@@ -521,9 +522,9 @@ def read_legacy(handle: BinaryIO) -> Contents:
 def _legacy_places(
     handle: BinaryIO, keys: Any, storages: dict[str, _Storage]
 ) -> dict[str, _Place]:
-    """Where the storages are: one behind the other, each behind its element count."""
+    """The places of the storages: consecutive, each after its element count."""
     if type(keys) is not list or not all(type(key) is str for key in keys):
-        raise CheckpointError("expected a list of storage keys behind the tensors")
+        raise CheckpointError("expected a list of storage keys after the tensors")
     if sorted(keys) != sorted(storages):
         raise CheckpointError("its storages are not those of its tensors")
     file_bytes = os.fstat(handle.fileno()).st_size

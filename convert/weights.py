@@ -1,4 +1,4 @@
-"""Weights of whole networks: from a checkpoint of any kind, and into one of ours."""
+"""Weights of built networks: read from any kind of checkpoint, written to ours."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bark_tf.files import atomic_write
 from . import bark, encodec, hubert
 from .checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from .rules import Table, canonical_name, join, load, tensors, variables_of
-from .safetensors_files import Source, check_source, write_safetensors
+from .safetensors_files import write_safetensors
 
-# A tensor that only this kind of checkpoint holds.
+# A tensor that only this kind of checkpoint has.
 _SIGNS = {
     "suno": "transformer.wpe.weight",
     "meta": "quantizer.vq.layers.0._codebook.embed",
     "fairseq": hubert.FAIRSEQ_SIGN,
 }
-# Networks whose sizes their tensors tell.
+# Networks whose tensors reveal all sizes.
 _CONFIG_READERS = {
     HubertConfig: hubert.hubert_config,
     HubertQuantizerConfig: hubert.quantizer_config,
@@ -32,9 +32,9 @@ def table_for(config: Any, names: str = "hf") -> Table:
     """The conversion table of one network.
 
     Args:
-        config: Its configuration.
-        names: `"hf"`, `"suno"` (transformers), `"meta"` (codec) or `"fairseq"`
-            (HuBERT).
+        config: Configuration of the network.
+        names: `"hf"`, or for a Bark transformer `"suno"`, for the codec `"meta"`, for
+            HuBERT `"fairseq"`.
     """
     if isinstance(config, HubertQuantizerConfig):
         return hubert.quantizer_table(config)
@@ -45,7 +45,7 @@ def table_for(config: Any, names: str = "hf") -> Table:
 
 
 def spelling(checkpoint: Checkpoint) -> str:
-    """Whose names a checkpoint uses: `"hf"`, `"suno"`, `"meta"` or `"fairseq"`."""
+    """The names that a checkpoint uses: `"hf"`, `"suno"`, `"meta"` or `"fairseq"`."""
     names = {canonical_name(name) for name in checkpoint.names()}
     return next((kind for kind, sign in _SIGNS.items() if sign in names), "hf")
 
@@ -55,20 +55,20 @@ def read_config(cls: type, path: str | os.PathLike, prefix: str = "") -> Any:
 
     Args:
         cls: `HubertConfig` or `HubertQuantizerConfig`.
-        path: As in `load_weights`.
-        prefix: Where the network stands in a larger one; removed where it is there.
+        path: See `load_weights`.
+        prefix: Prefix of the network's tensors in a larger one; optional in the file.
 
     Returns:
         The configuration.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or its tensors are not such a network's;
-            also for another `cls`, whose shapes do not tell all.
+        ValueError: If the file is damaged or holds another network, or if the shapes do
+            not determine a `cls`.
     """
     if cls not in _CONFIG_READERS:
         raise ValueError(
-            f"config must be given: tensors do not tell all of a {cls.__name__}. "
+            f"config must be given: tensors do not determine a {cls.__name__}. "
             "Received: None"
         )
     with open_checkpoint(path) as checkpoint:
@@ -83,16 +83,16 @@ def read_config(cls: type, path: str | os.PathLike, prefix: str = "") -> Any:
 
 
 def load_weights(model: Any, path: str | os.PathLike) -> None:
-    """Reads one network's weights, from its own checkpoint or out of a whole Bark.
+    """Reads a network's weights from its own checkpoint or from a whole Bark's.
 
     Args:
-        model: One of the four networks.
+        model: The network.
         path: A weights file, an index of shards, or a directory that holds one.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another network. The model is
-            unchanged then, unless it was a compressed tensor that is damaged.
+        ValueError: If the file is damaged or holds another network. The model is then
+            unchanged, unless a compressed tensor was damaged.
     """
     with open_checkpoint(path) as checkpoint:
         prefix = model.checkpoint_prefix
@@ -110,12 +110,12 @@ def save_weights(
     *,
     max_shard_size: int | str = "5GB",
 ) -> list[Path]:
-    """Writes networks as safetensors: one under its own names, several as a Bark.
+    """Writes one network under its own names, or several as a whole Bark.
 
     Args:
-        models: The networks; several are told apart by their checkpoint prefixes.
-        directory: Exists.
-        max_shard_size: Bytes, or a text such as `"200MB"`.
+        models: The networks; several get their checkpoint prefixes.
+        directory: Existing directory.
+        max_shard_size: Bytes, or a string such as `"200MB"`.
 
     Returns:
         The files written.
@@ -137,10 +137,10 @@ def save_file(models: Sequence[Any], path: str | os.PathLike) -> None:
 
     Args:
         models: The networks.
-        path: The file, written beside and renamed.
+        path: The file; it appears complete or not at all.
     """
-    sources = [
-        check_source(Source(*tensor))
+    listed = [
+        tensor
         for model in models
         for tensor in tensors(
             table_for(model.config).below("", model.checkpoint_prefix),
@@ -148,4 +148,4 @@ def save_file(models: Sequence[Any], path: str | os.PathLike) -> None:
         )
     ]
     with atomic_write(path) as temporary:
-        write_safetensors(temporary, sources, {"format": "pt"})
+        write_safetensors(temporary, listed, {"format": "pt"})

@@ -7,7 +7,7 @@ import safetensors.numpy
 import toy
 
 from bark_tf.config import BarkConfig, EncodecConfig
-from bark_tf.convert.inventory import PARTS, variable_shapes
+from bark_tf.convert.shapes import PARTS, variable_shapes
 from bark_tf.convert.weights import table_for
 
 CODEC = EncodecConfig(num_filters=2, hidden_size=4)
@@ -15,10 +15,10 @@ STEMS = {"semantic": "text", "coarse_acoustics": "coarse", "fine_acoustics": "fi
 
 
 class DictCheckpoint:
-    """Arrays by name, as `rules.load` reads them."""
+    """Arrays by name in place of an open `Checkpoint`; counts how many were read."""
 
     def __init__(self, arrays):
-        self.arrays = arrays
+        self.arrays, self.num_reads = arrays, 0
 
     def names(self):
         return list(self.arrays)
@@ -27,6 +27,7 @@ class DictCheckpoint:
         return self.arrays[name].shape
 
     def read(self, name):
+        self.num_reads += 1
         return self.arrays[name]
 
 

@@ -11,8 +11,8 @@ import toy_files
 from bark_tf.convert import bark
 from bark_tf.convert.checkpoints import open_checkpoint
 from bark_tf.convert.configs import to_model_args
-from bark_tf.convert.inventory import variable_shapes
 from bark_tf.convert.rules import fit
+from bark_tf.convert.shapes import variable_shapes
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CONFIGS = {
@@ -130,7 +130,7 @@ def test_suno_names_of_a_compiled_module_with_masks(name, tmp_path):
     assert set(stored.values()) == {n for n in arrays if not n.endswith(".attn.bias")}
 
 
-# Against the originals ----------------------------------------------------------------
+# === Against the originals ===
 
 
 @pytest.mark.reference

@@ -56,7 +56,7 @@ def files(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-# Opening -----------------------------------------------------------------------------
+# === Opening ===
 
 
 def test_missing_files(tmp_path):
@@ -69,8 +69,8 @@ def test_missing_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected a safetensors file or one of torch.save"),
-        (b"\x89HDF\r\n\x1a\n", "expected a safetensors file or one of torch.save"),
+        (b"", "expected a safetensors file or a file of torch.save"),
+        (b"\x89HDF\r\n\x1a\n", "expected a safetensors file or a file of torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
     ],
 )
@@ -217,7 +217,7 @@ def test_large_indexes(tmp_path, monkeypatch):
     assert "too large" in refuse_index(tmp_path, {"weight_map": weight_map})
 
 
-# Writing -----------------------------------------------------------------------------
+# === Writing ===
 
 
 def test_one_file(tmp_path):
@@ -499,7 +499,7 @@ def test_overwriting_the_checkpoint_that_is_being_read(tmp_path):
     assert values(tmp_path) == 2
 
 
-# Against transformers ----------------------------------------------------------------
+# === Against transformers ===
 
 
 @pytest.mark.reference

@@ -12,7 +12,7 @@ from bark_tf.config import (
     EncodecConfig,
 )
 from bark_tf.convert import configs
-from bark_tf.convert.inventory import PARTS, variable_shapes
+from bark_tf.convert.shapes import PARTS, variable_shapes
 from bark_tf.convert.weights import table_for
 
 # What suno's text_2.pt and fine_2.pt hold.
@@ -107,7 +107,7 @@ def test_bad_model_args(change, message):
         configs.from_model_args(BarkSemanticConfig, TEXT | change)
 
 
-# Which transformer --------------------------------------------------------------------
+# === Which transformer ===
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "codec_model"])
@@ -138,7 +138,7 @@ def test_the_fine_model_is_known_by_its_embeddings():
     assert configs.suno_part(shapes, "text") == "fine_acoustics"
 
 
-# Meta's codec -------------------------------------------------------------------------
+# === Meta's codec ===
 
 
 CODECS = {
@@ -199,7 +199,7 @@ def test_the_48_khz_codec_is_refused():
         configs.codec_config(shapes)
 
 
-# Generation ---------------------------------------------------------------------------
+# === Generation ===
 
 
 def test_published_generation():

@@ -122,7 +122,7 @@ def assert_holds(model, table, arrays):
         np.testing.assert_array_equal(array, arrays[name], name, strict=True)
 
 
-# HuBERT -------------------------------------------------------------------------------
+# === HuBERT ===
 
 
 def test_inventory_of_the_published_hubert():
@@ -294,7 +294,7 @@ def test_sizes_of_other_networks_are_not_told(tmp_path):
         read_config(int, tmp_path)
 
 
-# The quantizer ------------------------------------------------------------------------
+# === The quantizer ===
 
 
 @pytest.mark.parametrize("version", QUANTIZERS)
@@ -368,7 +368,7 @@ def test_hostile_quantizer(module, tmp_path):
     marker = tmp_path / "executed"
     attack = Call(Name(module, name), (f"touch {marker}",))
     path = write_torch(tmp_path / "x.pth", arrays, extra=attack)
-    with pytest.raises(CheckpointError, match="nothing of it was executed"):
+    with pytest.raises(CheckpointError, match="nothing was executed"):
         HubertQuantizer.from_file(path)
     assert not marker.exists()
 

@@ -3,27 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from toy_files import DictCheckpoint
 
 from bark_tf.convert import rules
 from bark_tf.convert.rules import REVERSE_AXES, Rule, Table
-
-
-class Checkpoint:
-    """Arrays by name that count how often they are read."""
-
-    def __init__(self, arrays):
-        self.arrays, self.num_reads = arrays, 0
-
-    def names(self):
-        return list(self.arrays)
-
-    def shape(self, name):
-        return self.arrays[name].shape
-
-    def read(self, name):
-        self.num_reads += 1
-        return self.arrays[name]
-
 
 TABLE = Table(
     (
@@ -51,13 +34,13 @@ def make_arrays(prefix=""):
 
 def load(arrays, table=TABLE, **options):
     variables = make_variables()
-    rules.load(table, variables, Checkpoint(arrays), **options)
+    rules.load(table, variables, DictCheckpoint(arrays), **options)
     return {path: np.array(variable) for path, variable in variables.items()}
 
 
 def refuse(arrays, **options):
     """The message with which `load` refuses; it has read and written nothing."""
-    variables, checkpoint = make_variables(), Checkpoint(arrays)
+    variables, checkpoint = make_variables(), DictCheckpoint(arrays)
     with pytest.raises(ValueError) as caught:
         rules.load(TABLE, variables, checkpoint, **options)
     assert checkpoint.num_reads == 0
@@ -75,7 +58,7 @@ def test_load_writes_every_variable():
 
 def test_tensors_are_the_inverse_of_load():
     variables = make_variables()
-    rules.load(TABLE, variables, Checkpoint(make_arrays()))
+    rules.load(TABLE, variables, DictCheckpoint(make_arrays()))
     listed = list(rules.tensors(TABLE, variables))
     assert [(name, shape, dtype) for name, shape, dtype, _ in listed] == [
         ("linear.weight", (2, 3), "float32"),
@@ -181,19 +164,19 @@ def test_tables_that_do_not_fit_their_model():
     twice = Table((*TABLE.rules, TABLE.rules[0]))
     for table in (Table(TABLE.rules[:1]), twice):
         with pytest.raises(RuntimeError, match="table and the model differ"):
-            rules.load(table, variables, Checkpoint(make_arrays()))
+            rules.load(table, variables, DictCheckpoint(make_arrays()))
         with pytest.raises(RuntimeError, match="table and the model differ"):
             list(rules.tensors(table, variables))
     with pytest.raises(RuntimeError, match="conv/kernel"):
         del variables["conv/kernel"]
-        rules.load(TABLE, variables, Checkpoint(make_arrays()))
+        rules.load(TABLE, variables, DictCheckpoint(make_arrays()))
 
 
 def test_fit_says_where_tensors_are_stored():
     arrays = make_arrays("_orig_mod.part.")
     arrays["part.head.weight"] = arrays["_orig_mod.part.linear.weight"]
     shapes = {path: v.shape for path, v in make_variables().items()}
-    assert rules.fit(TABLE, shapes, Checkpoint(arrays), prefix="part.") == {
+    assert rules.fit(TABLE, shapes, DictCheckpoint(arrays), prefix="part.") == {
         "linear.weight": "_orig_mod.part.linear.weight",
         "conv.weight": "_orig_mod.part.conv.weight",
         "head.weight": "part.head.weight",

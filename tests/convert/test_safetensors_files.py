@@ -13,14 +13,15 @@ import safetensors.numpy
 
 from bark_tf.convert import safetensors_files
 from bark_tf.convert.checkpoints import CheckpointError, open_checkpoint
-from bark_tf.convert.safetensors_files import Source, check_source, write_safetensors
+from bark_tf.convert.file_tensors import LazyTensor
+from bark_tf.convert.safetensors_files import check_tensor, write_safetensors
 
 NUMPY_DTYPES = "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64"
 NUMPY_DTYPES = (NUMPY_DTYPES + " float16 float32 float64").split()
 
 
 def source(name, array):
-    return check_source(Source(name, array.shape, array.dtype, lambda: array))
+    return LazyTensor(name, array.shape, array.dtype, lambda: array)
 
 
 def write(path, arrays, metadata=None):
@@ -106,7 +107,7 @@ def test_written_tensors_are_aligned(tmp_path):
     ("shape", "dtype"), [((2, 2), "float32"), ((3,), "float32"), ((2,), "float64")]
 )
 def test_arrays_that_are_not_what_was_said(shape, dtype, tmp_path):
-    said = check_source(Source("w", (2,), "float32", lambda: np.zeros(shape, dtype)))
+    said = LazyTensor("w", (2,), np.dtype("f4"), lambda: np.zeros(shape, dtype))
     with pytest.raises(ValueError, match="'w' of shape"):
         write_safetensors(tmp_path / "x.safetensors", [said], {})
 
@@ -116,10 +117,10 @@ def test_arrays_that_are_not_what_was_said(shape, dtype, tmp_path):
 )
 def test_sources_that_the_format_cannot_hold(name, dtype):
     with pytest.raises(ValueError, match="safetensors can hold"):
-        check_source(Source(name, (2,), dtype, lambda: None))
+        check_tensor(LazyTensor(name, (2,), dtype, lambda: None))
 
 
-# Damaged and hostile files -----------------------------------------------------------
+# === Damaged and hostile files ===
 
 
 def entry(start=0, stop=8, shape=(2,), dtype="F32"):
@@ -222,7 +223,7 @@ def test_random_damage_is_read_or_refused(tmp_path):
                 checkpoint.read(name).copy()
 
 
-# Against torch -----------------------------------------------------------------------
+# === Against torch ===
 
 
 @pytest.mark.reference

@@ -9,7 +9,7 @@ import toy_files
 
 from bark_tf.config import BarkConfig
 from bark_tf.convert import sources
-from bark_tf.convert.inventory import PARTS
+from bark_tf.convert.shapes import PARTS
 
 CONFIG = toy_files.bark_config()
 SEMANTIC = CONFIG.semantic_config
@@ -34,7 +34,7 @@ def edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-# Recognising --------------------------------------------------------------------------
+# === Recognising ===
 
 
 def test_a_whole_bark(tmp_path, open_source):
@@ -75,7 +75,7 @@ def test_a_list_of_files(tmp_path, open_source):
     paths = [tmp_path / "fine.pt", tmp_path / "coarse_2.pt"]
     source = open_source(paths)
     assert list(source.parts) == ["coarse_acoustics", "fine_acoustics"]
-    with pytest.raises(ValueError, match=r"one fine_acoustics model.*/fine\.pt bes"):
+    with pytest.raises(ValueError, match=r"one fine_acoustics model.*also .*/fine\.pt"):
         open_source([*paths, paths[0]])
 
 
@@ -151,7 +151,7 @@ def test_heads_that_should_be_tied(tmp_path, open_source):
     assert source.parts["fine_acoustics"].config == untied
 
 
-# The codec ----------------------------------------------------------------------------
+# === The codec ===
 
 
 @pytest.mark.parametrize("kind", ["th", "encodec", "bark", "suno"])
@@ -193,7 +193,7 @@ def test_no_codec_in_the_codec(tmp_path, open_source):
         open_source(tmp_path, codec=tmp_path / "text.pt")
 
 
-# Configurations -----------------------------------------------------------------------
+# === Configurations ===
 
 
 def test_weights_without_a_configuration(tmp_path, open_source):
@@ -238,7 +238,7 @@ def test_other_models(model_type, tmp_path, open_source):
         open_source(tmp_path)
 
 
-# What does not fit --------------------------------------------------------------------
+# === What does not fit ===
 
 
 def test_missing_and_unknown_tensors(tmp_path, open_source):

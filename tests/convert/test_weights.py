@@ -11,7 +11,7 @@ import toy_files
 from bark_tf.bark import BarkModel
 from bark_tf.convert import weights
 from bark_tf.convert.checkpoints import open_checkpoint
-from bark_tf.convert.inventory import PARTS
+from bark_tf.convert.shapes import PARTS
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
@@ -149,7 +149,7 @@ def test_spelling(kind, name, tmp_path):
         assert weights.spelling(checkpoint) == kind
 
 
-# Through transformers -----------------------------------------------------------------
+# === Through transformers ===
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,22 @@
-"""What a checkpoint holds: shapes, computed from the configuration alone.
+"""Shapes of variables, computed from the configuration without building the network.
 
-Conversion and the fingerprint of a checkpoint need the shapes of networks that nobody
-wants to build for that. The loops are those of `bark_tf/models`; a test holds both to
-the same shapes.
+The loops mirror those of `bark_tf/models`; a test compares the shapes.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from bark_tf.config import (
     BarkCoarseConfig,
-    BarkConfig,
     BarkFineConfig,
     BarkSemanticConfig,
     BarkSubModelConfig,
     EncodecConfig,
 )
 
-from .weights import table_for
-
-# The parts of a whole Bark, by the names that its tensors begin with.
+# The parts of a whole Bark by the prefixes of its tensors.
 PARTS: dict[str, type] = {
     "semantic": BarkSemanticConfig,
     "coarse_acoustics": BarkCoarseConfig,
@@ -32,30 +26,12 @@ PARTS: dict[str, type] = {
 _MLP_RATIO = 4
 _LSTM_GATES = 4
 
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
+PathsAndShapes = Iterator[tuple[str, tuple[int, ...]]]
+
+# === The transformers ===
 
 
-def variable_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's variables, without building it.
-
-    Args:
-        config: Configuration of one of the four networks.
-
-    Returns:
-        Path below the network -> shape, as in `rules.variables_of`.
-
-    Example:
-        >>> variable_shapes(EncodecConfig())["encoder/input_conv/direction"]
-        (7, 1, 32)
-    """
-    is_codec = isinstance(config, EncodecConfig)
-    return dict(_codec(config) if is_codec else _transformer(config))
-
-
-# The transformers ---------------------------------------------------------------------
-
-
-def _transformer(config: BarkSubModelConfig) -> Shapes:
+def _transformer(config: BarkSubModelConfig) -> PathsAndShapes:
     width = config.hidden_size
     is_fine = isinstance(config, BarkFineConfig)
     norm_bias = is_fine or config.bias
@@ -76,18 +52,18 @@ def _transformer(config: BarkSubModelConfig) -> Shapes:
     yield from _fine_ends(config) if is_fine else _causal_ends(config)
 
 
-def _norm(path: str, width: int, has_bias: bool) -> Shapes:
+def _norm(path: str, width: int, has_bias: bool) -> PathsAndShapes:
     yield f"{path}/gamma", (width,)
     if has_bias:
         yield f"{path}/beta", (width,)
 
 
-def _causal_ends(config: BarkSubModelConfig) -> Shapes:
+def _causal_ends(config: BarkSubModelConfig) -> PathsAndShapes:
     yield "token_embedding/embeddings", (config.input_vocab_size, config.hidden_size)
     yield "lm_head/kernel", (config.output_vocab_size, config.hidden_size)
 
 
-def _fine_ends(config: BarkFineConfig) -> Shapes:
+def _fine_ends(config: BarkFineConfig) -> PathsAndShapes:
     for j in range(config.n_codes_total):
         shape = (config.input_vocab_size, config.hidden_size)
         yield f"token_embedding_{j}/embeddings", shape
@@ -96,10 +72,10 @@ def _fine_ends(config: BarkFineConfig) -> Shapes:
             yield f"lm_head_{i}/kernel", (config.output_vocab_size, config.hidden_size)
 
 
-# The codec ----------------------------------------------------------------------------
+# === The codec ===
 
 
-def _codec(config: EncodecConfig) -> Shapes:
+def _codec(config: EncodecConfig) -> PathsAndShapes:
     first, ratios = config.num_filters, config.upsampling_ratios
     last = first * 2 ** len(ratios)
     latent, audio = config.hidden_size, config.audio_channels
@@ -129,13 +105,15 @@ def _codec(config: EncodecConfig) -> Shapes:
     )
 
 
-def _conv(config: EncodecConfig, path: str, taps: int, inputs: int, out: int) -> Shapes:
+def _conv(
+    config: EncodecConfig, path: str, taps: int, inputs: int, out: int
+) -> PathsAndShapes:
     return _convolution(config, path, (taps, inputs, out), channels=out)
 
 
 def _convolution(
     config: EncodecConfig, path: str, kernel: tuple[int, int, int], channels: int
-) -> Shapes:
+) -> PathsAndShapes:
     if config.norm_type == "weight_norm":
         yield f"{path}/direction", kernel
         yield f"{path}/scale", (1, 1, kernel[-1])
@@ -145,7 +123,7 @@ def _convolution(
     yield f"{path}/bias", (channels,)
 
 
-def _residual_units(config: EncodecConfig, stage: str, width: int) -> Shapes:
+def _residual_units(config: EncodecConfig, stage: str, width: int) -> PathsAndShapes:
     narrow = width // config.compress
     for j in range(config.num_residual_layers):
         unit = f"{stage}/residual_{j}"
@@ -156,7 +134,7 @@ def _residual_units(config: EncodecConfig, stage: str, width: int) -> Shapes:
             yield from _conv(config, f"{unit}/shortcut", 1, width, width)
 
 
-def _lstm(config: EncodecConfig, path: str, width: int) -> Shapes:
+def _lstm(config: EncodecConfig, path: str, width: int) -> PathsAndShapes:
     gates = _LSTM_GATES * width
     for i in range(config.num_lstm_layers):
         for kernel in ("kernel", "recurrent_kernel"):
@@ -165,66 +143,28 @@ def _lstm(config: EncodecConfig, path: str, width: int) -> Shapes:
             yield f"{path}/layer_{i}/{bias}", (gates,)
 
 
-def _codebook(config: EncodecConfig, path: str) -> Shapes:
+def _codebook(config: EncodecConfig, path: str) -> PathsAndShapes:
     for name in ("embed", "embed_avg"):
         yield f"{path}/{name}", (config.codebook_size, config.codebook_dim)
     yield f"{path}/cluster_size", (config.codebook_size,)
     yield f"{path}/inited", (1,)
 
 
-# A whole Bark -------------------------------------------------------------------------
+# === Any network ===
 
 
-class Row(NamedTuple):
-    """One tensor of a checkpoint: its name, `"F32"` or `"BOOL"`, and its shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def inventory(config: BarkConfig) -> list[Row]:
-    """Lists the tensors of a whole Bark as it was published, in Hugging Face's names.
-
-    Mask buffers and the second names of tied heads are among them.
+def variable_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's variables.
 
     Args:
-        config: Of the whole Bark.
+        config: Configuration of one of `PARTS`.
 
     Returns:
-        The rows, sorted by name.
+        Path below the network -> shape, with the keys of `rules.variables_of`.
 
     Example:
-        >>> len(inventory(BarkConfig.preset("bark-small")))
-        542
+        >>> variable_shapes(EncodecConfig())["encoder/input_conv/direction"]
+        (7, 1, 32)
     """
-    rows = []
-    for name, cls in PARTS.items():
-        part = getattr(config, cls.part)
-        shapes = variable_shapes(part)
-        table = table_for(part).below("", f"{name}.")
-        stored = {rule.theirs: rule.shape(shapes[rule.ours]) for rule in table.rules}
-        stored |= {second: stored[first] for second, first in table.aliases.items()}
-        rows += [Row(name, "F32", shape) for name, shape in stored.items()]
-        rows += [
-            Row(name, "BOOL", make().shape) for name, make in table.constants.items()
-        ]
-    return sorted(rows)
-
-
-def fingerprint(rows: Iterable[Row]) -> str:
-    """The SHA-256 of an inventory, which tells whether two checkpoints hold the same.
-
-    Args:
-        rows: As `inventory` returns them.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Source: kadirnar/VoiceHub, which published it for `suno/bark-small`.
-    """
-    lines = (
-        f"{row.name}|{row.dtype}|{'x'.join(map(str, row.shape))}"
-        for row in sorted(rows)
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    is_codec = isinstance(config, EncodecConfig)
+    return dict(_codec(config) if is_codec else _transformer(config))
