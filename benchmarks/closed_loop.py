@@ -1,14 +1,13 @@
-"""Does the loop close? What a model spoke, heard again: its codes and its tokens.
+"""Re-encodes what a model spoke: which share of its codes and tokens is recovered?
 
     bark-tf train-tokenizer pairs quantizer --kind quantizer --make-pairs a.txt \\
         --model MODEL --hubert HUBERT
     python benchmarks/closed_loop.py pairs --model MODEL --semantic-tokenizer quantizer
 
-The held-out pairs hold audio, and the semantic tokens and codes that it was made of.
-Each is heard by the codec, by every semantic tokenizer, and as a recording of which
-`make_voice` makes a preset with the first of these. Told is the share of codes and
-tokens that are found again in their place. The last line of the output is one JSON
-object.
+A held-out pair holds audio and the semantic tokens and codes that it was made of. Its
+audio goes through the codec's encoder, through every semantic tokenizer, and through
+`make_voice` with the first of them. The table shows the share of codes and tokens that
+come back at the same position. The last line of the output is one JSON object.
 """
 
 import argparse
@@ -19,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bark_tf import EncodecModel, hub
-from bark_tf.audio.writing import write_audio
-from bark_tf.semantic_tokens import load_semantic_tokenizer
-from bark_tf.training.data.shards import ShardSet
-from bark_tf.training.tokenizers.quantizer import quantizer_score
-from bark_tf.voices.cloning import first_codes, make_voice
+import bark_tf
+from bark_tf import EncodecModel, load_semantic_tokenizer, make_voice, write_audio
+from bark_tf.training import ShardSet, quantizer_score
+
+SHIPPED = Path(bark_tf.__file__).with_name("assets")
 
 
 class Agreement(collections.defaultdict):
@@ -34,7 +32,7 @@ class Agreement(collections.defaultdict):
         super().__init__(lambda: [0, 0])
 
     def add(self, key, spoken, found):
-        """Counts what two rows have in common, over the length of the shorter."""
+        """Counts equal positions of two rows, over the length of the shorter."""
         count = min(len(spoken), len(found))
         self[key][0] += int(np.sum(spoken[:count] == found[:count]))
         self[key][1] += count
@@ -50,8 +48,8 @@ def add_codes(agreement, what, spoken, found):
         agreement.add(f"{what}, codebook {number + 1}", mine, theirs)
 
 
-def hear_preset(agreement, pair, codec, arguments, tokenizer):
-    """Makes a preset of a pair's audio; whether there was enough of it."""
+def add_preset(agreement, pair, codec, arguments, tokenizer):
+    """Makes a preset from a pair's audio; returns whether it was long enough."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "spoken.wav"
         write_audio(path, pair.audio, codec.config.sampling_rate)
@@ -74,7 +72,9 @@ def parse():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pairs", type=Path, help="what --make-pairs made")
-    parser.add_argument("--model", help="that spoke them; default: the one that ships")
+    parser.add_argument(
+        "--model", default=SHIPPED, help="what spoke them; default: the shipped voice"
+    )
     parser.add_argument(
         "--semantic-tokenizer", nargs="+", default=[], metavar="DIR",
         help="tokenizers of the model's tokens; the first makes the presets",
@@ -85,7 +85,6 @@ def parse():
 
 def main():
     arguments = parse()
-    arguments.model = arguments.model or hub.shipped_checkpoint()
     shards = ShardSet(arguments.pairs / "validation")
     count = min(len(shards), arguments.limit or len(shards))
     codec = EncodecModel.from_pretrained(arguments.model)
@@ -93,10 +92,10 @@ def main():
     tokenizers = [load_semantic_tokenizer(name) for name in names]
     agreement, presets = Agreement(), 0
     for pair in (shards[number] for number in range(count)):
-        found = first_codes(codec, pair.audio, len(pair.codes))
-        add_codes(agreement, "codec", pair.codes, found)
+        codes = codec.encode(pair.audio[None], num_codebooks=len(pair.codes)).numpy()
+        add_codes(agreement, "codec", pair.codes, codes[0])
         if tokenizers:
-            presets += hear_preset(agreement, pair, codec, arguments, tokenizers[0])
+            presets += add_preset(agreement, pair, codec, arguments, tokenizers[0])
     results = {"pairs": count, "presets": presets, "shares": agreement.shares()}
     print(f"{presets} presets of {count} pairs")
     for key, share in results["shares"].items():

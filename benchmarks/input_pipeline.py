@@ -1,12 +1,12 @@
-"""The input pipeline: batches it makes per second, beside the steps that use them up.
+"""The input pipeline: batches per second, and the training steps that consume them.
 
     python benchmarks/input_pipeline.py               # recordings of random numbers
     python benchmarks/input_pipeline.py --data DIR    # bark-tf prepare ... --keep-audio
 
-For every stage of the recipe `small_voice`: the batches that are made when nothing else
-runs, and the steps that training takes on one of them when nothing is made. Training
-waits for its input where the first number is the smaller one; where both share the
-processor, the pipeline takes steps / batches of it. The last line of the output is one
+Measures, for every stage of the recipe `small_voice`, how many batches the pipeline
+makes when nothing else runs, and how many steps training takes when its batch is ready.
+Training waits for its input if the first number is smaller; if both share the
+processor, the pipeline uses steps / batches of it. The last line of the output is one
 JSON object.
 """
 
@@ -44,13 +44,13 @@ STAGES = {
     "coarse": (BarkCoarseModel, "coarse_acoustics_config"),
     "fine": (BarkFineModel, "fine_acoustics_config"),
 }
-SECONDS = (1.0, 5.0)  # of the made-up recordings
+SECONDS = (1.0, 5.0)  # shortest and longest random recording
 SHARD_SIZE = 256
-WARM_UP = 20  # batches, more than are made in advance
+WARM_UP = 20  # batches, more than are prefetched
 
 
-def made_up(directory, count, start):
-    """Shards of random numbers in the sizes of the small voice."""
+def write_random_shards(directory, count, start):
+    """Writes shards of random numbers in the sizes of the small voice."""
     _, config, tokenizer = start
     semantic = config.semantic_config
     frames_hz = semantic.semantic_rate_hz
@@ -86,7 +86,7 @@ def made_up(directory, count, start):
 
 
 def batches_of(recipe, shards, start):
-    """The stream that the recipe trains on."""
+    """The batches that the recipe trains on."""
     config, generation_config, _ = start
     seed = recipe.options.seed
     if recipe.stage == "codec":
@@ -109,7 +109,7 @@ def trainer_of(recipe, start):
     model_class, name = STAGES[recipe.stage]
     model = model_class(getattr(config, name))
     if recipe.stage == "codec":
-        # As in all but the first steps: with codebooks.
+        # With codebooks, as in all but the first steps.
         options = dataclasses.replace(recipe.codec, quantize_from=0)
         trainer = CodecTrainer(model, options)
     else:
@@ -119,7 +119,7 @@ def trainer_of(recipe, start):
 
 
 def batches_per_second(batches, count):
-    """Of the dataset as `fit` reads it, without those made in advance."""
+    """Speed of the dataset as `fit` reads it, without the prefetched batches."""
     elements = iter(batches.dataset())
     for _ in itertools.islice(elements, WARM_UP):
         pass
@@ -130,7 +130,7 @@ def batches_per_second(batches, count):
 
 
 def steps_per_second(trainer, batch, count):
-    """Median of several steps on one batch, without the first two."""
+    """Median speed of `count` steps on one batch, after two warm-up steps."""
     times = []
     for _ in range(count + 2):
         begin = time.perf_counter()
@@ -160,7 +160,9 @@ def main():
     parser.add_argument(
         "--data", help="shards with tokens of the small voice and audio"
     )
-    parser.add_argument("--recordings", type=int, default=512, help="made up; 512")
+    parser.add_argument(
+        "--recordings", type=int, default=512, help="random ones; default: 512"
+    )
     parser.add_argument("--batches", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
@@ -169,7 +171,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         if args.data is None:
             args.data = scratch
-            made_up(Path(scratch), args.recordings, start)
+            write_random_shards(Path(scratch), args.recordings, start)
         shards = ShardSet(args.data)
         results = {
             name: measure(recipe, shards, start, args)

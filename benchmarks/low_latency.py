@@ -1,35 +1,37 @@
-"""What early audio costs: `latency="low"` against the exact audio of the same takes.
+"""The cost of early audio: `latency="low"` against the exact audio of the same texts.
 
     python benchmarks/low_latency.py --recogniser pocketsphinx   # the voice that ships
     python benchmarks/low_latency.py --model suno/bark-small --texts FILE
 
-Both make the same semantic and coarse tokens; the fine codes differ, because the fine
-network has not seen the frames to come. For scale stands beside it how far the exact
-audio is from itself when its fine codes are drawn anew. The last line of the output is
-one JSON object.
+Both have the same semantic and coarse tokens; their fine codes differ, because with
+low latency the fine network has not seen the following frames. For scale, the distance
+of the exact audio from itself with random fine codes is printed too. The last line of
+the output is one JSON object.
 """
 
 import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 
 from bark_tf import BarkModel, BarkProcessor
-from bark_tf.training.evaluation.metrics import (
+from bark_tf.training import (
     corpus_word_error_rate,
     mel_distance,
+    recogniser_of,
     si_sdr,
 )
-from bark_tf.training.evaluation.recognisers import recogniser_of
-from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS
 
-FEWEST_WORDS = 6  # so that there is more than one piece
+RECIPE = Path(__file__).parents[1] / "training/recipes/small_voice"
+DIGITS = "zero one two three four five six seven eight nine".split()
+MIN_WORDS = 6  # shorter texts are one piece
 
 
 def streamed(model, inputs, **options):
-    """All audio, seconds to the first of it, seconds to the last, and pieces."""
+    """Returns the audio, seconds to its first piece and to its last, and pieces."""
     begin = time.perf_counter()
     pieces, first = [], None
     for piece in model.stream(**inputs, **options):
@@ -39,7 +41,7 @@ def streamed(model, inputs, **options):
 
 
 def measure(model, processor, texts, jit_compile):
-    """The audio of each way and what was measured on the way."""
+    """Returns one row of measurements per text, and the audio of both ways."""
     rows, exact, early = [], [], []
     for number, text in enumerate(texts):
         inputs = processor(text, return_tensors="np")
@@ -84,7 +86,7 @@ def main():
     parser.add_argument("--model", help="directory or id; default: the small voice")
     parser.add_argument("--texts", help="file, one per line; default: held-out ones")
     parser.add_argument("--limit", type=int, default=20)
-    parser.add_argument("--recogniser", help="counts wrong words, such as pocketsphinx")
+    parser.add_argument("--recogniser", help="measures WER, such as pocketsphinx")
     parser.add_argument("--xla", action="store_true", help="compile with XLA")
     arguments = parser.parse_args()
     named = [arguments.model] if arguments.model else []
@@ -94,22 +96,22 @@ def main():
         with open(arguments.texts, encoding="utf-8") as file:
             texts = [line.strip() for line in file if line.strip()]
     else:
-        digits = [text for text in HELD_OUT if set(text.split()) <= set(WORDS[:10])]
-        texts = [text for text in digits if len(text.split()) >= FEWEST_WORDS]
+        held_out = (RECIPE / "held_out.txt").read_text(encoding="utf-8").splitlines()
+        digits = [text for text in held_out if set(text.split()) <= {*DIGITS}]
+        texts = [text for text in digits if len(text.split()) >= MIN_WORDS]
     texts = texts[: arguments.limit]
     rows, exact, early = measure(model, processor, texts, arguments.xla)
     result = {
         name: statistics.median(row[name] for row in rows) for name in rows[0]
     } | {"texts": len(texts), "equal": sum(row["mel_db"] == 0 for row in rows)}
     if arguments.recogniser:
-        words = None if arguments.texts else WORDS[:10]
+        words = None if arguments.texts else DIGITS
         recognise = recogniser_of(arguments.recogniser, words)
         rate = model.generation_config.sample_rate
         for name, takes in (("exact", exact), ("low", early)):
-            heard = [recognise(take, rate) for take in takes]
-            result[f"{name}_word_error_rate"] = corpus_word_error_rate(
-                texts, heard
-            ).rate
+            recognised = [recognise(take, rate) for take in takes]
+            score = corpus_word_error_rate(texts, recognised)
+            result[f"{name}_word_error_rate"] = score.rate
     print("| medians | exact | low |\n|---|---|---|")
     for name, digits in (("first_s", 2), ("all_s", 2), ("word_error_rate", 3)):
         if f"exact_{name}" in result:

@@ -6,12 +6,12 @@
 
 Both sides read the same checkpoint (random weights of bark-small's sizes unless
 `--model` names one) and take steps on the same batch: mean cross-entropy, gradient,
-global norm clipped to 1, AdamW. The peer is transformers' network with loss and step
-written by hand; bfloat16 is autocast there. Each stage, method and side runs in a
-process of its own, in turn, and the first losses must agree. Tokens are the
-positions that the network reads. CPU seconds are those of all threads; on a crowded
-machine both they and the time that passed grow, and not by the same factor on both
-sides. The last line of the output is one JSON object.
+global norm clipped to 1, AdamW. The peer is transformers' network with a handwritten
+loss and step; bfloat16 is autocast there. Each stage, method and side runs in its own
+process, in turn, and the first losses must agree. Tokens are the positions that the
+network reads. CPU seconds add up all threads; on a busy machine seconds and CPU seconds
+grow, and not by the same factor on both sides. The last line of the output is one JSON
+object.
 """
 
 import argparse
@@ -96,12 +96,12 @@ def batch_of(stage, size, model):
         getattr(config, f"{name}_config"),
         ExampleOptions(history_probability=0.0),
     )
-    # Padded to the longest of the batch as exactly as it can be.
+    # As little padding as possible.
     return Batches(examples, size, num_buckets=examples.longest)(0)
 
 
 def positions(stage, batch):
-    """Positions that the network reads for a batch."""
+    """How many positions the network reads for a batch."""
     if stage != "semantic":
         return batch["ids"].shape[0] * batch["ids"].shape[1]
     rows, targets = batch["targets"].shape
@@ -112,17 +112,18 @@ def positions(stage, batch):
 
 
 class BarkTf:
-    """This library, as `bark-tf train` uses it."""
+    """bark_tf, as `bark-tf train` uses it."""
 
     def __init__(self, args, stage, method):
         import tensorflow as tf
 
+        import bark_tf
         from bark_tf import BarkGenerationConfig
         from bark_tf.training import TRAINERS, TrainingOptions, optimizer_of
-        from bark_tf.training.runs.run import MODELS
 
         self.version = f"tensorflow {tf.__version__}"
-        model = MODELS[stage].from_pretrained(args.model, dtype=args.dtype)
+        model_class = getattr(bark_tf, f"Bark{stage.title()}Model")
+        model = model_class.from_pretrained(args.model, dtype=args.dtype)
         if method == "lora":
             model.enable_lora(RANK)
         config = BarkGenerationConfig.from_pretrained(args.model)
@@ -144,7 +145,7 @@ class BarkTf:
 
 
 class Torch:
-    """The peer: transformers' networks, everything else by hand."""
+    """The peer: transformers' networks with a handwritten step."""
 
     def __init__(self, args, stage, method):
         import torch
@@ -203,7 +204,7 @@ class Torch:
             weight_decay=WEIGHT_DECAY,
         )
 
-    # Like bark_tf, each gives the logits of the positions with targets only.
+    # Like bark_tf, each computes logits only at positions with targets.
 
     def _semantic(self, batch):
         text, read = batch["text"], batch["targets"][:, :-1]
@@ -345,7 +346,7 @@ def line(cells):
 
 
 def show(result):
-    """One line per side, and how many times less the first side needs."""
+    """Prints one line per side, and how many times faster the first side is."""
     names = [name for name in SIDES if name in result]
     for name in names:
         row = result[name]

@@ -1,6 +1,8 @@
 """Who imports whom: the layers of the package, read from the source."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -35,8 +37,7 @@ ROWS = (
     ("cli",),
     ("__main__",),
 )
-# (module or folder, what its functions may import although it is not above).
-LATE_IMPORTS = ()
+PUBLIC = ("bark_tf", "bark_tf.training")
 
 
 class Import(NamedTuple):
@@ -122,12 +123,7 @@ def is_allowed(found):
         found.target
     ):
         return True
-    if row(found.target) < row(found.source):
-        return True
-    return found.is_late and any(
-        is_within(found.source, source) and is_within(found.target, target)
-        for source, target in LATE_IMPORTS
-    )
+    return row(found.target) < row(found.source)
 
 
 IMPORTS = sorted(set(read_imports()))
@@ -163,6 +159,18 @@ def test_every_module_has_a_row():
 
 def test_modules_import_only_from_rows_above():
     assert [str(found) for found in IMPORTS if not is_allowed(found)] == []
+
+
+def test_benchmarks_use_public_names_only():
+    names = {module: importlib.import_module(module).__all__ for module in PUBLIC}
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        imported = re.findall(r"^\s*(?:from|import) (bark_tf[.\w]*)", text, re.M)
+        assert set(imported) <= names.keys(), path.name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                unknown = {alias.name for alias in node.names} - {*names[node.module]}
+                assert not unknown, path.name
 
 
 def test_imports_are_relative_only_inside_convert_and_training():

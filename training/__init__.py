@@ -24,6 +24,9 @@ _HOMES = {
     ),
     ".data.examples": ("StageExamples",),
     ".data.batches": ("Batches",),
+    ".evaluation.metrics": ("corpus_word_error_rate", "mel_distance", "si_sdr"),
+    ".evaluation.recognisers": ("recogniser_of",),
+    ".tokenizers.quantizer": ("quantizer_score",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
