@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,19 +18,26 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
-from bark_tf.generation.api import semantic_rows, stack, voices_per_row
-from bark_tf.generation.coarse import CoarseStage
-from bark_tf.generation.fine import FineStage, check_window
+from bark_tf.config import (
+    GENERATION_CONFIG_NAME,
+    BarkConfig,
+    BarkGenerationConfig,
+)
+from bark_tf.convert.weights import load_weights, save_weights
+from bark_tf.generation.api import checked_request
+from bark_tf.generation.fine import check_window
+from bark_tf.generation.histories import stack, voices_per_row
+from bark_tf.generation.long_form import generate_long, stream_long
 from bark_tf.generation.options import StageConfigs, stage_configs
-from bark_tf.generation.semantic import check_semantic_limit, generate_semantic
-from bark_tf.generation.streaming import LATENCIES, exact_pieces, low_latency_pieces
+from bark_tf.generation.pipeline import Pipeline, Request, Speech
+from bark_tf.generation.semantic import check_semantic_limit
+from bark_tf.generation.stage import Progress
+from bark_tf.generation.streaming import LATENCIES, stream
 from bark_tf.memory import allocate_only, return_free_memory
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
-from bark_tf.tokens import deinterleave
 from bark_tf.voices.presets import VoicePreset
 
 # The parts by the names that transformers gives them.
@@ -42,17 +48,12 @@ PARTS: Mapping[str, type[PretrainedModel]] = {
     "codec_model": EncodecModel,
 }
 
-Progress = Callable[[str, int, int], None]
-
 # Threads that read weights while the next part is built.
 READERS = 2
 
 # TensorFlow's own CPU allocator keeps all the memory that it ever had. It looks at this
 # once, when it allocates for the first time; later nothing changes.
 SYSTEM_ALLOCATOR = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
-
-# One big dense pass per call: the plain graph is as fast as XLA and needs no compiling.
-FINE_JIT_COMPILE = False
 
 
 class BarkOutput(NamedTuple):
@@ -269,8 +270,6 @@ class BarkModel:
                 "offload=True reads the weights as they are in the file. "
                 f"Received: quantize={quantize!r} with it"
             )
-        from bark_tf.convert.weights import load_weights
-
         if offload:
             os.environ.setdefault(SYSTEM_ALLOCATOR, "1")
         # One part is read while the next is built.
@@ -304,8 +303,6 @@ class BarkModel:
             max_shard_size: Bytes, or a text such as `"200MB"`; larger checkpoints are
                 split.
         """
-        from bark_tf.convert.weights import save_weights
-
         if self._reload is not None:
             raise ValueError("A model whose parts are offloaded cannot be saved")
         Path(directory).mkdir(parents=True, exist_ok=True)
@@ -369,40 +366,26 @@ class BarkModel:
         Raises:
             ValueError: For arguments that cannot work, before any work is done.
         """
-        config = generation_config or self.generation_config
-        compat = compat or config.compat
-        configs = stage_configs(config, options, compat)
-        self._check(configs)
-        input_ids = _checked_ids(input_ids)
-        voices = self._voices(history_prompt, len(input_ids), configs)
-        takes = configs.semantic.num_return_sequences
-        input_ids = np.repeat(input_ids, takes, axis=0)
-        if attention_mask is not None:
-            attention_mask = np.repeat(np.asarray(attention_mask), takes, axis=0)
-        voices = [voice for voice in voices for _ in range(takes)]
-        run = _Run(
-            self, configs, voices, seed, compat, jit_compile, progress or _silent
+        compat, configs = self._configs(generation_config, options, compat)
+        request = self._request(
+            input_ids, attention_mask, history_prompt, seed, configs
         )
-        semantic = run.semantic(input_ids, attention_mask)
-        rows = run.rows(semantic)
-        coarse = run.coarse(rows)
-        stage = run.fine_stage(coarse)
-        fine = run.fine(stage)
-        frames = [configs.coarse_window.num_frames(len(row)) for row in rows]
-        lengths = [count * self.config.codec_config.hop_length for count in frames]
-        if compat == "hf" and not return_output_lengths:
-            frames = stage.frames
-        audio = run.audio(stage, frames)
+        pipeline = Pipeline(
+            self, configs, compat=compat, jit_compile=jit_compile, report=progress
+        )
+        pad_codes = compat == "hf" and not return_output_lengths
+        out = pipeline.speak(request, _warn_of_empty_rows, pad_codes=pad_codes)
+        lengths = (out.frames * self.config.codec_config.hop_length).numpy().tolist()
         if return_dict:
             return BarkOutput(
-                audio=audio,
+                audio=out.audio,
                 lengths=lengths,
-                semantic=tf.constant(semantic),
-                coarse=tf.constant(stack(coarse)),
-                fine=tf.constant(stack(fine)),
-                voice=_voices_to_continue(rows, coarse, fine),
+                semantic=out.semantic,
+                coarse=out.coarse,
+                fine=out.fine,
+                voice=_voices_to_continue(out),
             )
-        return (audio, lengths) if return_output_lengths else audio
+        return (out.audio, lengths) if return_output_lengths else out.audio
 
     def stream(
         self,
@@ -445,39 +428,26 @@ class BarkModel:
             raise ValueError(
                 f"latency must be one of {LATENCIES}. Received: {latency!r}"
             )
-        config = generation_config or self.generation_config
-        compat = compat or config.compat
-        configs = stage_configs(config, options, compat)
-        self._check(configs)
-        input_ids = _checked_ids(input_ids)
-        if len(input_ids) != 1 or configs.semantic.num_return_sequences != 1:
-            raise ValueError(
-                f"stream speaks one text at a time. Received: {len(input_ids)} texts, "
-                f"num_return_sequences={configs.semantic.num_return_sequences}"
-            )
-        voices = self._voices(history_prompt, 1, configs)
-        seed = secrets.randbits(63) if seed is None else seed
-        run = _Run(
-            self, configs, voices, seed, compat, jit_compile, progress or _silent
+        compat, configs = self._configs(generation_config, options, compat)
+        request = self._request(
+            input_ids, attention_mask, history_prompt, seed, configs
         )
-        pieces = exact_pieces if latency == "exact" else low_latency_pieces
-
-        def speak() -> Iterator[np.ndarray]:
-            semantic = run.semantic(input_ids, attention_mask)
-            yield from pieces(run, run.rows(semantic)[0])
-
-        return speak()
+        if len(request.text_ids) != 1:
+            raise ValueError(
+                "stream speaks one text at a time. Received: "
+                f"{len(request.text_ids)} texts and takes"
+            )
+        pipeline = Pipeline(
+            self, configs, compat=compat, jit_compile=jit_compile, report=progress
+        )
+        return stream(pipeline, request, latency, _warn_of_empty_rows)
 
     def generate_long(self, processor: Any, text: str, **options: Any):
         """Speaks a text of any length; see `bark_tf.long_form.generate_long`."""
-        from bark_tf.generation.long_form import generate_long
-
         return generate_long(self, processor, text, **options)
 
     def stream_long(self, processor: Any, text: str, **options: Any):
         """Speaks sentence by sentence; see `bark_tf.long_form.stream_long`."""
-        from bark_tf.generation.long_form import stream_long
-
         return stream_long(self, processor, text, **options)
 
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> tf.Tensor:
@@ -502,181 +472,57 @@ class BarkModel:
             return np.zeros(0, np.float32)
         return self.codec_model.decode(codes[None])[0].numpy()
 
-    def _check(self, configs: StageConfigs) -> None:
-        """Refuses limits that no stage could keep, before any of them starts."""
+    def _configs(
+        self, config: BarkGenerationConfig | None, options: Any, compat: str | None
+    ) -> tuple[str | None, StageConfigs]:
+        """What a call asks for; limits that no stage could keep are refused."""
+        config = config or self.generation_config
+        compat = compat or config.compat
+        configs = stage_configs(config, options, compat)
         check_semantic_limit(self.config.semantic_config, configs.semantic)
         configs.coarse_window.check(self.config.coarse_acoustics_config)
         check_window(self.config.fine_acoustics_config, configs.fine)
+        return compat, configs
 
-    def _voices(self, history_prompt: Any, batch: int, configs: StageConfigs):
-        limits = {
-            "semantic_vocab_size": configs.semantic.semantic_vocab_size,
-            "codebook_size": configs.codebook_size,
-            "num_coarse": configs.coarse.n_coarse_codebooks,
-            "num_fine": configs.fine.n_fine_codebooks,
-            "frames_per_token": None,
-        }
-        return [
-            None if voice is None else VoicePreset.from_dict(voice, **limits)
-            for voice in voices_per_row(history_prompt, batch)
-        ]
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody listens to."""
-
-
-class _Run(NamedTuple):
-    """One call of `generate`: the four stages in turn."""
-
-    bark: BarkModel
-    configs: StageConfigs
-    voices: list[VoicePreset | None]
-    seed: Any
-    compat: str | None
-    jit_compile: bool
-    report: Progress
-
-    def semantic(self, input_ids, attention_mask) -> np.ndarray:
-        histories = [None if v is None else v.semantic_prompt for v in self.voices]
-        return generate_semantic(
-            self.bark.semantic,
-            self.jit_compile,
-            input_ids,
-            self.configs.semantic,
-            attention_mask=attention_mask,
-            histories=histories,
-            seeds=self.seed,
-            compat=self.compat,
-            progress=self._semantic_report(),
+    def _request(
+        self, input_ids, attention_mask, history_prompt, seed, configs: StageConfigs
+    ) -> Request:
+        # Voices of other rates are taken: frames and tokens need not fit together.
+        limits = {**configs.voice_limits(), "frames_per_token": None}
+        if history_prompt is not None:
+            batch = 0 if input_ids is None else len(input_ids)
+            history_prompt = [
+                None if voice is None else VoicePreset.from_dict(voice, **limits)
+                for voice in voices_per_row(history_prompt, batch)
+            ]
+        model = self.config.semantic_config
+        return checked_request(
+            model, configs, input_ids, attention_mask, history_prompt, seed
         )
 
-    def _semantic_report(self):
-        """None without a listener: then the whole stage is one call."""
-        if self.report is _silent:
-            return None
-        return lambda done, total: self.report("semantic", done, total)
 
-    def rows(self, semantic: np.ndarray) -> list[np.ndarray]:
-        """Semantic tokens per row; warns of rows that ended at once."""
-        rows = semantic_rows(semantic, self.configs.semantic.semantic_pad_token)
-        empty = [i for i, row in enumerate(rows) if not len(row)]
-        if empty:
-            warnings.warn(
-                f"The text-to-semantic stage ended rows {empty} at once: their audio "
-                "is empty. Try another seed, or set semantic_min_new_tokens",
-                UserWarning,
-                stacklevel=3,
-            )
-        return rows
-
-    def coarse_stage(self, semantic: list[np.ndarray]) -> CoarseStage:
-        return CoarseStage(
-            self.bark.coarse_acoustics,
-            self.jit_compile,
-            semantic,
-            self.configs.coarse_window,
-            voices=self.voices,
-            seeds=self.seed,
-            compat=self.compat,
+def _warn_of_empty_rows(num_semantic: Any) -> None:
+    """Warns of rows that ended at once."""
+    empty = np.flatnonzero(np.asarray(num_semantic) == 0).tolist()
+    if empty:
+        warnings.warn(
+            f"The text-to-semantic stage ended rows {empty} at once: their audio "
+            "is empty. Try another seed, or set semantic_min_new_tokens",
+            UserWarning,
+            stacklevel=4,
         )
 
-    def coarse(self, semantic: list[np.ndarray]) -> list[np.ndarray]:
-        """Coarse codes per row: int32 (codebooks, frames)."""
-        stage = self.coarse_stage(semantic)
-        for done in stage.windows():
-            self.report("coarse", done, stage.total)
-        return [
-            self._codes(tokens[:length])
-            for tokens, length in zip(stage.coarse, stage.lengths, strict=True)
-        ]
 
-    def coarse_frames(self, semantic: np.ndarray) -> Iterator[np.ndarray]:
-        """All whole frames of one row so far, window by window."""
-        stage = self.coarse_stage([semantic])
-        codebooks = self.configs.coarse.n_coarse_codebooks
-        for done in stage.windows():
-            self.report("coarse", done, stage.total)
-            yield self._codes(stage.coarse[0, : done - done % codebooks])
-            self.bark.load_part("coarse_acoustics")
-
-    def _codes(self, tokens: np.ndarray) -> np.ndarray:
-        return deinterleave(
-            tokens,
-            self.configs.coarse.n_coarse_codebooks,
-            self.configs.codebook_size,
-            self.configs.semantic.semantic_vocab_size,
-        )
-
-    def fine_stage(self, coarse: list[np.ndarray]) -> FineStage:
-        return FineStage(
-            self.bark.fine_acoustics,
-            FINE_JIT_COMPILE,
-            coarse,
-            self.configs.fine,
-            self.configs.codebook_size,
-            voices=self.voices,
-            seeds=self.seed,
-        )
-
-    def fine(self, stage: FineStage) -> list[np.ndarray]:
-        """All codes per row: int32 (codebooks, frames)."""
-        for done in stage.passes():
-            self.report("fine", done, stage.num_passes)
-        return [stage.codes(row) for row in range(len(stage.frames))]
-
-    def audio(self, stage: FineStage, frames: list[int]) -> tf.Tensor:
-        rows = []
-        for row, count in enumerate(frames):
-            codes, pieces, sent = stage.codes(row), [], 0
-            for boundary in self.boundaries(stage, row):
-                pieces.append(self.piece(codes, sent, min(boundary, count)))
-                sent = min(boundary, count)
-            rows.append(np.concatenate([np.zeros(0, np.float32), *pieces]))
-            self.report("codec", row + 1, len(frames))
-        return tf.constant(stack(rows))
-
-    def boundaries(self, stage: FineStage, row: int) -> list[int]:
-        """Frames of a row that can be decoded after each of its passes.
-
-        The codec pads its input by reflection, which takes more frames than the first
-        few of a row; these wait for the next pass.
-        """
-        fewest, frames = self.bark.config.codec_config.kernel_size, stage.frames[row]
-        return [
-            boundary if boundary >= fewest or boundary == frames else 0
-            for boundary in stage.boundaries(row)
-        ]
-
-    def piece(self, codes: np.ndarray, start: int, end: int) -> np.ndarray:
-        """The samples of frames `start` to `end`; the codec hears all before them.
-
-        Audio is decoded in the pieces in which it can be streamed, also when it is
-        not, so that both are the same bit by bit.
-        """
-        hop = self.bark.config.codec_config.hop_length
-        return self.bark._decode_row(codes[:, :end])[start * hop :]
-
-
-def _checked_ids(input_ids: Any) -> np.ndarray:
-    if input_ids is None:
-        raise ValueError(
-            "generate needs input_ids, which BarkProcessor makes of a text"
-        )
-    input_ids = np.asarray(input_ids)
-    whole = np.issubdtype(input_ids.dtype, np.integer)
-    if input_ids.ndim != 2 or not whole or not len(input_ids):
-        raise ValueError(
-            "input_ids must be integers of shape (batch, time). Received: "
-            f"{input_ids.dtype} of shape {input_ids.shape}"
-        )
-    return input_ids
-
-
-def _voices_to_continue(semantic, coarse, fine):
+def _voices_to_continue(out: Speech) -> VoicePreset | list[VoicePreset | None] | None:
     """What was said, as voices: one for a single row, a list for several."""
-    voices = [
-        VoicePreset(*arrays) if arrays[2].size else None
-        for arrays in zip(semantic, coarse, fine, strict=True)
-    ]
+    voices = []
+    counts = zip(out.num_semantic.numpy(), out.codes_frames.numpy(), strict=True)
+    for row, (tokens, frames) in enumerate(counts):
+        arrays = (
+            out.semantic[row, :tokens],
+            out.coarse[row, :, :frames],
+            out.fine[row, :, :frames],
+        )
+        voice = VoicePreset(*(array.numpy() for array in arrays)) if frames else None
+        voices.append(voice)
     return voices[0] if len(voices) == 1 else voices

@@ -1,8 +1,12 @@
-"""The `generate` methods of the sub-models, with arguments as in transformers."""
+"""What callers give, checked and as arrays; the sub-models' own `generate`.
+
+Arguments are those of Hugging Face transformers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,53 +16,87 @@ from bark_tf.config import (
     BarkCoarseGenerationConfig,
     BarkFineGenerationConfig,
     BarkSemanticGenerationConfig,
+    BarkSubModelConfig,
 )
-from bark_tf.generation.coarse import CoarseStage, CoarseWindow
-from bark_tf.generation.fine import FineStage
-from bark_tf.generation.semantic import generate_semantic, lengths_with_end
+from bark_tf.generation.histories import (
+    Histories,
+    histories_of,
+    stack,
+    voices_per_row,
+)
+from bark_tf.generation.options import StageConfigs
+from bark_tf.generation.pipeline import Pipeline, Request
+from bark_tf.generation.random import Keys, keys_of
+from bark_tf.generation.semantic import check_vocabulary, lengths_of
 from bark_tf.tokens import CODEBOOK_SIZE, deinterleave
 
 
-def voices_per_row(history_prompt: Any, batch: int) -> list[Mapping[str, Any] | None]:
-    """One voice per row: a single one is for all of them.
+def checked_request(
+    model: BarkSubModelConfig,
+    configs: StageConfigs,
+    input_ids: Any,
+    attention_mask: Any,
+    voices: Any,
+    seed: Any,
+) -> Request:
+    """The arrays of a call, checked.
+
+    Args:
+        model: Configuration of the semantic network.
+        configs: `StageConfigs`; every row is repeated `num_return_sequences` times.
+        input_ids: int (B, time), the tokenizer's ids.
+        attention_mask: (B, time), 0 where `input_ids` is padding; None: nowhere.
+        voices: As `voices_per_row` takes them.
+        seed: As `keys_of` takes it.
+
+    Returns:
+        `Request`.
 
     Raises:
-        ValueError: If a list has another length than the batch.
+        ValueError: If shapes, dtypes, ids, the number of voices or seeds are wrong.
     """
-    if history_prompt is None or isinstance(history_prompt, Mapping):
-        return [history_prompt] * batch
-    if len(history_prompt) != batch:
-        raise ValueError(
-            f"history_prompt must hold one voice per row, {batch} of them. "
-            f"Received: {len(history_prompt)}"
-        )
-    return list(history_prompt)
-
-
-def semantic_rows(tokens: Any, end: int) -> list[np.ndarray]:
-    """Every row up to its end, which is left out."""
-    tokens = np.asarray(tokens, np.int32)
-    if tokens.ndim != 2:
-        raise ValueError(
-            f"Semantic tokens must be (batch, time). Received: shape {tokens.shape}"
-        )
-    rows = zip(tokens, lengths_with_end(tokens, end), strict=True)
-    return [row[:length][row[:length] != end] for row, length in rows]
-
-
-def stack(rows: Sequence[np.ndarray], fill: int = 0) -> np.ndarray:
-    """Rows (..., time) of different lengths as one array, filled up at the end."""
-    longest = max((row.shape[-1] for row in rows), default=0)
-    return np.stack(
-        [
-            np.pad(
-                row,
-                [(0, 0)] * (row.ndim - 1) + [(0, longest - row.shape[-1])],
-                constant_values=fill,
+    input_ids, mask = _checked_ids(input_ids), attention_mask
+    voices = voices_per_row(voices, len(input_ids))
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask must have the shape of input_ids, {input_ids.shape}. "
+                f"Received: {mask.shape}"
             )
-            for row in rows
-        ]
+    length = configs.semantic.max_input_semantic_length
+    is_text = np.ones_like(input_ids, bool) if mask is None else mask != 0
+    read = input_ids[:, :length][is_text[:, :length]]
+    check_vocabulary(read, model, configs.semantic)
+    takes = configs.semantic.num_return_sequences
+    return Request(
+        text_ids=tf.repeat(tf.constant(input_ids, tf.int32), takes, axis=0),
+        attention_mask=None if mask is None else tf.repeat(mask, takes, axis=0),
+        histories=_histories([one for one in voices for _ in range(takes)], configs),
+        keys=Keys(*map(tf.constant, keys_of(seed, takes * len(input_ids)))),
     )
+
+
+def _checked_ids(input_ids: Any) -> np.ndarray:
+    if input_ids is None:
+        raise ValueError(
+            "generate needs input_ids, which BarkProcessor makes from a text"
+        )
+    input_ids = np.asarray(input_ids)
+    whole = np.issubdtype(input_ids.dtype, np.integer)
+    if input_ids.ndim != 2 or not whole or not len(input_ids):
+        raise ValueError(
+            "input_ids must be integers of shape (batch, time). Received: "
+            f"{input_ids.dtype} of shape {input_ids.shape}"
+        )
+    return input_ids
+
+
+def _histories(voices: Sequence[Any], configs: StageConfigs) -> Histories:
+    histories = histories_of(
+        voices, configs.coarse.n_coarse_codebooks, configs.fine.n_fine_codebooks
+    )
+    return Histories(*map(tf.constant, histories))
 
 
 def generate_semantic_tokens(
@@ -75,23 +113,14 @@ def generate_semantic_tokens(
 ) -> tf.Tensor:
     """See `BarkSemanticModel.generate`."""
     config = semantic_generation_config or BarkSemanticGenerationConfig()
-    config = config.replace(**options)
-    input_ids = np.repeat(np.asarray(input_ids), config.num_return_sequences, axis=0)
-    if attention_mask is not None:
-        repeats = config.num_return_sequences
-        attention_mask = np.repeat(np.asarray(attention_mask), repeats, axis=0)
-    voices = voices_per_row(history_prompt, len(input_ids))
-    tokens = generate_semantic(
-        model,
-        jit_compile,
-        input_ids,
-        config,
-        attention_mask=attention_mask,
-        histories=[None if v is None else v["semantic_prompt"] for v in voices],
-        seeds=seed,
-        compat=compat,
+    configs = StageConfigs(semantic=config.replace(**options))
+    request = checked_request(
+        model.config, configs, input_ids, attention_mask, history_prompt, seed
     )
-    return tf.constant(tokens)
+    pipeline = Pipeline(
+        SimpleNamespace(semantic=model), configs, compat=compat, jit_compile=jit_compile
+    )
+    return pipeline.semantic_tokens(request)[0]
 
 
 def generate_coarse_tokens(
@@ -109,28 +138,35 @@ def generate_coarse_tokens(
     **options: Any,
 ):
     """See `BarkCoarseModel.generate`."""
-    semantic_config = semantic_generation_config or BarkSemanticGenerationConfig()
-    config = (coarse_generation_config or BarkCoarseGenerationConfig()).replace(
-        **options
+    config = coarse_generation_config or BarkCoarseGenerationConfig()
+    configs = StageConfigs(
+        semantic=semantic_generation_config or BarkSemanticGenerationConfig(),
+        coarse=config.replace(**options),
+        codebook_size=codebook_size,
     )
-    rows = semantic_rows(semantic_output, semantic_config.semantic_pad_token)
-    sizes = CoarseWindow(semantic_config, config, codebook_size)
-    stage = CoarseStage(
-        model,
-        jit_compile,
-        rows,
-        sizes,
-        voices=voices_per_row(history_prompt, len(rows)),
-        seeds=seed,
+    semantic = np.asarray(semantic_output, np.int32)
+    if semantic.ndim != 2:
+        raise ValueError(
+            f"Semantic tokens must be (batch, time). Received: shape {semantic.shape}"
+        )
+    voices = voices_per_row(history_prompt, len(semantic))
+    pipeline = Pipeline(
+        SimpleNamespace(coarse_acoustics=model),
+        configs,
         compat=compat,
+        jit_compile=jit_compile,
     )
-    for _ in stage.windows():
-        pass
-    tokens = tf.constant(stage.coarse)
+    stage = pipeline.coarse_stage(
+        tf.constant(semantic),
+        lengths_of(semantic, configs.semantic.semantic_pad_token),
+        _histories(voices, configs),
+        keys_of(seed, len(semantic)).coarse,
+    )
+    tokens = stage.tokens(stage.run())
     if not return_output_lengths:
         return tokens
-    lengths = [sizes.num_frames(len(row)) * config.n_coarse_codebooks for row in rows]
-    return tokens, lengths
+    lengths = stage.frames * configs.coarse.n_coarse_codebooks
+    return tokens, lengths.numpy().tolist()
 
 
 def generate_fine_codes(
@@ -148,31 +184,34 @@ def generate_fine_codes(
     **options: Any,
 ) -> tf.Tensor:
     """See `BarkFineModel.generate`."""
-    semantic_config = semantic_generation_config or BarkSemanticGenerationConfig()
-    coarse_config = coarse_generation_config or BarkCoarseGenerationConfig()
-    config = (fine_generation_config or BarkFineGenerationConfig()).replace(**options)
+    config = fine_generation_config or BarkFineGenerationConfig()
+    configs = StageConfigs(
+        semantic=semantic_generation_config or BarkSemanticGenerationConfig(),
+        coarse=coarse_generation_config or BarkCoarseGenerationConfig(),
+        fine=config.replace(**options),
+        codebook_size=codebook_size,
+    )
     tokens = np.asarray(coarse_output, np.int32)
     lengths = (
         [tokens.shape[1]] * len(tokens) if output_lengths is None else output_lengths
     )
-    coarse = [
+    rows = [
         deinterleave(
             row[:length],
-            coarse_config.n_coarse_codebooks,
+            configs.coarse.n_coarse_codebooks,
             codebook_size,
-            semantic_config.semantic_vocab_size,
+            configs.semantic.semantic_vocab_size,
         )
         for row, length in zip(tokens, lengths, strict=True)
     ]
-    stage = FineStage(
-        model,
-        jit_compile,
-        coarse,
-        config,
-        codebook_size,
-        voices=voices_per_row(history_prompt, len(coarse)),
-        seeds=seed,
+    voices = voices_per_row(history_prompt, len(rows))
+    pipeline = Pipeline(
+        SimpleNamespace(fine_acoustics=model), configs, fine_jit_compile=jit_compile
     )
-    for _ in stage.passes():
-        pass
-    return tf.constant(stack([stage.codes(row) for row in range(len(coarse))]))
+    stage = pipeline.fine_stage(
+        tf.constant(stack(rows)),
+        tf.constant([row.shape[1] for row in rows]),
+        _histories(voices, configs),
+        keys_of(seed, len(rows)).fine,
+    )
+    return stage.codes(stage.run())

@@ -99,20 +99,34 @@ def extend(cache, slots: int, dtype):
     """
 
     def layer(keys, values) -> LayerCache:
-        room = [[0, slots - tf.shape(keys)[1]]]
-        keep = [[0, 0]]
+        size, room, keep = keys.shape[2], [[0, slots - tf.shape(keys)[1]]], [[0, 0]]
+        keys = tf.pad(tf.cast(keys, dtype), keep + room + keep)
+        values = tf.pad(tf.cast(values, dtype), keep + keep + room)
         return LayerCache(
-            tf.pad(tf.cast(keys, dtype), keep + room + keep),
-            tf.pad(tf.cast(values, dtype), keep + keep + room),
+            tf.ensure_shape(keys, (None, slots, size)),
+            tf.ensure_shape(values, (None, size, slots)),
         )
 
     return tuple(layer(*pair) for pair in cache)
 
 
-def bucket(batch: int) -> int:
+def bucket(batch) -> tf.Tensor:
     """The batch size that a batch is padded to: the next power of two.
 
     So that 1, 3, 4 and 7 rows need three compiled programs, not four, and any number
     of rows at most a few.
+
+    Args:
+        batch: int32 (), at least 1.
     """
-    return 1 << (batch - 1).bit_length()
+    bits = tf.convert_to_tensor(batch, tf.int32) - 1
+    for distance in (1, 2, 4, 8, 16):
+        bits = tf.bitwise.bitwise_or(bits, tf.bitwise.right_shift(bits, distance))
+    return bits + 1
+
+
+def pad_rows(tensor, size) -> tf.Tensor:
+    """Adds rows of zeros up to a number of rows."""
+    tensor = tf.convert_to_tensor(tensor)
+    room = [[0, size - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
+    return tf.pad(tensor, room)

@@ -12,7 +12,6 @@ Differs: Every row has its own voice and its own end.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,15 +23,14 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
 )
-from bark_tf.generation.cache import bucket
-from bark_tf.generation.loop import Alphabet, Rows, programs_of
-from bark_tf.generation.random import row_keys
+from bark_tf.generation.arrays import TENSORS, Arrays
+from bark_tf.generation.cache import bucket, pad_rows
+from bark_tf.generation.histories import Histories
+from bark_tf.generation.loop import AllowedIds, DecodeState, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
-from bark_tf.generation.semantic import pad_rows
+from bark_tf.generation.stage import Stage
 from bark_tf.memory import collect
-from bark_tf.tokens import interleave
 
-STAGE = "coarse"
 # Frames dropped from the end of a voice's coarse history (Suno's time alignment).
 HISTORY_FRAMES_DROPPED = 1
 
@@ -94,12 +92,16 @@ class CoarseWindow(NamedTuple):
 
     def num_frames(self, num_semantic: int) -> int:
         """Frames that belong to a number of semantic tokens."""
-        codebooks = self.coarse.n_coarse_codebooks
-        return math.floor(num_semantic * self.ratio / codebooks)
+        return math.floor(num_semantic * self.ratio / self.coarse.n_coarse_codebooks)
+
+    def num_frames_of(self, xp: Arrays, num_semantic: Any) -> Any:
+        """`num_frames` of int32 arrays or tensors."""
+        tokens = xp.float64(num_semantic) * self.ratio
+        return xp.floor(tokens / self.coarse.n_coarse_codebooks)
 
 
 def align(
-    semantic: np.ndarray, codes: np.ndarray, sizes: CoarseWindow
+    semantic: np.ndarray, codes: np.ndarray, window: CoarseWindow
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts semantic tokens and codes of one recording to the same duration.
 
@@ -109,240 +111,373 @@ def align(
     Args:
         semantic: int32 (N,).
         codes: int32 (codebooks, T).
-        sizes: `CoarseWindow` of the model.
+        window: `CoarseWindow` of the model.
 
     Returns:
-        The same, with T == sizes.num_frames(N).
+        The same, with T == window.num_frames(N).
 
     Raises:
         ValueError: If not even one frame is left.
     """
     count = len(semantic)
-    while count and sizes.num_frames(count) > codes.shape[1]:
+    while count and window.num_frames(count) > codes.shape[1]:
         count -= 1
-    frames = sizes.num_frames(count)
+    frames = window.num_frames(count)
     if not frames:
         raise ValueError("it is too short for a single frame")
     return semantic[:count], codes[:, :frames]
 
 
-class History(NamedTuple):
-    """What opens a row: int32 (n,) semantic and coarse tokens, both maybe empty."""
-
-    semantic: np.ndarray
-    coarse: np.ndarray
-
-
-def alphabet(sizes: CoarseWindow, vocabulary: int, compat: str | None) -> Alphabet:
+def allowed_ids(
+    window: CoarseWindow, vocabulary: int, compat: str | None
+) -> AllowedIds:
     """The codebooks in turn.
 
     With `compat="hf"` the last codebook's turn is open up to the end of the
     vocabulary, as in transformers.
     """
-    groups, stride = sizes.coarse.n_coarse_codebooks, sizes.codebook_size
+    groups, stride = window.coarse.n_coarse_codebooks, window.codebook_size
     is_open = compat == "hf"
-    last = sizes.offset + (groups - 1) * stride
-    return Alphabet(
-        first=sizes.offset,
+    last = window.offset + (groups - 1) * stride
+    return AllowedIds(
+        first=window.offset,
         stride=stride,
         groups=groups,
         size=vocabulary - last if is_open else stride,
-        pad=sizes.coarse.coarse_semantic_pad_token,
+        pad=window.coarse.coarse_semantic_pad_token,
         open_end=is_open,
     )
 
 
-def history_of(voice: Mapping[str, Any] | None, sizes: CoarseWindow) -> History:
-    """Cuts a voice to what fits before the first window.
+class CoarseRows(NamedTuple):
+    """What a batch's rows are made of before the first coarse token.
+
+    Attributes:
+        semantic: int32 (B, time), a row's history and its own semantic tokens.
+        num_semantic: int32 (B,), how many of them there are.
+        num_history: int32 (B,), how many of them are history.
+        past: int32 (B, max_coarse_history), the history's coarse tokens, at the right
+            end.
+        num_past: int32 (B,), how many of them there are.
+    """
+
+    semantic: Any
+    num_semantic: Any
+    num_history: Any
+    past: Any
+    num_past: Any
+
+
+def coarse_rows(
+    xp: Arrays, semantic: Any, lengths: Any, histories: Histories, window: CoarseWindow
+) -> CoarseRows:
+    """Joins the rows' semantic tokens with what of their voices fits before them.
 
     Args:
-        voice: Mapping with `semantic_prompt` (n,) and `coarse_prompt` (codebooks,
-            frames), or None.
-        sizes: `CoarseWindow`.
+        xp: `NUMPY` or `TENSORS`.
+        semantic: int32 (B, time), semantic tokens.
+        lengths: int32 (B,), how many of them count.
+        histories: `Histories`.
+        window: `CoarseWindow`.
 
     Returns:
-        `History`.
+        `CoarseRows`.
     """
-    if voice is None:
-        return History(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    semantic = np.asarray(voice["semantic_prompt"], np.int32)
-    codes = np.asarray(voice["coarse_prompt"], np.int32)
-    coarse = interleave(codes, sizes.codebook_size, sizes.offset)
-    num_semantic = min(
-        sizes.max_semantic_history,
-        len(semantic) - len(semantic) % 2,
-        math.floor(len(coarse) / sizes.ratio),
+    codebooks = window.coarse.n_coarse_codebooks
+    num_tokens = histories.num_coarse * codebooks
+    num_history = xp.minimum(
+        xp.minimum(
+            window.max_semantic_history,
+            histories.num_semantic - histories.num_semantic % 2,
+        ),
+        xp.floor(xp.float64(num_tokens) / window.ratio),
     )
-    num_coarse = round(num_semantic * sizes.ratio)
-    dropped = HISTORY_FRAMES_DROPPED * sizes.coarse.n_coarse_codebooks
-    coarse = coarse[len(coarse) - num_coarse :]
-    return History(
-        semantic[len(semantic) - num_semantic :],
-        coarse[: max(0, len(coarse) - dropped)],
+    num_cut = xp.round(xp.float64(num_history) * window.ratio)
+    num_past = xp.maximum(0, num_cut - HISTORY_FRAMES_DROPPED * codebooks)
+    first = num_tokens - num_cut
+    room = window.coarse.max_coarse_history
+    places = (first + num_past - room)[:, None] + xp.range(room)[None]
+    past = xp.take(_interleaved(xp, histories.coarse, window), places)
+    total = num_history + lengths
+    places = xp.range(xp.max(total))[None]
+    before = (histories.num_semantic - num_history)[:, None] + places
+    after = places - num_history[:, None]
+    joined = xp.where(
+        places < num_history[:, None],
+        xp.take(histories.semantic, before),
+        xp.take(semantic, after),
     )
+    return CoarseRows(joined, total, num_history, past, num_past)
 
 
-def window_start(step: int, history: History, sizes: CoarseWindow) -> int:
+def _interleaved(xp: Arrays, codes: Any, window: CoarseWindow) -> Any:
+    """Ids of codes (B, K, frames), frame by frame: (B, K * frames)."""
+    batch, codebooks, frames = (xp.shape(codes)[axis] for axis in range(3))
+    shifts = window.offset + window.codebook_size * xp.range(codebooks)
+    ids = xp.transpose(codes + shifts[None, :, None], (0, 2, 1))
+    return xp.reshape(ids, (batch, codebooks * frames))
+
+
+def window_start(xp: Arrays, step: Any, num_history: Any, window: CoarseWindow) -> Any:
     """First semantic token of the window in which coarse token `step` is chosen."""
-    current = len(history.semantic) + round(step / sizes.ratio)
-    return max(0, current - sizes.max_semantic_history)
+    current = num_history + xp.round(xp.float64(step) / window.ratio)
+    return xp.maximum(0, current - window.max_semantic_history)
+
+
+def goes_on(
+    start: Any, last_start: Any, step: Any, num_past: Any, window: CoarseWindow
+):
+    """Whether a window's prompt is the last one's with the tokens that followed it.
+
+    So it is while the semantic part starts at the same token and no past has been
+    dropped: then the caches hold the prompt already.
+
+    Args:
+        start: `window_start` of the window.
+        last_start: `window_start` of the window whose prompt was read last.
+        step: Coarse tokens before the window.
+        num_past: Coarse tokens of the history.
+        window: `CoarseWindow`.
+    """
+    return (start == last_start) & (num_past + step <= window.coarse.max_coarse_history)
 
 
 def window_prompt(
-    step: int,
-    history: History,
-    semantic: np.ndarray,
-    coarse: np.ndarray,
-    sizes: CoarseWindow,
-) -> np.ndarray:
+    xp: Arrays,
+    rows: CoarseRows,
+    tokens: Any,
+    step: Any,
+    width: Any,
+    window: CoarseWindow,
+) -> tuple:
     """The ids that the network reads before coarse token `step`.
 
     Args:
+        xp: `NUMPY` or `TENSORS`.
+        rows: `CoarseRows`.
+        tokens: int32 (B, max_coarse_history + step or more), `rows.past` and the rows'
+            own coarse tokens.
         step: Coarse tokens generated so far.
-        history: `History` of the row.
-        semantic: int32 (n,), the row's own semantic tokens.
-        coarse: int32 (step,), the row's own coarse tokens.
-        sizes: `CoarseWindow`.
+        width: Ids of the longest prompt; shorter ones are padded in front.
+        window: `CoarseWindow`.
 
     Returns:
-        int32 (257 + past,): semantic window, infer token, past.
+        int32 (B, width): padding, semantic window, infer token, past. And int32 (B,),
+        the padding's length.
     """
-    config = sizes.coarse
-    length = config.max_coarse_input_length
-    window = np.full(length + 1, config.coarse_semantic_pad_token, np.int32)
-    start = window_start(step, history, sizes)
-    shown = np.concatenate([history.semantic, semantic])[start:][:length]
-    window[: len(shown)] = shown
-    window[length] = config.coarse_infer_token
-    past = np.concatenate([history.coarse, coarse])[-config.max_coarse_history :]
-    return np.concatenate([window, past])
+    config = window.coarse
+    infer, most = config.max_coarse_input_length, config.max_coarse_history
+    num_past = xp.minimum(most, rows.num_past + step)
+    padding = width - (infer + 1) - num_past
+    places = xp.range(width)[None] - padding[:, None]
+    at = window_start(xp, step, rows.num_history, window)[:, None] + places
+    shown = xp.where(
+        at < rows.num_semantic[:, None],
+        xp.take(rows.semantic, at),
+        config.coarse_semantic_pad_token,
+    )
+    past = xp.take(tokens, (most + step - num_past - infer - 1)[:, None] + places)
+    ids = xp.where(places == infer, config.coarse_infer_token, past)
+    ids = xp.where(places < infer, shown, ids)
+    return xp.where(places < 0, config.coarse_semantic_pad_token, ids), padding
 
 
-class CoarseStage:
-    """One run of the coarse stage over a batch.
+class CoarseState(NamedTuple):
+    """All that changes from window to window.
+
+    Attributes:
+        step: int32 (), coarse tokens so far.
+        prompt_step: int32 (), coarse tokens before the last prompt; -1: none was read.
+        width: int32 (), ids of the last prompt.
+        padding: int32 (B,), padding of the last prompt.
+        tokens: int32 (B, max_coarse_history + tokens), past and own coarse tokens.
+        decode: `DecodeState`; None before the first prompt, outside of traced loops.
+    """
+
+    step: tf.Tensor
+    prompt_step: tf.Tensor
+    width: tf.Tensor
+    padding: tf.Tensor
+    tokens: tf.Tensor
+    decode: DecodeState | None
+
+
+class CoarseStage(Stage):
+    """Semantic tokens to the first codebooks, for one batch.
 
     Args:
         model: Coarse model.
-        jit_compile: Whether the programs are compiled with XLA.
-        semantic: Per row its semantic tokens, int32 (n,).
-        sizes: `CoarseWindow`.
-        voices: Per row a mapping with `semantic_prompt` and `coarse_prompt`, or None.
-        seeds: As `sampling.row_keys` takes them.
-        compat: `"hf"` reproduces transformers; see `alphabet`. Rows then go on to the
-            end of the longest one.
+        window: `CoarseWindow`.
+        semantic: int32 (B, time), the rows' semantic tokens.
+        lengths: int32 (B,), how many of them count.
+        histories: `Histories`.
+        keys: uint32 (B, 2), the rows' random keys.
+        compat: `"hf"`: shorter rows go on to the length of the longest, and the last
+            codebook's ids have an open end.
+        jit_compile: Whether decoding is compiled with XLA.
+
+    Attributes:
+        frames: int32 (B,), frames per row.
+        limits: int32 (B,), coarse tokens per row.
+        total: int32 (), coarse tokens of the longest row.
 
     Raises:
         ValueError: If a window does not fit into the position table.
     """
 
+    name = "coarse"
+
     def __init__(
         self,
         model: Any,
-        jit_compile: bool,
-        semantic: Sequence[np.ndarray],
-        sizes: CoarseWindow,
+        window: CoarseWindow,
+        semantic: Any,
+        lengths: Any,
+        histories: Histories,
+        keys: Any,
         *,
-        voices: Sequence[Mapping[str, Any] | None] | None = None,
-        seeds: Any = None,
         compat: str | None = None,
+        jit_compile: bool = True,
     ):
-        config, batch = sizes.coarse, len(semantic)
-        self.model, self.sizes = model, sizes
-        self.semantic = semantic
-        self.histories = [
-            history_of(voice, sizes) for voice in voices or [None] * batch
-        ]
-        frames = [sizes.num_frames(len(row)) for row in semantic]
-        self.lengths = np.array(frames, np.int32) * config.n_coarse_codebooks
-        self.total = int(self.lengths.max(initial=0))
+        window.check(model.config)
+        self.model, self.window = model, window
+        self.batch = tf.shape(semantic)[0]
+        self.size = bucket(self.batch)
+        codebooks = window.coarse.n_coarse_codebooks
+        self.frames = window.num_frames_of(TENSORS, lengths)
+        self.total = tf.reduce_max(self.frames) * codebooks
+        self.limits = self.frames * codebooks
         if compat == "hf":
-            self.lengths[:] = self.total
-        sizes.check(model.config)
-        self.rules = SamplingRules.of(config)
-        self.values = SamplingValues.of(config)
-        letters = alphabet(sizes, model.config.output_vocab_size, compat)
-        self.compiled = programs_of(model, jit_compile)(
-            letters, self.rules, sizes.slots
-        )
-        self.size = bucket(max(1, batch))
-        self.keys = pad_rows(row_keys(seeds, batch, STAGE), self.size)
-        self.coarse = np.zeros((batch, 0), np.int32)
-        self._state = self._rows = None
-        self._prefilled_at = 0
-
-    def windows(self) -> Iterator[int]:
-        """Runs window by window.
-
-        Yields:
-            The number of coarse tokens per row that exist so far in `coarse`.
-        """
-        step = 0
-        while step < self.total:
-            until = min(step + self.sizes.coarse.sliding_window_len, self.total)
-            if not self._goes_on(step, until):
-                self._prefill(step)
-            state = self._state
-            if int(state.step) < until:
-                state = self.compiled.decode(
-                    state, tf.constant(until), self._rows, self.values
-                )
-            self._state = state
-            batch = len(self.semantic)
-            new = state.tokens.numpy()[:batch, : until - self._prefilled_at]
-            self.coarse = np.concatenate(
-                [self.coarse[:, : self._prefilled_at], new], axis=1
-            )
-            step = until
-            yield step
-
-    def _goes_on(self, step: int, until: int) -> bool:
-        """Whether this window's prompt is what the caches already hold."""
-        if self._state is None:
-            return False
-        used = self._width + until - self._prefilled_at
-        return used <= self.compiled.slots and all(
-            window_start(step, history, self.sizes)
-            == window_start(self._prefilled_at, history, self.sizes)
-            and len(history.coarse) + step <= self.sizes.coarse.max_coarse_history
-            for history, length in zip(self.histories, self.lengths, strict=True)
-            if length > step
+            self.limits = tf.fill((self.batch,), self.total)
+        rows = coarse_rows(TENSORS, semantic, lengths, histories, window)
+        self.rows = CoarseRows(*(pad_rows(one, self.size) for one in rows))
+        self.keys = pad_rows(keys, self.size)
+        self.padded_limits = pad_rows(self.limits, self.size)
+        self.values = SamplingValues.of(window.coarse)
+        self.programs = programs_of(
+            model,
+            allowed_ids(window, model.config.output_vocab_size, compat),
+            SamplingRules.of(window.coarse),
+            window.slots,
+            jit_compile,
         )
 
-    def _prefill(self, step: int) -> None:
-        batch = len(self.semantic)
-        prompts = [
-            window_prompt(step, history, semantic, coarse, self.sizes)
-            for history, semantic, coarse in zip(
-                self.histories, self.semantic, self.coarse, strict=True
-            )
+    @property
+    def limit_frames(self) -> tf.Tensor:
+        """int32 (B,): frames that a row's `limits` make, not all of them its own."""
+        return self.limits // self.window.coarse.n_coarse_codebooks
+
+    def start(self) -> CoarseState:
+        """The state before the first window; nothing is read yet."""
+        pad = self.window.coarse.coarse_semantic_pad_token
+        own = tf.fill((self.size, self.total), pad)
+        eager = tf.executing_eagerly()
+        return CoarseState(
+            step=tf.constant(0),
+            prompt_step=tf.constant(-1),
+            width=tf.constant(0),
+            padding=tf.zeros((self.size,), tf.int32),
+            tokens=tf.concat([self.rows.past, own], 1),
+            decode=None if eager else self.programs.before_prefill(self.size),
+        )
+
+    def is_unfinished(self, state: CoarseState) -> tf.Tensor:
+        """Bool (): whether the longest row has tokens left."""
+        return state.step < self.total
+
+    def step(self, state: CoarseState) -> CoarseState:
+        """Generates one window."""
+        until = tf.minimum(
+            state.step + self.window.coarse.sliding_window_len, self.total
+        )
+        state = tf.cond(
+            self._goes_on(state, until), lambda: state, lambda: self._prefilled(state)
+        )
+        rows = Rows(state.padding, self.keys, self.padded_limits)
+        decode = self.programs.decode(state.decode, until, rows, self.values)
+        new = decode.tokens[
+            :, state.step - state.prompt_step : until - state.prompt_step
         ]
-        bare = self.sizes.coarse.max_coarse_input_length + 1
-        width = bare if max(map(len, prompts)) == bare else self.sizes.longest_prompt
-        pad = self.sizes.coarse.coarse_semantic_pad_token
-        ids = np.full((self.size, width), pad, np.int32)
-        start = np.zeros(self.size, np.int32)
-        for row, prompt in enumerate(prompts):
-            start[row] = width - len(prompt)
-            ids[row, start[row] :] = prompt
-        limit = pad_rows(self.lengths, self.size)
-        self._rows = Rows(tf.constant(start), self.keys, limit)
-        self._width, self._prefilled_at = width, step
-        self._state = self.compiled.prefill(
+        first = self.window.coarse.max_coarse_history
+        tokens = state.tokens
+        tokens = tf.concat(
+            [tokens[:, : first + state.step], new, tokens[:, first + until :]], 1
+        )
+        return state._replace(step=until, tokens=tokens, decode=decode)
+
+    def _goes_on(self, state: CoarseState, until) -> tf.Tensor:
+        """Whether the caches hold the window's prompt already, and have room for it."""
+        start, last = (
+            window_start(TENSORS, step, self.rows.num_history, self.window)
+            for step in (state.step, state.prompt_step)
+        )
+        rows = goes_on(start, last, state.step, self.rows.num_past, self.window)
+        is_over = self.padded_limits <= state.step
+        used = state.width + until - state.prompt_step
+        return (
+            (state.prompt_step >= 0)
+            & (used <= self.window.slots)
+            & tf.reduce_all(rows | is_over)
+        )
+
+    def _prefilled(self, state: CoarseState) -> CoarseState:
+        """Reads the window's prompt."""
+        window = self.window
+        has_past = tf.reduce_max(self.rows.num_past) + state.step > 0
+        bare = window.coarse.max_coarse_input_length + 1
+        width = tf.where(has_past, window.longest_prompt, bare)
+        ids, padding = window_prompt(
+            TENSORS, self.rows, state.tokens, state.step, width, window
+        )
+        decode = self.programs.prefill(
             self.model.token_embedding(ids),
-            tf.constant(step),
-            self._rows,
+            state.step,
+            Rows(padding, self.keys, self.padded_limits),
             self.values,
-            tf.constant(self._seen(prompts, batch)),
+            self._seen(ids),
         )
         collect(self.model)
+        return state._replace(
+            prompt_step=state.step, width=width, padding=padding, decode=decode
+        )
 
-    def _seen(self, prompts, batch: int) -> np.ndarray:
-        letters = self.compiled.alphabet
-        count = (letters.groups - 1) * letters.stride + letters.size
-        if not self.rules.repetition_penalty:
-            return np.zeros((self.size, 0), bool)
-        seen = np.zeros((self.size, count), bool)
-        for row in range(batch):
-            ids = prompts[row] - letters.first
-            seen[row, ids[(ids >= 0) & (ids < count)]] = True
-        return seen
+    def _seen(self, ids) -> tf.Tensor:
+        """Bool (B, V): which of the ids that may be chosen a prompt shows."""
+        count = self.programs.num_seen
+        if not count:
+            return tf.zeros((self.size, 0), tf.bool)
+        ids = ids - self.programs.allowed.first
+        ids = tf.where((ids >= 0) & (ids < count), ids, count)
+        row = tf.broadcast_to(tf.range(self.size)[:, None], tf.shape(ids))
+        shown = tf.scatter_nd(
+            tf.stack([row, ids], -1), tf.ones_like(ids), [self.size, count + 1]
+        )
+        return tf.ensure_shape(shown[:, :count] > 0, (None, count))
+
+    def progress(self, state: CoarseState) -> tuple:
+        """Coarse tokens so far, and of the longest row."""
+        return state.step, self.total
+
+    def shapes(self, state: CoarseState) -> CoarseState:
+        """Of `tokens`, only the number of axes is the same from step to step."""
+        fixed = tf.nest.map_structure(lambda tensor: tensor.shape, state)
+        return fixed._replace(
+            padding=tf.TensorShape([None]),
+            tokens=tf.TensorShape([None, None]),
+            decode=state.decode.shapes(),
+        )
+
+    def tokens(self, state: CoarseState) -> tf.Tensor:
+        """int32 (B, tokens): ids with offsets, filled up with the pad token."""
+        first = self.window.coarse.max_coarse_history
+        return state.tokens[: self.batch, first:]
+
+    def codes(self, state: CoarseState) -> tf.Tensor:
+        """int32 (B, K, frames), 75 Hz: the codes so far; 0 where a row has ended."""
+        codebooks = self.window.coarse.n_coarse_codebooks
+        frames = state.step // codebooks
+        tokens = self.tokens(state)[:, : frames * codebooks]
+        codes = (tokens - self.window.offset) % self.window.codebook_size
+        codes = tf.reshape(codes, (self.batch, frames, codebooks))
+        exists = tf.range(frames)[None] < self.limit_frames[:, None]
+        return tf.transpose(tf.where(exists[..., None], codes, 0), (0, 2, 1))

@@ -8,58 +8,109 @@ Source: suno-ai/bark, `bark/generation.py::generate_fine`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
-from bark_tf.generation.cache import bucket
-from bark_tf.generation.loop import kept
-from bark_tf.generation.random import row_keys
+from bark_tf.generation.arrays import TENSORS, Arrays
+from bark_tf.generation.cache import bucket, pad_rows
+from bark_tf.generation.histories import Histories
+from bark_tf.generation.loop import cached
 from bark_tf.generation.sampling import sample_codes
-from bark_tf.generation.semantic import pad_rows
+from bark_tf.generation.stage import Stage
 from bark_tf.memory import collect
-
-STAGE = "fine"
 
 
 class Window(NamedTuple):
-    """One pass over a part of a row.
+    """One pass over a part of a row; int32, numbers or arrays.
 
     Attributes:
         start: First frame of the window.
         fill: First frame that is written.
     """
 
-    start: int
-    fill: int
+    start: Any
+    fill: Any
 
 
-def windows_of(
-    num_frames: int, num_history: int, config: BarkFineGenerationConfig
-) -> list[Window]:
-    """The windows of one row.
+def history_length(xp: Arrays, num_fine: Any, config: BarkFineGenerationConfig) -> Any:
+    """Frames of a voice that are read; the last ones."""
+    return xp.minimum(num_fine, config.max_fine_history_length)
+
+
+def num_windows(
+    xp: Arrays, num_frames: Any, num_history: Any, config: BarkFineGenerationConfig
+) -> Any:
+    """How many windows a row has: 0 without frames.
 
     Args:
-        num_frames: Frames to fill.
-        num_history: Frames of the voice before them.
+        xp: `NUMPY` or `TENSORS`.
+        num_frames: int32, frames to fill.
+        num_history: int32, frames of the voice before them.
         config: Generation configuration.
-
-    Returns:
-        Windows over the row's buffer, in order. The last one ends with the buffer.
     """
     size, hop = config.max_fine_input_length, config.max_fine_history_length
-    length = max(num_history + num_frames, size)
-    count = max(0, -(-(num_frames - (size - num_history)) // hop)) + 1
-    return [
-        Window(
-            start=min(n * hop, length - size),
-            fill=min(num_history + n * hop, length - hop),
-        )
-        for n in range(count)
-    ]
+    more = num_frames + num_history - size  # than the first window holds
+    return xp.where(num_frames > 0, xp.maximum(0, -(-more // hop)) + 1, 0)
+
+
+def window_at(
+    xp: Arrays,
+    n: Any,
+    num_frames: Any,
+    num_history: Any,
+    config: BarkFineGenerationConfig,
+) -> Window:
+    """The n-th window over a row's buffer; the last one ends with the buffer.
+
+    Args:
+        xp: `NUMPY` or `TENSORS`.
+        n: int32, number of the window.
+        num_frames: int32, frames to fill.
+        num_history: int32, frames of the voice before them.
+        config: Generation configuration.
+    """
+    size, hop = config.max_fine_input_length, config.max_fine_history_length
+    length = xp.maximum(num_history + num_frames, size)
+    return Window(
+        start=xp.minimum(n * hop, length - size),
+        fill=xp.minimum(num_history + n * hop, length - hop),
+    )
+
+
+def window_buffer(
+    xp: Arrays,
+    codes: Any,
+    num_frames: Any,
+    histories: Histories,
+    config: BarkFineGenerationConfig,
+    unknown: int,
+) -> Any:
+    """The rows' histories and known codes, filled up with the unknown code.
+
+    Args:
+        xp: `NUMPY` or `TENSORS`.
+        codes: int32 (B, known codebooks, frames).
+        num_frames: int32 (B,), how many frames count.
+        histories: `Histories`; the end of each row's fine prompt is used.
+        config: Generation configuration.
+        unknown: Code of an entry that is not known.
+
+    Returns:
+        int32 (B, at least max_fine_input_length, n_fine_codebooks).
+    """
+    num_history = history_length(xp, histories.num_fine, config)
+    length = xp.maximum(xp.max(num_history + num_frames), config.max_fine_input_length)
+    places = xp.range(length)[None]
+    before = (histories.num_fine - num_history)[:, None] + places
+    history = xp.take(xp.transpose(histories.fine, (0, 2, 1)), before)
+    known = xp.take(xp.transpose(codes, (0, 2, 1)), places - num_history[:, None])
+    room = [[0, 0], [0, 0], [0, config.n_fine_codebooks - codes.shape[1]]]
+    known = xp.pad(known, room, constant_values=unknown)
+    is_history = (places < num_history[:, None])[..., None]
+    is_known = (places < (num_history + num_frames)[:, None])[..., None]
+    return xp.where(is_history, history, xp.where(is_known, known, unknown))
 
 
 def check_window(model: BarkFineConfig, config: BarkFineGenerationConfig) -> None:
@@ -77,7 +128,7 @@ def check_window(model: BarkFineConfig, config: BarkFineGenerationConfig) -> Non
 
 
 class FineProgram:
-    """The compiled pass of a fine model over one window and one codebook.
+    """The traced pass of a fine model over one window and one codebook.
 
     Args:
         model: Fine model: `embed`, `forward`, `logits`.
@@ -118,152 +169,168 @@ class FineProgram:
         return tf.where(written, new, tf.gather(codes, codebook, axis=2))
 
 
-class FineStage:
-    """One run of the fine stage over a batch.
+class FineState(NamedTuple):
+    """All that changes from window to window.
+
+    Attributes:
+        count: int32 (), windows done.
+        codes: int32 (B, frames, n_fine_codebooks), histories and codes.
+    """
+
+    count: tf.Tensor
+    codes: tf.Tensor
+
+
+class FineStage(Stage):
+    """The first codebooks to all of them, for one batch.
 
     Args:
         model: Fine model.
-        jit_compile: Whether the pass is compiled with XLA.
-        coarse: Per row its coarse codes, int32 (coarse codebooks, frames).
         config: Generation configuration.
         codebook_size: Entries per codebook; also the code of an unknown entry.
-        voices: Per row a mapping with `fine_prompt` (codebooks, frames), or None.
-        seeds: As `sampling.row_keys` takes them.
+        coarse: int32 (B, coarse codebooks, frames).
+        frames: int32 (B,), how many frames count.
+        histories: `Histories`.
+        keys: uint32 (B, 2), the rows' random keys.
+        jit_compile: Whether the pass is compiled with XLA. As one big dense pass, the
+            plain graph is as fast and needs no compiling.
+
+    Attributes:
+        num_history: int32 (B,), frames of history in the rows' buffers.
+        counts: int32 (B,), windows per row.
+        total: int32 (), windows of the longest row.
+
+    Raises:
+        ValueError: If a window does not fit the network.
     """
+
+    name = "fine"
 
     def __init__(
         self,
         model: Any,
-        jit_compile: bool,
-        coarse: Sequence[np.ndarray],
         config: BarkFineGenerationConfig,
         codebook_size: int,
+        coarse: Any,
+        frames: Any,
+        histories: Histories,
+        keys: Any,
         *,
-        voices: Sequence[Mapping[str, Any] | None] | None = None,
-        seeds: Any = None,
+        jit_compile: bool = False,
     ):
         check_window(model.config, config)
         self.model, self.config, self.unknown = model, config, codebook_size
-        key = (STAGE, codebook_size, config.samples, jit_compile)
-        self.program = kept(model, key, lambda: FineProgram(model, *key[1:]))
-        self.keys = row_keys(seeds, len(coarse), STAGE)
-        self.num_given = max((row.shape[0] for row in coarse), default=0)
-        self.histories, self.buffers, self.windows = [], [], []
-        for row, voice in zip(coarse, voices or [None] * len(coarse), strict=True):
-            history = history_of(voice, config)
-            self.histories.append(len(history))
-            self.buffers.append(window_buffer(row, history, config, codebook_size))
-            windows = windows_of(row.shape[1], len(history), config)
-            self.windows.append(windows if row.shape[1] else [])
-        self.frames = [row.shape[1] for row in coarse]
+        self.coarse, self.frames, self.histories = coarse, frames, histories
+        self.keys, self.num_given = tf.convert_to_tensor(keys), coarse.shape[1]
+        key = (self.name, codebook_size, config.samples, jit_compile)
+        self.program = cached(model, key, lambda: FineProgram(model, *key[1:]))
+        self.temperature = tf.constant(config.temperature or 1.0, tf.float32)
+        self.num_history = history_length(TENSORS, histories.num_fine, config)
+        self.counts = num_windows(TENSORS, frames, self.num_history, config)
+        self.total = tf.reduce_max(self.counts)
 
-    def passes(self) -> Iterator[int]:
-        """Runs window by window, all rows that have an n-th window together.
-
-        Yields:
-            The number of windows done.
-        """
-        for n in range(self.num_passes):
-            self.run_pass(n)
-            yield n + 1
-
-    @property
-    def num_passes(self) -> int:
-        """Windows of the longest row."""
-        return max(map(len, self.windows), default=0)
-
-    def needed_frames(self, row: int, n: int) -> int:
-        """Frames of a row that must exist before its pass `n` can run."""
-        end = self.windows[row][n].start + self.config.max_fine_input_length
-        return min(self.frames[row], end - self.histories[row])
-
-    def boundaries(self, row: int) -> list[int]:
-        """Frames of a row that no later pass changes, after each of its passes."""
-        starts = [window.fill - self.histories[row] for window in self.windows[row]]
-        return [*starts[1:], self.frames[row]] if starts else []
-
-    def put_coarse(self, row: int, codes: np.ndarray) -> None:
-        """Puts in the first coarse codes of a row, (coarse codebooks, frames)."""
-        start = self.histories[row]
-        end = start + codes.shape[1]
-        self.buffers[row][start:end, : codes.shape[0]] = codes.T
-
-    def codes(self, row: int) -> np.ndarray:
-        """All codebooks of a row so far: int32 (codebooks, frames)."""
-        start = self.histories[row]
-        return self.buffers[row][start : start + self.frames[row]].T
-
-    def run_pass(self, n: int) -> None:
-        """Runs the n-th window of every row that has one."""
-        rows = [i for i, windows in enumerate(self.windows) if len(windows) > n]
-        size, length = bucket(len(rows)), self.config.max_fine_input_length
-        windows = [self.windows[row][n] for row in rows]
-        shown = np.stack(
-            [
-                self.buffers[row][w.start : w.start + length]
-                for row, w in zip(rows, windows, strict=True)
-            ]
+    def start(self) -> FineState:
+        """Histories and coarse codes; nothing is predicted yet."""
+        codes = window_buffer(
+            TENSORS,
+            self.coarse,
+            self.frames,
+            self.histories,
+            self.config,
+            self.unknown,
         )
-        first = np.array([w.fill - w.start for w in windows], np.int32)
-        keys = pad_rows(self.keys[rows], size)
-        fill_window(self.program, shown, first, keys, n, self.num_given, self.config)
-        for i, (row, w) in enumerate(zip(rows, windows, strict=True)):
-            buffer = self.buffers[row]
-            buffer[w.fill : w.start + length] = shown[i, first[i] :]
+        return FineState(tf.constant(0), codes)
 
+    def is_unfinished(self, state: FineState) -> tf.Tensor:
+        """Bool (): whether the longest row has windows left."""
+        return state.count < self.total
 
-def fill_window(
-    program: FineProgram,
-    shown: np.ndarray,
-    first: np.ndarray,
-    keys: tf.Tensor,
-    n: int,
-    num_given: int,
-    config: BarkFineGenerationConfig,
-) -> None:
-    """Predicts the unknown codebooks of a window, one after the other, in place.
+    def step(self, state: FineState) -> FineState:
+        """Runs the next window of every row that has one."""
+        rows = tf.cast(tf.where(self.counts > state.count)[:, 0], tf.int32)
+        frames, history = (tf.gather(x, rows) for x in (self.frames, self.num_history))
+        window = window_at(TENSORS, state.count, frames, history, self.config)
+        places = window.start[:, None] + tf.range(self.config.max_fine_input_length)
+        shown = tf.gather(tf.gather(state.codes, rows), places, batch_dims=1)
+        first = window.fill - window.start
+        filled = self.fill(shown, first, tf.gather(self.keys, rows), state.count)
+        row = tf.broadcast_to(rows[:, None], tf.shape(places))
+        codes = tf.tensor_scatter_nd_update(
+            state.codes, tf.stack([row, places], -1), filled
+        )
+        return FineState(state.count + 1, codes)
 
-    Args:
-        program: `FineProgram`.
-        shown: int32 (batch, frames, codebooks), changed in place.
-        first: int32 (batch,), first frame to write.
-        keys: uint32 (B, 2) with B rows of the bucket.
-        n: Number of the window, for the random numbers.
-        num_given: Codebooks that are known.
-        config: Generation configuration.
-    """
-    size = keys.shape[0]
-    temperature = tf.constant(config.temperature or 1.0, tf.float32)
-    for codebook in range(num_given, config.n_fine_codebooks):
-        shown[:, :, codebook] = program.run(
-            pad_rows(shown, size),
-            tf.constant(codebook),
-            pad_rows(first, size),
-            keys,
-            tf.constant(n * config.n_fine_codebooks + codebook),
-            temperature,
-        )[: len(shown)]
-        collect(program.model)
+    def fill(self, shown, first, keys, n) -> tf.Tensor:
+        """Predicts the unknown codebooks of windows, one after the other.
 
+        Args:
+            shown: int32 (b, max_fine_input_length, n_fine_codebooks).
+            first: int32 (b,), first frame to write.
+            keys: uint32 (b, 2), the rows' random keys.
+            n: int32 (), number of the window, for the random numbers.
 
-def history_of(voice: Mapping[str, Any] | None, config: BarkFineGenerationConfig):
-    """The end of a voice's codes: int32 (frames, codebooks)."""
-    if voice is None or config.max_fine_history_length == 0:
-        return np.zeros((0, config.n_fine_codebooks), np.int32)
-    codes = np.asarray(voice["fine_prompt"], np.int32)
-    return codes.T[-config.max_fine_history_length :]
+        Returns:
+            As `shown`.
+        """
+        config, batch = self.config, tf.shape(shown)[0]
+        size = bucket(batch)
+        first, keys = pad_rows(first, size), pad_rows(keys, size)
+        is_codebook = tf.range(config.n_fine_codebooks)
+        for codebook in range(self.num_given, config.n_fine_codebooks):
+            new = self.program.run(
+                pad_rows(shown, size),
+                tf.constant(codebook),
+                first,
+                keys,
+                n * config.n_fine_codebooks + codebook,
+                self.temperature,
+            )
+            shown = tf.where(is_codebook == codebook, new[:batch, :, None], shown)
+            collect(self.model)
+        return shown
 
+    def progress(self, state: FineState) -> tuple:
+        """Windows done, and those of the longest row."""
+        return state.count, self.total
 
-def window_buffer(
-    coarse: np.ndarray,
-    history: np.ndarray,
-    config: BarkFineGenerationConfig,
-    unknown: int,
-) -> np.ndarray:
-    """History and coarse codes of a row, filled up with the unknown code."""
-    end = len(history) + coarse.shape[1]
-    length = max(end, config.max_fine_input_length)
-    buffer = np.full((length, config.n_fine_codebooks), unknown, np.int32)
-    buffer[: len(history)] = history
-    buffer[len(history) : end, : coarse.shape[0]] = coarse.T
-    return buffer
+    def shapes(self, state: FineState) -> FineState:
+        """Batch and length may be any."""
+        codes = tf.TensorShape([None, None, self.config.n_fine_codebooks])
+        return FineState(tf.TensorShape([]), codes)
+
+    def codes(self, state: FineState) -> tf.Tensor:
+        """int32 (B, n_fine_codebooks, frames), 75 Hz; 0 where a row has ended."""
+        places = tf.range(tf.reduce_max(self.frames))[None]
+        codes = TENSORS.take(state.codes, self.num_history[:, None] + places)
+        exists = places < self.frames[:, None]
+        return tf.transpose(tf.where(exists[..., None], codes, 0), (0, 2, 1))
+
+    # === Streaming ===
+
+    def with_coarse(self, state: FineState, coarse: tf.Tensor) -> FineState:
+        """A state that knows the first frames (B, coarse codebooks, frames)."""
+        count = tf.shape(coarse)[2]
+        places = tf.range(tf.shape(state.codes)[1])[None] - self.num_history[:, None]
+        known = TENSORS.take(tf.transpose(coarse, (0, 2, 1)), places)
+        room = [[0, 0], [0, 0], [0, self.config.n_fine_codebooks - self.num_given]]
+        is_new = (places >= 0) & (places < count)
+        is_given = tf.range(self.config.n_fine_codebooks) < self.num_given
+        codes = tf.where(is_new[..., None] & is_given, tf.pad(known, room), state.codes)
+        return state._replace(codes=codes)
+
+    def needed_frames(self, n: Any) -> tf.Tensor:
+        """int32 (B,): frames that must exist before window `n` can run."""
+        start = window_at(TENSORS, n, self.frames, self.num_history, self.config).start
+        end = start + self.config.max_fine_input_length
+        return tf.minimum(self.frames, end - self.num_history)
+
+    def boundaries(self) -> tf.Tensor:
+        """Frames that no later window changes.
+
+        Returns:
+            int32 (B, windows), after each window; the row's own after its last one.
+        """
+        n = tf.range(self.total)[None] + 1
+        frames, history = self.frames[:, None], self.num_history[:, None]
+        after = window_at(TENSORS, n, frames, history, self.config).fill - history
+        return tf.where(n < self.counts[:, None], after, frames)

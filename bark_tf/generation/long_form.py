@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import operator
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 
 from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.generation.options import StageConfigs, stage_configs
+from bark_tf.generation.random import SEED_BITS, checked_seed
 from bark_tf.text.sentences import (
     MAX_S,
     MIN_S,
@@ -53,7 +53,6 @@ CONTINUE_FROM = ("both", "last", "voice")
 
 # The limit of semantic tokens that the lengths of chunks in `text` are made for.
 _FULL_S = 768 / SEMANTIC_RATE_HZ
-_SEED_BITS = 64
 
 # === What is checked ===
 
@@ -287,7 +286,7 @@ class _Chunk(NamedTuple):
 
 
 @dataclasses.dataclass
-class _Run:
+class _LongForm:
     """A long text on its way to audio."""
 
     model: Any
@@ -382,7 +381,7 @@ def _seed_of(seed: int, index: int, attempt: int) -> int:
     if index == attempt == 0:
         return seed
     words = f"{seed} {index} {attempt}".encode()
-    digest = hashlib.blake2b(words, digest_size=_SEED_BITS // 8).digest()
+    digest = hashlib.blake2b(words, digest_size=SEED_BITS // 8).digest()
     return int.from_bytes(digest, "big")
 
 
@@ -439,7 +438,7 @@ def _prepare(
     progress: Progress | None = None,
     on_chunk: Callable[[ChunkReport], None] | None = None,
     **options: Any,
-) -> _Run:
+) -> _LongForm:
     """Checks everything, does nothing yet."""
     config = options.get("generation_config") or model.generation_config
     configs = _configs(config, options)
@@ -458,14 +457,15 @@ def _prepare(
         target_s=target_s,
         max_s=max_s,
     )
-    return _Run(
+    return _LongForm(
         model=model,
         processor=processor,
         chunks=chunks,
         history=_History(
             _load(processor, voice, chunks[0].text, max_length), continue_from
         ),
-        seed=_checked_seed(seed),
+        # Short enough to write down.
+        seed=secrets.randbits(32) if seed is None else checked_seed(seed),
         max_attempts=max_attempts if _draws(configs) else 1,
         rates=rates,
         max_length=max_length,
@@ -511,21 +511,6 @@ def _check(max_attempts, gap_s, paragraph_gap_s, continue_from) -> None:
             f"continue_from must be None or one of {CONTINUE_FROM}. "
             f"Received: continue_from={continue_from!r}"
         )
-
-
-def _checked_seed(seed: Any) -> int:
-    if seed is None:
-        return secrets.randbits(_SEED_BITS // 2)  # short enough to write down
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if isinstance(seed, bool) or not 0 <= number < 2**_SEED_BITS:
-        raise ValueError(
-            f"seed must be None or one whole number in [0, 2**{_SEED_BITS}). "
-            f"Received: seed={seed!r}"
-        )
-    return number
 
 
 def _load(processor: Any, voice: Any, text: str, max_length: int) -> VoicePreset | None:

@@ -1,4 +1,4 @@
-"""The decode loop: a state, a pure step, and a while loop under XLA.
+"""The decode loop: a state, a pure step, and a while loop.
 
 Two programs serve a causal stage: `prefill` reads a prompt and chooses the first token,
 `decode` repeats the step until every row is done or a given number of tokens is
@@ -6,7 +6,7 @@ reached. Everything that differs between two calls (tokens, seeds, temperatures,
 is a tensor, so neither is traced twice for the same sizes.
 
 Axes: B rows of the (padded) batch, P prompt slots, S slots of the cache, N capacity of
-the output.
+the output, V ids that may be chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from bark_tf.generation.cache import extend
+from bark_tf.generation.cache import (
+    LayerCache,
+    XlaLayerCache,
+    extend,
+    scatter,
+    update_slice,
+)
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose, mark_seen
 
 # A prompt is a few big products. On a CPU XLA copies every kernel for them into another
@@ -26,16 +32,16 @@ from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose, m
 PREFILL_JIT_COMPILE = False
 
 
-class Alphabet(NamedTuple):
+class AllowedIds(NamedTuple):
     """Which ids the steps of a stage may choose.
 
     Attributes:
         first: The first id.
         stride: Step t may choose from `first + (t % groups) * stride` on.
-        groups: How many alphabets take turns.
-        size: Ids in one alphabet; logits are computed for these only.
-        forbidden: (start, end) of positions inside the alphabet never chosen.
-        end: Position inside the alphabet that ends a row, or None.
+        groups: How many groups of ids take turns.
+        size: Ids in one group; logits are computed for these only.
+        forbidden: (start, end) of positions inside a group that are never chosen.
+        end: Position inside a group that ends a row, or None.
         pad: Id that stands in a row after its end.
         open_end: Whether only the last group may use positions from `stride` on.
     """
@@ -48,6 +54,11 @@ class Alphabet(NamedTuple):
     end: int | None = None
     pad: int = 0
     open_end: bool = False
+
+    @property
+    def count(self) -> int:
+        """V, ids in all groups."""
+        return (self.groups - 1) * self.stride + self.size
 
 
 class Rows(NamedTuple):
@@ -88,27 +99,31 @@ class DecodeState(NamedTuple):
     seen: tf.Tensor
     cache: tuple
 
+    def shapes(self) -> DecodeState:
+        """The state's shapes, for a loop around it."""
+        return tf.nest.map_structure(lambda tensor: tensor.shape, self)
+
 
 class Programs:
-    """The compiled programs of one causal model for one alphabet and set of rules.
+    """The traced programs of one causal model for one set of ids and rules.
 
     Args:
         model: A causal model: `token_embedding`, `forward`, `logits`, `config`.
-        alphabet: Which ids may be chosen.
+        allowed: Which ids may be chosen.
         rules: Which filters are in use.
         slots: S, positions in the cache.
-        jit_compile: Whether decoding is compiled with XLA.
+        jit_compile: Whether decoding is compiled with XLA; without, nothing needs it.
     """
 
     def __init__(
         self,
         model: Any,
-        alphabet: Alphabet,
+        allowed: AllowedIds,
         rules: SamplingRules,
         slots: int,
         jit_compile: bool,
     ):
-        self.model, self.alphabet, self.rules = model, alphabet, rules
+        self.model, self.allowed, self.rules = model, allowed, rules
         self.slots, self.jit_compile = slots, jit_compile
         self.stream_dtype = stream_dtype(model)
         self.prefill = tf.function(
@@ -117,6 +132,30 @@ class Programs:
         self.decode = tf.function(
             self._decode, jit_compile=jit_compile, autograph=False
         )
+
+    def before_prefill(self, batch) -> DecodeState:
+        """A state of zeros, which a traced loop needs before the first prompt."""
+        config, size = self.model.config, self.model.config.head_size
+        rows = batch * config.num_heads
+        zeros = LayerCache(
+            tf.zeros((rows, self.slots, size), self.stream_dtype),
+            tf.zeros((rows, size, self.slots), self.stream_dtype),
+        )
+        return DecodeState(
+            step=tf.constant(0),
+            position=tf.constant(0),
+            token=tf.zeros((batch,), tf.int32),
+            done=tf.zeros((batch,), tf.bool),
+            tokens=tf.zeros((batch, self.slots), tf.int32),
+            count=tf.constant(0),
+            seen=tf.zeros((batch, self.num_seen), tf.bool),
+            cache=(zeros,) * config.num_layers,
+        )
+
+    @property
+    def num_seen(self) -> int:
+        """V of `DecodeState.seen`."""
+        return self.allowed.count if self.rules.repetition_penalty else 0
 
     def _prefill(self, embeds, step, rows: Rows, values: SamplingValues, seen):
         """Reads a prompt and chooses the first token after it.
@@ -131,7 +170,7 @@ class Programs:
         Returns:
             `DecodeState`.
         """
-        batch, length = tf.shape(embeds)[0], embeds.shape[1]
+        batch, length = tf.shape(embeds)[0], tf.shape(embeds)[1]
         places = tf.range(length)[None] - rows.start[:, None]  # (B, P)
         x, cache, _, _ = self.model.forward(
             embeds,
@@ -141,15 +180,15 @@ class Programs:
         )
         state = DecodeState(
             step=step,
-            position=tf.constant(length - 1),
+            position=length - 1,
             token=tf.zeros((batch,), tf.int32),
             done=rows.limit <= step,
-            tokens=tf.fill((batch, self.slots), self.alphabet.pad),
+            tokens=tf.fill((batch, self.slots), self.allowed.pad),
             count=tf.constant(0),
             seen=seen,
             cache=extend(cache, self.slots, self.stream_dtype),
         )
-        return self._append(state, x[:, -1:], rows, values)
+        return self._append(state, x[:, -1:], rows, values, scatter)
 
     def _decode(self, state: DecodeState, until, rows: Rows, values: SamplingValues):
         """Chooses tokens until index `until`, or until every row is done."""
@@ -162,7 +201,9 @@ class Programs:
             with held or contextlib.nullcontext():
                 return (self._step(state, rows, values),)
 
-        return tf.while_loop(unfinished, body, (state,))[0]
+        kind = XlaLayerCache if self.jit_compile else LayerCache
+        state = _with_caches(state, kind)
+        return _with_caches(tf.while_loop(unfinished, body, (state,))[0], LayerCache)
 
     def _step(self, state: DecodeState, rows: Rows, values: SamplingValues):
         """Feeds the last token and chooses the next one."""
@@ -174,20 +215,19 @@ class Programs:
             padding=tf.range(self.slots)[None] >= rows.start[:, None],
             stream_dtype=self.stream_dtype,
         )
-        return self._append(state._replace(cache=cache), x, rows, values)
+        write = update_slice if self.jit_compile else scatter
+        return self._append(state._replace(cache=cache), x, rows, values, write)
 
-    def _append(self, state: DecodeState, x, rows: Rows, values: SamplingValues):
+    def _append(self, state: DecodeState, x, rows: Rows, values, write: Callable):
         """Chooses a token from the network's last output and notes it."""
-        alphabet = self.alphabet
-        group = state.step % alphabet.groups if alphabet.groups > 1 else 0
-        first = alphabet.first + group * alphabet.stride
-        logits = self.model.logits(x, first, alphabet.size)[:, 0]
-        logits = self._allowed(tf.cast(logits, tf.float32), group)
+        allowed = self.allowed
+        group = state.step % allowed.groups if allowed.groups > 1 else 0
+        first = allowed.first + group * allowed.stride
+        logits = self.model.logits(x, first, allowed.size)[:, 0]
+        logits = self._filtered(tf.cast(logits, tf.float32), group)
         seen = None
         if self.rules.repetition_penalty:
-            seen = tf.slice(
-                state.seen, [0, first - alphabet.first], [-1, alphabet.size]
-            )
+            seen = tf.slice(state.seen, [0, first - allowed.first], [-1, allowed.size])
         choice = choose(
             logits,
             self.rules,
@@ -195,64 +235,62 @@ class Programs:
             rows.keys,
             state.step,
             seen=seen,
-            eos=alphabet.end,
+            eos=allowed.end,
         )
-        token = tf.where(state.done, alphabet.pad, first + choice)
+        token = tf.where(state.done, allowed.pad, first + choice)
         done = state.done | (state.step + 1 >= rows.limit)
-        if alphabet.end is not None:
-            done |= choice == alphabet.end
+        if allowed.end is not None:
+            done |= choice == allowed.end
         new_seen = state.seen
         if self.rules.repetition_penalty:
-            new_seen = mark_seen(new_seen, token - alphabet.first)
+            new_seen = mark_seen(new_seen, token - allowed.first)
         return state._replace(
             step=state.step + 1,
             position=state.position + 1,
             token=token,
             done=done,
-            tokens=keras.ops.slice_update(
-                state.tokens, [0, state.count], token[:, None]
-            ),
+            tokens=write(state.tokens, token[:, None], 1, state.count),
             count=state.count + 1,
             seen=new_seen,
         )
 
-    def _allowed(self, logits, group):
-        alphabet = self.alphabet
-        index = tf.range(alphabet.size)
-        start, end = alphabet.forbidden
+    def _filtered(self, logits, group):
+        """Logits of which those of forbidden ids are -inf."""
+        allowed = self.allowed
+        index = tf.range(allowed.size)
+        start, end = allowed.forbidden
         never = (index >= start) & (index < end)
-        if alphabet.open_end:
-            never |= (index >= alphabet.stride) & (group < alphabet.groups - 1)
+        if allowed.open_end:
+            never |= (index >= allowed.stride) & (group < allowed.groups - 1)
         elif start == end:
             return logits
         return tf.where(never, -float("inf"), logits)
 
 
-def programs_of(model: Any, jit_compile: bool):
-    """A function that finds or makes the `Programs` of a model.
+def _with_caches(state: DecodeState, kind: type) -> DecodeState:
+    return state._replace(cache=tuple(kind(*layer) for layer in state.cache))
 
-    They live as long as the model, so that each is traced and compiled once.
 
-    Args:
-        model: A causal model.
-        jit_compile: Whether programs are compiled with XLA.
+def programs_of(
+    model: Any,
+    allowed: AllowedIds,
+    rules: SamplingRules,
+    slots: int,
+    jit_compile: bool,
+) -> Programs:
+    """The `Programs` of a model, made once for equal arguments."""
+    return cached(
+        model,
+        (allowed, rules, slots, jit_compile),
+        lambda: Programs(model, allowed, rules, slots, jit_compile),
+    )
 
-    Returns:
-        `(alphabet, rules, slots) -> Programs`.
+
+def cached(model: Any, key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` made for this model and key, the first time.
+
+    It lives as long as the model, so that each program is traced and compiled once.
     """
-
-    def find(alphabet: Alphabet, rules: SamplingRules, slots: int) -> Programs:
-        return kept(
-            model,
-            (alphabet, rules, slots, jit_compile),
-            lambda: Programs(model, alphabet, rules, slots, jit_compile),
-        )
-
-    return find
-
-
-def kept(model: Any, key: Any, make: Callable[[], Any]) -> Any:
-    """What `make` made for this model and key, the first time."""
     # Beside Keras's own attribute tracking, which would look into every program.
     programs = vars(model).setdefault("_generation_programs", {})
     if key not in programs:

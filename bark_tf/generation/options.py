@@ -12,6 +12,7 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
 )
 from bark_tf.generation.coarse import CoarseWindow
+from bark_tf.tokens import CODEBOOK_SIZE
 
 PREFIXES = ("semantic_", "coarse_", "fine_")
 # Options of transformers that change nothing at these values.
@@ -34,14 +35,20 @@ class StageConfigs(NamedTuple):
     """The generation configurations of one call."""
 
     semantic: BarkSemanticGenerationConfig
-    coarse: BarkCoarseGenerationConfig
-    fine: BarkFineGenerationConfig
-    codebook_size: int
+    coarse: BarkCoarseGenerationConfig = BarkCoarseGenerationConfig()
+    fine: BarkFineGenerationConfig = BarkFineGenerationConfig()
+    codebook_size: int = CODEBOOK_SIZE
 
     @property
     def coarse_window(self) -> CoarseWindow:
         """The numbers that tie semantic and coarse tokens together."""
         return CoarseWindow(self.semantic, self.coarse, self.codebook_size)
+
+    def voice_limits(self) -> dict[str, Any]:
+        """What the model asks of a voice: arguments of `VoicePreset.validate`."""
+        return BarkGenerationConfig(
+            self.semantic, self.coarse, self.fine, codebook_size=self.codebook_size
+        ).voice_limits()
 
 
 def stage_configs(

@@ -27,7 +27,7 @@ import math
 import operator
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -192,14 +192,14 @@ def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.nda
     if seed is None:
         seed = secrets.randbits(SEED_BITS)
     if np.ndim(seed):
-        seeds, streams = [_checked_seed(item) for item in seed], np.zeros(batch)
+        seeds, streams = [checked_seed(item) for item in seed], np.zeros(batch)
         if len(seeds) != batch:
             raise ValueError(
                 f"seed must be one number or one per row, {batch} here. "
                 f"Received: {len(seeds)} seeds"
             )
     else:
-        seeds, streams = [_checked_seed(seed)] * batch, np.arange(batch)
+        seeds, streams = [checked_seed(seed)] * batch, np.arange(batch)
     words = np.array(seeds, np.uint64)
     low, high = words.astype(np.uint32), (words >> WORD_BITS).astype(np.uint32)
     index = np.full(batch, STAGES.index(stage), np.uint32)
@@ -207,7 +207,22 @@ def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.nda
     return np.stack(key, axis=-1)
 
 
-def _checked_seed(seed: Any) -> int:
+class Keys(NamedTuple):
+    """The random keys of a batch's rows, uint32 (B, 2) for each stage that draws."""
+
+    semantic: Any
+    coarse: Any
+    fine: Any
+
+
+def keys_of(seed: int | Sequence[int] | None, batch: int) -> Keys:
+    """The `row_keys` of all stages; without a seed, all of one that is drawn."""
+    seed = secrets.randbits(SEED_BITS) if seed is None else seed
+    return Keys(*(row_keys(seed, batch, stage) for stage in STAGES))
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed as an int; ValueError unless it is a whole number in [0, 2**64)."""
     try:
         number = operator.index(seed)
     except TypeError:

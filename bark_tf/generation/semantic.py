@@ -5,27 +5,27 @@ Source: suno-ai/bark, `bark/generation.py::generate_text_semantic`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
-from bark_tf.generation.cache import bucket
-from bark_tf.generation.loop import Alphabet, Rows, programs_of
-from bark_tf.generation.random import row_keys
+from bark_tf.generation.arrays import TENSORS, Arrays
+from bark_tf.generation.cache import bucket, pad_rows
+from bark_tf.generation.histories import Histories
+from bark_tf.generation.loop import AllowedIds, DecodeState, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
+from bark_tf.generation.stage import Stage
 from bark_tf.memory import collect
 
-STAGE = "semantic"
 # Tokens between two reports of progress.
 REPORT_EVERY = 64
 
 
-def alphabet(config: BarkSemanticGenerationConfig) -> Alphabet:
+def allowed_ids(config: BarkSemanticGenerationConfig) -> AllowedIds:
     """Semantic tokens and the end; nothing between or after them."""
-    return Alphabet(
+    return AllowedIds(
         first=0,
         stride=0,
         groups=1,
@@ -37,52 +37,58 @@ def alphabet(config: BarkSemanticGenerationConfig) -> Alphabet:
 
 
 def prompt_ids(
-    input_ids: np.ndarray,
-    attention_mask: np.ndarray | None,
-    histories: Sequence[np.ndarray | None],
+    xp: Arrays,
+    text_ids: Any,
+    attention_mask: Any,
+    histories: Histories,
     config: BarkSemanticGenerationConfig,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple:
     """The two id sequences whose embeddings are summed, position by position.
 
     Args:
-        input_ids: int (batch, time), the tokenizer's ids.
-        attention_mask: (batch, time), 0 where `input_ids` is padding; None: nowhere.
-        histories: Per row the semantic prompt of its voice, int (n,), or None.
+        xp: `NUMPY` or `TENSORS`.
+        text_ids: int32 (B, time), the tokenizer's ids.
+        attention_mask: (B, time), 0 where `text_ids` is padding; None: nowhere.
+        histories: `Histories`; the end of each row's semantic prompt is used.
         config: Generation configuration.
 
     Returns:
-        Text ids and history ids, both int32 (batch, max_input_semantic_length).
+        Text ids and history ids, both int32 (B, max_input_semantic_length).
     """
     length = config.max_input_semantic_length
-    text = np.full((len(input_ids), length), config.text_pad_token, np.int32)
-    shifted = np.asarray(input_ids, np.int64) + config.text_encoding_offset
+    text = text_ids + config.text_encoding_offset
     if attention_mask is not None:
-        if np.shape(attention_mask) != shifted.shape:
-            raise ValueError(
-                f"attention_mask must have the shape of input_ids, {shifted.shape}. "
-                f"Received: {np.shape(attention_mask)}"
-            )
-        padding = np.asarray(attention_mask) == 0
-        shifted = np.where(padding, config.text_pad_token, shifted)
-    text[:, : shifted.shape[1]] = shifted[:, :length]
-    history = np.full_like(text, config.semantic_pad_token)
-    for row, prompt in enumerate(histories):
-        if prompt is not None:
-            tail = np.asarray(prompt)[-length:]
-            history[row, : len(tail)] = tail
-    return text, history
+        text = xp.where(attention_mask != 0, text, config.text_pad_token)
+    text = text[:, :length]
+    room = [[0, 0], [0, length - xp.shape(text)[1]]]
+    text = xp.pad(text, room, constant_values=config.text_pad_token)
+    places = xp.range(length)[None]
+    total = histories.num_semantic[:, None]
+    shown = xp.minimum(total, length)
+    tail = xp.take(histories.semantic, total - shown + places)
+    return text, xp.where(places < shown, tail, config.semantic_pad_token)
 
 
-def _check_vocabulary(
-    text: np.ndarray, size: int, config: BarkSemanticGenerationConfig
+def check_vocabulary(
+    text_ids: np.ndarray,
+    model: BarkSubModelConfig,
+    config: BarkSemanticGenerationConfig,
 ) -> None:
-    """Refuses text ids that have no embedding; a GPU would read zeros for them."""
-    read = text[text != config.text_pad_token] - config.text_encoding_offset
-    most = size - config.text_encoding_offset
-    if read.size and not 0 <= read.min() <= read.max() < most:
+    """Refuses text ids that have no embedding; a GPU would read zeros for them.
+
+    Args:
+        text_ids: int (n,), the tokenizer's ids, without padding.
+        model: Configuration of the network.
+        config: Generation configuration.
+
+    Raises:
+        ValueError: If an id is out of range.
+    """
+    most = model.input_vocab_size - config.text_encoding_offset
+    if text_ids.size and not 0 <= text_ids.min() <= text_ids.max() < most:
         raise ValueError(
             f"input_ids must lie in [0, {most}), the text vocabulary of this model. "
-            f"Received: values in [{read.min()}, {read.max()}]"
+            f"Received: values in [{text_ids.min()}, {text_ids.max()}]"
         )
 
 
@@ -122,97 +128,118 @@ def check_semantic_limit(
         )
 
 
-def generate_semantic(
-    model: Any,
-    jit_compile: bool,
-    input_ids: np.ndarray,
-    config: BarkSemanticGenerationConfig,
-    *,
-    attention_mask: np.ndarray | None = None,
-    histories: Sequence[Mapping[str, Any] | None] | None = None,
-    seeds: Any = None,
-    compat: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """Generates semantic tokens for a batch of texts.
+class SemanticStage(Stage):
+    """Text to semantic tokens, for one batch.
 
     Args:
         model: Semantic model.
-        jit_compile: Whether the programs are compiled with XLA.
-        input_ids: int (batch, time), the tokenizer's ids.
         config: Generation configuration.
-        attention_mask: (batch, time), 0 where `input_ids` is padding.
-        histories: Per row the semantic prompt of its voice, int (n,), or None.
-        seeds: As `sampling.row_keys` takes them.
+        text_ids: int32 (B, time), the tokenizer's ids.
+        attention_mask: (B, time), 0 where `text_ids` is padding; None: nowhere.
+        histories: `Histories`.
+        keys: uint32 (B, 2), the rows' random keys.
         compat: `"hf"` counts token 1 as seen before the start, as transformers does
             by accident (it matters to `repetition_penalty` only).
-        progress: Called with (tokens so far, limit).
-
-    Returns:
-        int32 (batch, tokens), 49.9 Hz; rows end with `eos_token_id` and are filled up
-        with it. As long as the longest row, its end included.
+        jit_compile: Whether decoding is compiled with XLA.
+        tokens_per_step: How many tokens one `step` chooses; all by default.
 
     Raises:
         ValueError: If `max_new_tokens` does not fit into the position table.
     """
-    batch, limit = len(input_ids), config.max_new_tokens
-    check_semantic_limit(model.config, config)
-    if limit == 0:
-        return np.zeros((batch, 0), np.int32)
-    histories = [None] * batch if histories is None else histories
-    text, history = prompt_ids(input_ids, attention_mask, histories, config)
-    _check_vocabulary(text, model.config.input_vocab_size, config)
-    size = bucket(batch)
-    rules, values = SamplingRules.of(config), SamplingValues.of(config)
-    compiled = programs_of(model, jit_compile)(
-        alphabet(config), rules, model.config.block_size
-    )
-    rows = Rows(
-        start=tf.zeros((size,), tf.int32),
-        keys=pad_rows(row_keys(seeds, batch, STAGE), size),
-        limit=pad_rows(np.full((batch,), limit, np.int32), size),
-    )
-    seen = np.zeros(
-        (size, compiled.alphabet.size if rules.repetition_penalty else 0), bool
-    )
-    if compat == "hf":
-        seen[:, 1:2] = True
-    embeds = prompt_embeddings(
-        model,
-        pad_rows(text, size),
-        pad_rows(history, size),
-        config.semantic_infer_token,
-    )
-    state = compiled.prefill(embeds, tf.constant(0), rows, values, tf.constant(seen))
-    collect(model)
-    step = 1
-    while step < limit and not np.all(state.done):
-        if progress is not None:
-            progress(step, limit)
-        step = min(limit, step + REPORT_EVERY) if progress is not None else limit
-        state = compiled.decode(state, tf.constant(step), rows, values)
-    tokens = state.tokens.numpy()[:batch, : int(state.count)]
-    if progress is not None:
-        progress(tokens.shape[1], tokens.shape[1])
-    return trim(tokens, config.eos_token_id)
+
+    name = "semantic"
+
+    def __init__(
+        self,
+        model: Any,
+        config: BarkSemanticGenerationConfig,
+        text_ids: Any,
+        attention_mask: Any,
+        histories: Histories,
+        keys: Any,
+        *,
+        compat: str | None = None,
+        jit_compile: bool = True,
+        tokens_per_step: int | None = None,
+    ):
+        check_semantic_limit(model.config, config)
+        self.model, self.config, self.compat = model, config, compat
+        self.inputs = (text_ids, attention_mask, histories)
+        self.batch = tf.shape(text_ids)[0]
+        self.size = bucket(self.batch)
+        self.limit = config.max_new_tokens
+        self.tokens_per_step = tokens_per_step or self.limit
+        self.rows = Rows(
+            start=tf.zeros((self.size,), tf.int32),
+            keys=pad_rows(keys, self.size),
+            limit=pad_rows(tf.fill((self.batch,), self.limit), self.size),
+        )
+        self.values = SamplingValues.of(config)
+        self.programs = programs_of(
+            model,
+            allowed_ids(config),
+            SamplingRules.of(config),
+            model.config.block_size,
+            jit_compile,
+        )
+
+    def start(self) -> DecodeState:
+        """Reads the prompt and chooses the first token."""
+        if self.limit == 0:
+            return self.programs.before_prefill(self.size)
+        text, history = prompt_ids(TENSORS, *self.inputs, self.config)
+        embeds = prompt_embeddings(
+            self.model,
+            pad_rows(text, self.size),
+            pad_rows(history, self.size),
+            self.config.semantic_infer_token,
+        )
+        state = self.programs.prefill(
+            embeds, tf.constant(0), self.rows, self.values, self._seen()
+        )
+        collect(self.model)
+        return state
+
+    def _seen(self) -> tf.Tensor:
+        ids = tf.range(self.programs.num_seen)
+        seen = (ids == 1) & (self.compat == "hf")
+        return tf.broadcast_to(seen, [self.size, self.programs.num_seen])
+
+    def is_unfinished(self, state: DecodeState) -> tf.Tensor:
+        """Bool (): whether a row goes on."""
+        return (state.step < self.limit) & ~tf.reduce_all(state.done)
+
+    def step(self, state: DecodeState) -> DecodeState:
+        """Chooses the next tokens."""
+        until = tf.minimum(self.limit, state.step + self.tokens_per_step)
+        return self.programs.decode(state, until, self.rows, self.values)
+
+    def progress(self, state: DecodeState) -> tuple:
+        """Tokens so far and the limit; equal at the end."""
+        is_over = not bool(self.is_unfinished(state))
+        return state.step, state.step if is_over else self.limit
+
+    def shapes(self, state: DecodeState) -> DecodeState:
+        """The state's own."""
+        return state.shapes()
+
+    def tokens(self, state: DecodeState) -> tuple:
+        """What the rows say.
+
+        Returns:
+            int32 (B, tokens), 49.9 Hz, as long as the longest row with its end; rows
+            are filled up with `eos_token_id`. And int32 (B,), tokens per row without
+            the end.
+        """
+        tokens = state.tokens[: self.batch, : state.count]
+        lengths = lengths_of(tokens, self.config.eos_token_id)
+        longest = tf.reduce_max(lengths) + 1  # with its end, where there is one
+        return tokens[:, :longest], lengths
 
 
-def trim(tokens: np.ndarray, end: int) -> np.ndarray:
-    """Cuts the columns after the end of the longest row."""
-    return tokens[:, : int(max(lengths_with_end(tokens, end), default=0))]
-
-
-def lengths_with_end(tokens: np.ndarray, end: int) -> np.ndarray:
-    """Tokens per row, the end included where there is one: int (batch,)."""
-    ended = tokens == end
-    first = (
-        np.argmax(ended, axis=1) + 1 if tokens.shape[1] else np.zeros(len(tokens), int)
-    )
-    return np.where(ended.any(axis=1), first, tokens.shape[1])
-
-
-def pad_rows(array: np.ndarray, size: int) -> tf.Tensor:
-    """Adds rows of zeros up to the bucket's size."""
-    array = np.asarray(array)
-    room = [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1)
-    return tf.constant(np.pad(array, room))
+def lengths_of(tokens: Any, end: int) -> tf.Tensor:
+    """Tokens per row before its end: int32 (B,) for int32 (B, time)."""
+    places = tf.range(tf.shape(tokens)[1])[None]
+    ends = tf.where(tokens == end, places, tf.shape(tokens)[1])
+    ends = tf.pad(ends, [[0, 0], [0, 1]], constant_values=tf.int32.max)
+    return tf.minimum(tf.reduce_min(ends, 1), tf.shape(tokens)[1])

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
+from bark_tf.generation.api import generate_coarse_tokens, generate_semantic_tokens
 from bark_tf.generation.cache import LayerCache
 from bark_tf.models.layers import matmul_rows
 from bark_tf.models.losses import cross_entropy
@@ -228,8 +229,6 @@ class BarkSemanticModel(BarkCausalModel):
         Raises:
             ValueError: For an unknown option, or a limit that does not fit.
         """
-        from bark_tf.generation.api import generate_semantic_tokens
-
         return generate_semantic_tokens(self, input_ids, *args, **kwargs)
 
 
@@ -263,6 +262,4 @@ class BarkCoarseModel(BarkCausalModel):
         Raises:
             ValueError: For an unknown option, or windows that do not fit.
         """
-        from bark_tf.generation.api import generate_coarse_tokens
-
         return generate_coarse_tokens(self, semantic_output, *args, **kwargs)

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkFineConfig
+from bark_tf.generation.api import generate_fine_codes
 from bark_tf.models.layers import matmul_rows
 from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
@@ -217,8 +218,6 @@ class BarkFineModel(TransformerModel):
         Raises:
             ValueError: For an unknown option.
         """
-        from bark_tf.generation.api import generate_fine_codes
-
         return generate_fine_codes(self, coarse_output, *args, **kwargs)
 
     def loss_from_labels(self, logits, labels, sample_weight=None):

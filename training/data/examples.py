@@ -22,14 +22,22 @@ from bark_tf.config import (
     BarkGenerationConfig,
     BarkSemanticGenerationConfig,
 )
-from bark_tf.generation import fine as fine_stage
+from bark_tf.generation.arrays import NUMPY
 from bark_tf.generation.coarse import (
+    CoarseRows,
     CoarseWindow,
-    History,
-    history_of,
+    coarse_rows,
+    goes_on,
     window_prompt,
     window_start,
 )
+from bark_tf.generation.fine import (
+    history_length,
+    num_windows,
+    window_at,
+    window_buffer,
+)
+from bark_tf.generation.histories import Histories, histories_of
 from bark_tf.generation.semantic import prompt_ids
 from bark_tf.models.losses import IGNORED_LABEL
 from bark_tf.tokens import interleave
@@ -48,13 +56,13 @@ Example = dict[str, np.ndarray]
 
 
 def voice_of(
-    utterance: Utterance, sizes: CoarseWindow, rng: np.random.Generator | None = None
+    utterance: Utterance, window: CoarseWindow, rng: np.random.Generator | None = None
 ) -> Voice:
     """A recording as the voice that opens another.
 
     Args:
         utterance: The recording.
-        sizes: `CoarseWindow` of the model.
+        window: `CoarseWindow` of the model.
         rng: Crops it at random; None takes all of it.
 
     Returns:
@@ -67,13 +75,20 @@ def voice_of(
         length = int(rng.integers(least, count + 1))
         start = int(rng.integers(count - length + 1))
         count = length
-    frame = round(start * sizes.ratio / sizes.coarse.n_coarse_codebooks)
-    frames = utterance.codes[:, frame : frame + sizes.num_frames(count)]
+    frame = round(start * window.ratio / window.coarse.n_coarse_codebooks)
+    frames = utterance.codes[:, frame : frame + window.num_frames(count)]
     return {
         "semantic_prompt": utterance.semantic[start : start + count],
-        "coarse_prompt": frames[: sizes.coarse.n_coarse_codebooks],
+        "coarse_prompt": frames[: window.coarse.n_coarse_codebooks],
         "fine_prompt": frames,
     }
+
+
+def history_of(
+    voice: Voice | None, num_coarse: int = 1, num_fine: int = 1
+) -> Histories:
+    """One row's `Histories`, for codebooks that are wanted where there is no voice."""
+    return histories_of([voice], num_coarse, num_fine)
 
 
 # === Semantic ===
@@ -100,8 +115,8 @@ def semantic_example(
         int32 (L,): the tokens and their end, as far as there are positions. The network
         reads the prompt, the infer token and all targets but the last.
     """
-    history = None if voice is None else voice["semantic_prompt"]
-    text, past = prompt_ids(np.asarray(text_ids)[None], None, [history], config)
+    ids = np.asarray(text_ids, np.int32)[None]
+    text, past = prompt_ids(NUMPY, ids, None, history_of(voice), config)
     targets = np.append(semantic, config.eos_token_id)
     most = min(block_size - config.max_input_semantic_length, config.max_new_tokens)
     return {
@@ -126,68 +141,75 @@ class Segment(NamedTuple):
     end: int
 
 
-def coarse_segments(
-    history: History, num_tokens: int, sizes: CoarseWindow
-) -> list[Segment]:
-    """Where generation begins a new prompt.
+def coarse_row(
+    semantic: np.ndarray, voice: Voice | None, window: CoarseWindow
+) -> CoarseRows:
+    """The `CoarseRows` of one recording with int (N,) semantic tokens."""
+    history = history_of(voice, window.coarse.n_coarse_codebooks)
+    tokens = np.asarray(semantic, np.int32)[None]
+    return coarse_rows(NUMPY, tokens, np.array([len(semantic)]), history, window)
 
-    Windows whose semantic part starts at the same token, and for which no past has
-    been dropped, are one sequence: each is the one before with the tokens it wrote.
+
+def coarse_segments(
+    row: CoarseRows, num_tokens: int, window: CoarseWindow
+) -> list[Segment]:
+    """Where generation reads a new prompt.
 
     Args:
-        history: What opens the row.
-        num_tokens: Coarse tokens of the row.
-        sizes: `CoarseWindow`.
+        row: `coarse_row` of the recording.
+        num_tokens: Coarse tokens of the recording.
+        window: `CoarseWindow`.
 
     Returns:
         Segments that cover all tokens, in order.
     """
-    segments: list[Segment] = []
-    for step in range(0, num_tokens, sizes.coarse.sliding_window_len):
-        end = min(step + sizes.coarse.sliding_window_len, num_tokens)
-        if segments and (
-            window_start(step, history, sizes)
-            == window_start(segments[-1].start, history, sizes)
-            and len(history.coarse) + step <= sizes.coarse.max_coarse_history
-        ):
+    steps = np.arange(0, num_tokens, window.coarse.sliding_window_len)
+    starts = window_start(NUMPY, steps, row.num_history, window).tolist()
+    num_past, segments, last = int(row.num_past[0]), [], None
+    for step, start in zip(steps.tolist(), starts, strict=True):
+        end = min(step + window.coarse.sliding_window_len, num_tokens)
+        if segments and goes_on(start, last, step, num_past, window):
             segments[-1] = segments[-1]._replace(end=end)
         else:
             segments.append(Segment(step, end))
+            last = start
     return segments
 
 
 def coarse_example(
-    semantic: np.ndarray,
+    row: CoarseRows,
     codes: np.ndarray,
-    history: History,
     segment: Segment,
-    sizes: CoarseWindow,
+    window: CoarseWindow,
     past_weight: float = 0.0,
 ) -> Example:
     """One segment: what the network reads, and what it should say.
 
     Args:
-        semantic: int (N,).
+        row: `coarse_row` of the recording.
         codes: int (coarse codebooks or more, T).
-        history: What opens the row.
         segment: One of `coarse_segments`.
-        sizes: `CoarseWindow`.
+        window: `CoarseWindow`.
         past_weight: Weight of the row's own tokens before the segment as targets.
 
     Returns:
         `ids`, int32 (L,), and `targets` and `weights`, int32 and float32
         (L - max_coarse_input_length,), of the positions from the infer token on.
     """
-    coarse = interleave(
-        codes[: sizes.coarse.n_coarse_codebooks], sizes.codebook_size, sizes.offset
-    ).astype(np.int32)
-    before, new = coarse[: segment.start], coarse[segment.start : segment.end]
-    prompt = window_prompt(segment.start, history, semantic, before, sizes)
-    ids = np.concatenate([prompt, new])
-    infer = sizes.coarse.max_coarse_input_length
+    codes = codes[: window.coarse.n_coarse_codebooks]
+    coarse = interleave(codes, window.codebook_size, window.offset).astype(np.int32)
+    infer, most = (
+        window.coarse.max_coarse_input_length,
+        window.coarse.max_coarse_history,
+    )
+    width = infer + 1 + min(most, int(row.num_past[0]) + segment.start)
+    tokens = np.concatenate([row.past, coarse[None]], axis=1)
+    prompt, _ = window_prompt(NUMPY, row, tokens, segment.start, width, window)
+    new = coarse[segment.start : segment.end]
+    ids = np.concatenate([prompt[0], new])
     targets = ids[infer + 1 :]
     weights = np.zeros(len(targets), np.float32)
-    own_past = min(len(before), len(prompt) - infer - 1)
+    own_past = min(segment.start, width - infer - 1)
     weights[len(targets) - len(new) - own_past :] = past_weight
     weights[len(targets) - len(new) :] = 1
     targets = np.where(weights > 0, targets, IGNORED_LABEL).astype(np.int32)
@@ -229,21 +251,20 @@ def fine_example(
         `ids`, int32 (W, K), `codebook`, int32 (), and `targets`, int32 (W,), which
         count where generation writes and the recording goes on.
     """
-    history = fine_stage.history_of(voice, config)
-    whole = fine_stage.window_buffer(codes, history, config, unknown)
-    end = len(history) + codes.shape[1]
-    place = fine_stage.windows_of(codes.shape[1], len(history), config)[window]
-    length = config.max_fine_input_length
-    shown = whole[place.start : place.start + length].copy()
-    frames = np.arange(place.start, place.start + length)
-    written = frames >= place.fill
-    targets = np.where(written & (frames < end), shown[:, codebook], IGNORED_LABEL)
+    history, count = history_of(voice, num_fine=len(codes)), codes.shape[1]
+    known = np.asarray(codes, np.int32)[None]
+    (whole,) = window_buffer(NUMPY, known, np.array([count]), history, config, unknown)
+    before = int(history_length(NUMPY, history.num_fine, config)[0])
+    place = window_at(NUMPY, window, count, before, config)
+    frames = np.arange(place.start, place.start + config.max_fine_input_length)
+    shown = whole[frames]
+    written, is_after = frames >= place.fill, frames >= before + count
+    targets = np.where(written & ~is_after, shown[:, codebook], IGNORED_LABEL)
     # The codebooks before this one have been written by the passes before.
     shown[written, codebook:] = unknown
-    rest = frames >= end
-    if after is not None and rest.any():
+    if after is not None and is_after.any():
         passed = slice(num_given, codebook)
-        shown[rest, passed] = after.T[: rest.sum(), passed]
+        shown[is_after, passed] = after.T[: is_after.sum(), passed]
     return {
         "ids": shown.astype(np.int32),
         "codebook": np.int32(codebook),
@@ -294,7 +315,7 @@ class StageExamples:
         self.model_config, self.seed = model_config, seed
         self.options = options or ExampleOptions()
         self._make = makers[stage]
-        self.sizes = CoarseWindow.of(config)
+        self.window = CoarseWindow.of(config)
         self.lengths = _lengths(utterances)
         self._of_speaker: dict[str, list[int]] = {}
         for index, speaker in enumerate(_speakers(utterances)):
@@ -320,7 +341,7 @@ class StageExamples:
         # Any recording but the utterance itself.
         place = int(rng.integers(len(others) - 1))
         other = others[place] if others[place] < index else others[place + 1]
-        return voice_of(self.utterances[other], self.sizes, rng)
+        return voice_of(self.utterances[other], self.window, rng)
 
     def _semantic(self, utterance, voice, rng) -> Example:
         text_ids = utterance.text_ids
@@ -338,28 +359,28 @@ class StageExamples:
         return example
 
     def _coarse(self, utterance, voice, rng) -> Example:
-        history = history_of(voice, self.sizes)
-        num_tokens = utterance.codes.shape[1] * self.sizes.coarse.n_coarse_codebooks
-        segments = coarse_segments(history, num_tokens, self.sizes)
+        row = coarse_row(utterance.semantic, voice, self.window)
+        num_tokens = utterance.codes.shape[1] * self.window.coarse.n_coarse_codebooks
+        segments = coarse_segments(row, num_tokens, self.window)
         ends = np.array([segment.end for segment in segments])
         # Drawn in proportion to its length, so all tokens are equally likely targets.
         number = int(np.searchsorted(ends, rng.integers(num_tokens), side="right"))
         return coarse_example(
-            utterance.semantic,
+            row,
             utterance.codes,
-            history,
             segments[number],
-            self.sizes,
+            self.window,
             self.options.past_weight,
         )
 
     def _fine(self, utterance, voice, rng) -> Example:
         config = self.config.fine_acoustics_config
         num_given = self.config.coarse_acoustics_config.n_coarse_codebooks
-        history = len(fine_stage.history_of(voice, config))
         codes = utterance.codes[: config.n_fine_codebooks]
         num_frames = codes.shape[1]
-        count = len(fine_stage.windows_of(num_frames, history, config))
+        frames = 0 if voice is None else voice["fine_prompt"].shape[1]
+        history = history_length(NUMPY, frames, config)
+        count = int(num_windows(NUMPY, num_frames, history, config))
         noise = rng.integers(num_frames, size=config.max_fine_input_length)
         return fine_example(
             codes,
@@ -382,7 +403,7 @@ class StageExamples:
             room = self.model_config.block_size - semantic.max_input_semantic_length
             return min(room, semantic.max_new_tokens)
         if self.stage == "coarse":
-            return self.sizes.slots - 1
+            return self.window.slots - 1
         return self.config.fine_acoustics_config.max_fine_input_length
 
     def length_of(self, example: Example) -> int:
@@ -400,8 +421,8 @@ class StageExamples:
             The arrays of the examples, with a leading axis B.
         """
         if self.stage == "coarse":
-            after_infer = length - self.sizes.coarse.max_coarse_input_length
-            pad = self.sizes.coarse.coarse_semantic_pad_token
+            after_infer = length - self.window.coarse.max_coarse_input_length
+            pad = self.window.coarse.coarse_semantic_pad_token
             form = {
                 "ids": (length, pad),
                 "targets": (after_infer, IGNORED_LABEL),

@@ -1,0 +1,99 @@
+"""The voices that open the rows of a batch, as arrays of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Histories(NamedTuple):
+    """What the rows of a batch go on from; rows are filled up with 0 at their end.
+
+    Axes: B batch, K coarse codebooks, N fine codebooks.
+
+    Attributes:
+        semantic: int32 (B, tokens), 49.9 Hz.
+        num_semantic: int32 (B,), semantic tokens per row; 0 without a voice.
+        coarse: int32 (B, K, frames), 75 Hz.
+        num_coarse: int32 (B,), frames of `coarse` per row.
+        fine: int32 (B, N, frames), 75 Hz.
+        num_fine: int32 (B,), frames of `fine` per row.
+    """
+
+    semantic: Any
+    num_semantic: Any
+    coarse: Any
+    num_coarse: Any
+    fine: Any
+    num_fine: Any
+
+
+def voices_per_row(history_prompt: Any, batch: int) -> list[Mapping[str, Any] | None]:
+    """One voice per row: a single one is for all of them.
+
+    Raises:
+        ValueError: If a list has another length than the batch.
+    """
+    if history_prompt is None or isinstance(history_prompt, Mapping):
+        return [history_prompt] * batch
+    if len(history_prompt) != batch:
+        raise ValueError(
+            f"history_prompt must hold one voice per row, {batch} of them. "
+            f"Received: {len(history_prompt)}"
+        )
+    return list(history_prompt)
+
+
+def histories_of(
+    voices: Sequence[Mapping[str, Any] | None], num_coarse: int, num_fine: int
+) -> Histories:
+    """Voices as arrays.
+
+    Args:
+        voices: Per row a mapping with `semantic_prompt` (tokens,), `coarse_prompt`
+            (codebooks, frames) and `fine_prompt` (codebooks, frames), or None. An array
+            that is missing counts as empty.
+        num_coarse: Coarse codebooks of the model.
+        num_fine: Fine codebooks of the model.
+
+    Returns:
+        `Histories` of NumPy arrays.
+    """
+    arrays = []
+    for name, leading in (
+        ("semantic_prompt", ()),
+        ("coarse_prompt", (num_coarse,)),
+        ("fine_prompt", (num_fine,)),
+    ):
+        rows = [_prompt(voice, name) for voice in voices]
+        known = [row.shape[:-1] for row in rows if row is not None]
+        empty = np.zeros((*(known[0] if known else leading), 0), np.int32)
+        rows = [empty if row is None else row for row in rows]
+        arrays.append(stack(rows))
+        arrays.append(np.array([row.shape[-1] for row in rows], np.int32))
+    return Histories(*arrays)
+
+
+def _prompt(voice: Mapping[str, Any] | None, name: str) -> np.ndarray | None:
+    if voice is None or name not in voice:
+        return None
+    return np.asarray(voice[name], np.int32)
+
+
+def stack(rows: Sequence[np.ndarray], fill: int = 0) -> np.ndarray:
+    """Rows (..., time) of different lengths as one array, filled up at the end."""
+    if len(rows) == 1:
+        return rows[0][None]
+    longest = max((row.shape[-1] for row in rows), default=0)
+    return np.stack(
+        [
+            np.pad(
+                row,
+                [(0, 0)] * (row.ndim - 1) + [(0, longest - row.shape[-1])],
+                constant_values=fill,
+            )
+            for row in rows
+        ]
+    )

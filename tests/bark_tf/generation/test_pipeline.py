@@ -1,0 +1,145 @@
+"""The whole of Bark as one traced function gives the bits of `generate` and `stream`."""
+
+import functools
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+
+from bark_tf.generation.api import checked_request
+from bark_tf.generation.options import stage_configs
+from bark_tf.generation.pipeline import Pipeline
+
+TESTS = Path(__file__).parents[2]
+VOICES = [None, toy.voice(9), toy.voice(25, 1)]
+# Of 40 semantic tokens: 60 frames, 20 coarse windows, seven fine ones.
+LONG = {"semantic_max_new_tokens": 40, "semantic_min_new_tokens": 30}
+OPTIONS = {
+    "greedy": {},
+    "short": {"temperature": 0.9, "do_sample": True},
+    "long": {"temperature": 0.9, "do_sample": True, **LONG},
+    "filtered": {"do_sample": True, "top_k": 6, "top_p": 0.8, "min_eos_p": 0.2},
+    "penalty": {"repetition_penalty": 1.4, **LONG},
+    "hf": {"compat": "hf", **LONG},
+    "nothing": {"semantic_max_new_tokens": 0},
+}
+
+
+@functools.cache
+def traced(name, jit_compile):
+    """`Pipeline.speak` as one function of any batch size and length."""
+    bark, options = toy.shared_bark(), dict(OPTIONS[name])
+    compat = options.pop("compat", None)
+    configs = stage_configs(bark.generation_config, options, compat)
+    pipeline = Pipeline(bark, configs, compat=compat, jit_compile=jit_compile)
+
+    def signature(array):
+        shape = [None] * array.ndim
+        if array.ndim == 3 or array.dtype == np.uint32:
+            shape[1] = array.shape[1]  # codebooks, or words of a key
+        return tf.TensorSpec(shape, array.dtype)
+
+    def request(inputs, voices, seed):
+        arrays = checked_request(
+            bark.config.semantic_config,
+            configs,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            voices,
+            seed,
+        )
+        return tf.nest.map_structure(tf.convert_to_tensor, arrays)
+
+    example = request(toy.texts(1), None, 0)
+    specs = tf.nest.map_structure(signature, example)
+    speak = tf.function(pipeline.speak, input_signature=[specs], autograph=False)
+    return lambda *arguments: speak(request(*arguments))
+
+
+@pytest.mark.filterwarnings("ignore:The text-to-semantic stage ended rows")
+@pytest.mark.parametrize(
+    ("name", "jit_compile"), [*((name, False) for name in OPTIONS), ("long", True)]
+)
+def test_a_traced_function_gives_the_bits_of_generate(name, jit_compile):
+    bark, options = toy.shared_bark(), OPTIONS[name]
+    speak = traced(name, jit_compile)
+    for texts, voices, seed in (
+        ([4], None, [7]),
+        ([1], VOICES[1:2], [2**63 + 5]),
+        ([1, 17, 4], VOICES, [1, 2, 3]),
+    ):
+        inputs = toy.texts(*texts)
+        out = speak(inputs, voices, seed)
+        expected = bark.generate(
+            **inputs,
+            history_prompt=voices,
+            seed=seed,
+            return_dict=True,
+            jit_compile=jit_compile,
+            return_output_lengths=True,
+            **options,
+        )
+        for field in ("semantic", "coarse", "fine", "audio"):
+            np.testing.assert_array_equal(
+                getattr(out, field), getattr(expected, field), err_msg=field
+            )
+        hop = bark.config.codec_config.hop_length
+        assert (out.frames * hop).numpy().tolist() == expected.lengths
+    assert (expected.audio.shape[1] > 0) == (name != "nothing")
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("voice", VOICES)
+def test_a_stream_put_together_is_the_traced_audio(voice, jit_compile):
+    bark, inputs = toy.shared_bark(), toy.texts(4)
+    (audio,) = traced("long", jit_compile)(inputs, voice, 5).audio
+    pieces = bark.stream(
+        **inputs,
+        history_prompt=voice,
+        seed=5,
+        jit_compile=jit_compile,
+        **OPTIONS["long"],
+    )
+    pieces = list(pieces)
+    assert len(pieces) > 1
+    np.testing.assert_array_equal(np.concatenate(pieces), audio)
+
+
+def test_one_trace_serves_every_batch_and_length():
+    speak = traced("short", False)
+    lengths = {speak(toy.texts(*range(n)), None, n).audio.shape for n in (1, 2, 5)}
+    assert len(lengths) == 3
+
+
+def test_without_jit_compile_nothing_needs_xla():
+    """Where XLA is switched off, as in a server, its operations are refused."""
+    code = """
+    import ctypes, pathlib
+    import numpy as np, tensorflow as tf
+    library = pathlib.Path(tf.__file__).with_name("libtensorflow_cc.so.2")
+    ctypes.CDLL(str(library))._ZN10tensorflow21DisableXlaCompilationEv()
+    try:
+        tf.function(lambda x: x + 1, jit_compile=True)(tf.zeros(3))
+    except tf.errors.OpError:
+        pass
+    else:
+        raise SystemExit("XLA is not switched off")
+    import toy
+    bark = toy.shared_bark()
+    for dtype in ("float32", "bfloat16"):
+        options = dict(seed=3, jit_compile=False, semantic_max_new_tokens=40)
+        audio = bark.generate(**toy.texts(4, 1), **options)
+        pieces = list(bark.stream(**toy.texts(4), **options))
+        assert np.array_equal(np.concatenate(pieces), audio[0][: sum(map(len, pieces))])
+        bark = type(bark)(bark.config, bark.generation_config, dtype="bfloat16")
+    """
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(code)],
+        check=True,
+        cwd=TESTS,
+    )
