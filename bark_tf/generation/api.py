@@ -180,7 +180,7 @@ def generate_fine_codes(
     *,
     output_lengths: Sequence[int] | None = None,
     seed: Any = None,
-    jit_compile: bool = False,
+    jit_compile: bool | None = None,
     **options: Any,
 ) -> tf.Tensor:
     """See `BarkFineModel.generate`."""
@@ -206,7 +206,10 @@ def generate_fine_codes(
     ]
     voices = voices_per_row(history_prompt, len(rows))
     pipeline = Pipeline(
-        SimpleNamespace(fine_acoustics=model), configs, fine_jit_compile=jit_compile
+        SimpleNamespace(fine_acoustics=model),
+        configs,
+        jit_compile=jit_compile is not False,
+        fine_jit_compile=bool(jit_compile),
     )
     stage = pipeline.fine_stage(
         tf.constant(stack(rows)),

@@ -135,12 +135,19 @@ class FineProgram:
         codebook_size: Logits that count.
         samples: Whether codes are drawn.
         jit_compile: Whether the program is compiled with XLA.
+        use_xla: Whether XLA may compile small pieces of it.
     """
 
     def __init__(
-        self, model: Any, codebook_size: int, samples: bool, jit_compile: bool
+        self,
+        model: Any,
+        codebook_size: int,
+        samples: bool,
+        jit_compile: bool,
+        use_xla: bool,
     ):
         self.model, self.codebook_size, self.samples = model, codebook_size, samples
+        self.use_xla = use_xla
         self.run = tf.function(self._run, jit_compile=jit_compile, autograph=False)
 
     def _run(self, codes, codebook, first, keys, step, temperature):
@@ -158,7 +165,7 @@ class FineProgram:
             int32 (B, frames), the codebook with its new values.
         """
         x = self.model.embed(codebook, codes)
-        x = self.model.forward(x)[0]
+        x = self.model.forward(x, use_xla=self.use_xla)[0]
         logits = self.model.logits(codebook, x, self.codebook_size)
         logits = tf.cast(logits, tf.float32)
         if self.samples:
@@ -194,6 +201,7 @@ class FineStage(Stage):
         keys: uint32 (B, 2), the rows' random keys.
         jit_compile: Whether the pass is compiled with XLA. As one big dense pass, the
             plain graph is as fast and needs no compiling.
+        use_xla: Whether XLA may compile small pieces of the pass.
 
     Attributes:
         num_history: int32 (B,), frames of history in the rows' buffers.
@@ -217,12 +225,13 @@ class FineStage(Stage):
         keys: Any,
         *,
         jit_compile: bool = False,
+        use_xla: bool = True,
     ):
         check_window(model.config, config)
         self.model, self.config, self.unknown = model, config, codebook_size
         self.coarse, self.frames, self.histories = coarse, frames, histories
         self.keys, self.num_given = tf.convert_to_tensor(keys), coarse.shape[1]
-        key = (self.name, codebook_size, config.samples, jit_compile)
+        key = (self.name, codebook_size, config.samples, jit_compile, use_xla)
         self.program = cached(model, key, lambda: FineProgram(model, *key[1:]))
         self.temperature = tf.constant(config.temperature or 1.0, tf.float32)
         self.num_history = history_length(TENSORS, histories.num_fine, config)

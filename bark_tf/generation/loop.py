@@ -177,6 +177,7 @@ class Programs:
             position_ids=tf.maximum(places, 0),
             padding=places >= 0,
             stream_dtype=self.stream_dtype,
+            use_xla=self.jit_compile,
         )
         state = DecodeState(
             step=step,
@@ -214,6 +215,7 @@ class Programs:
             position_ids=(state.position - rows.start)[:, None],
             padding=tf.range(self.slots)[None] >= rows.start[:, None],
             stream_dtype=self.stream_dtype,
+            use_xla=self.jit_compile,
         )
         write = update_slice if self.jit_compile else scatter
         return self._append(state._replace(cache=cache), x, rows, values, write)

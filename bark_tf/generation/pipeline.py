@@ -141,6 +141,7 @@ class Pipeline:
             histories,
             keys,
             jit_compile=self.fine_jit_compile,
+            use_xla=self.jit_compile,
         )
 
     # === Together ===

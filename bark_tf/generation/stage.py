@@ -9,6 +9,7 @@ with networks that come and go (`steps`); and as a loop inside a traced function
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,8 +58,8 @@ class Stage(abc.ABC):
         """Runs to the end.
 
         Args:
-            report: Called with (name, done, total) after every step, outside of traced
-                functions.
+            report: Called with (name, done, total) at the start and after every step,
+                outside of traced functions.
 
         Returns:
             The last state.
@@ -71,8 +72,8 @@ class Stage(abc.ABC):
                 (state,),
                 shape_invariants=(self.shapes(state),),
             )[0]
-        for new in self.steps(state):
-            state = new
+        for now in itertools.chain([state], self.steps(state)):
+            state = now
             if report is not None:
                 report(self.name, *map(int, self.progress(state)))
         return state

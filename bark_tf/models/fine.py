@@ -208,8 +208,9 @@ class BarkFineModel(TransformerModel):
             *args: `semantic_generation_config`, `coarse_generation_config`,
                 `fine_generation_config`, `codebook_size` and `history_prompt`, in
                 this order; by keyword too.
-            **kwargs: `output_lengths` (tokens per row), `seed`, `jit_compile`, and
-                fields of `BarkFineGenerationConfig` to change.
+            **kwargs: `output_lengths` (tokens per row), `seed`, `jit_compile` (True:
+                XLA compiles each pass; None, the default: only where it pays; False:
+                nothing), and fields of `BarkFineGenerationConfig` to change.
 
         Returns:
             int32 (batch, n_fine_codebooks, frames), 75 Hz, values in

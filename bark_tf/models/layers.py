@@ -481,6 +481,7 @@ class Mlp(keras.layers.Layer):
     Call arguments:
         x: (B, T, C).
         training: Whether to use `fused_gelu`, whose gradient is faster.
+        use_xla: Whether XLA may compile the GELU of wide half-precision networks.
     """
 
     def __init__(self, config: BarkSubModelConfig, **kwargs):
@@ -496,8 +497,9 @@ class Mlp(keras.layers.Layer):
         self.proj.build((*shape[:-1], self.wide))
         self.built = True
 
-    def call(self, x, training=False):
+    def call(self, x, training=False, use_xla=True):
         """See the class."""
         x = self.fc(x)
-        is_fused = training or (_is_half(x) and self.wide >= _FUSED_WIDTH)
+        is_wide = _is_half(x) and self.wide >= _FUSED_WIDTH
+        is_fused = training or (use_xla and is_wide)
         return self.proj(fused_gelu(x) if is_fused else exact_gelu(x))

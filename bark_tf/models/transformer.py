@@ -46,7 +46,7 @@ class Block(keras.layers.Layer):
         config: The transformer's configuration.
         norm_bias: Whether the layer norms have a bias.
 
-    Call arguments and returns: See `SelfAttention`.
+    Call arguments and returns: See `SelfAttention`; for `use_xla`, `Mlp`.
     """
 
     def __init__(self, config: BarkSubModelConfig, norm_bias: bool, **kwargs):
@@ -73,6 +73,7 @@ class Block(keras.layers.Layer):
         dropout=NO_DROPOUT,
         place=0,
         training=False,
+        use_xla=True,
     ):
         """See the class."""
         y, cache, weights = self.attention(
@@ -86,7 +87,8 @@ class Block(keras.layers.Layer):
             training=training,
         )
         x += tf.cast(y, x.dtype)
-        y = dropout(self.mlp(self.norm_2(x), training=training), place + 2)
+        y = self.mlp(self.norm_2(x), training=training, use_xla=use_xla)
+        y = dropout(y, place + 2)
         x += tf.cast(y, x.dtype)
         return x, cache, weights
 
@@ -292,6 +294,7 @@ class TransformerModel(PretrainedModel):
         head_mask=None,
         stream_dtype=None,
         training=False,
+        use_xla=True,
     ) -> ForwardOutput:
         """Runs embeddings through all blocks, in training, prefill and decoding.
 
@@ -308,6 +311,7 @@ class TransformerModel(PretrainedModel):
                 float32 with half-precision kernels is more exact, and faster on
                 machines whose only half-precision arithmetic is matrix products.
             training: Whether to apply dropout and use the faster gradients.
+            use_xla: Whether XLA may compile parts of the pass.
         """
         time = tf.shape(x)[1]
         slots = time if cache is None else tf.shape(cache[0].keys)[1]
@@ -332,6 +336,7 @@ class TransformerModel(PretrainedModel):
                 dropout=dropout,
                 place=PLACES_PER_BLOCK * i,
                 training=training,
+                use_xla=use_xla,
             )
             if training and self.gradient_checkpointing:
                 run = tf.recompute_grad(run)

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import toy
 
-from bark_tf.generation.api import semantic_rows, stack, voices_per_row
+from bark_tf.generation.histories import histories_of, stack, voices_per_row
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +29,19 @@ def test_a_list_of_voices_has_one_per_row(count):
         voices_per_row([None] * count, 2)
 
 
-def test_semantic_rows_stop_before_the_end():
-    tokens = tf.constant([[1, 2, 22, 22], [22, 3, 4, 5], [6, 7, 8, 9]])
-    rows = semantic_rows(tokens, end=22)
-    assert [row.tolist() for row in rows] == [[1, 2], [], [6, 7, 8, 9]]
-    assert [len(row) for row in semantic_rows(np.zeros((2, 0)), end=22)] == [0, 0]
+def test_voices_become_arrays_of_one_shape():
+    histories = histories_of([toy.voice(4), None, toy.voice(9)], 2, 4)
+    assert histories.num_semantic.tolist() == [4, 0, 9]
+    assert histories.num_coarse.tolist() == histories.num_fine.tolist() == [6, 0, 13]
+    assert histories.semantic.shape == (3, 9) and histories.fine.shape == (3, 4, 13)
+    assert np.array_equal(histories.coarse[0, :, :6], toy.voice(4)["coarse_prompt"])
+    empty = histories_of([None], 2, 4)
+    assert [array.shape for array in empty[::2]] == [(1, 0), (1, 2, 0), (1, 4, 0)]
+
+
+def test_semantic_tokens_have_two_axes(bark):
     with pytest.raises(ValueError, match=r"batch, time.*shape \(3,\)"):
-        semantic_rows([1, 2, 3], end=22)
+        bark.coarse_acoustics.generate([1, 2, 3])
 
 
 def test_stack_fills_up_behind_every_row():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 
 from bark_tf.config import (
@@ -9,15 +10,18 @@ from bark_tf.config import (
     BarkCoarseGenerationConfig,
     BarkSemanticGenerationConfig,
 )
+from bark_tf.generation.arrays import NUMPY, TENSORS
 from bark_tf.generation.coarse import (
+    CoarseRows,
     CoarseStage,
     CoarseWindow,
-    History,
-    alphabet,
-    history_of,
+    allowed_ids,
+    coarse_rows,
     window_prompt,
     window_start,
 )
+from bark_tf.generation.histories import histories_of, stack
+from bark_tf.generation.random import keys_of
 
 REAL = CoarseWindow(BarkSemanticGenerationConfig(), BarkCoarseGenerationConfig(), 1024)
 FIRST_IDS = np.array([[10_000], [11_024]])  # of the two codebooks
@@ -37,13 +41,52 @@ class SilentModel:
     compute_dtype = "float32"
 
 
-def run(model, semantic, sizes=TOY, **options):
-    """All tokens of a stage, (batch, tokens), and its row lengths."""
+def stage_of(model, semantic, window=TOY, *, voices=None, seeds=None, compat=None):
     rows = [np.array(row, np.int32) for row in semantic]
-    stage = CoarseStage(model, False, rows, sizes, **options)
-    for _ in stage.windows():
-        pass
-    return stage.coarse, stage.lengths
+    histories = histories_of(voices or [None] * len(rows), 2, 4)
+    return CoarseStage(
+        model,
+        window,
+        tf.constant(stack(rows)),
+        tf.constant([len(row) for row in rows]),
+        tf.nest.map_structure(tf.constant, histories),
+        tf.constant(keys_of(seeds, len(rows)).coarse),
+        compat=compat,
+        jit_compile=False,
+    )
+
+
+def run(model, semantic, window=TOY, **options):
+    """All tokens of a stage, (batch, tokens), and its row lengths."""
+    stage = stage_of(model, semantic, window, **options)
+    return stage.tokens(stage.run()).numpy(), stage.limits.numpy()
+
+
+def row_of(window, voice, semantic=()):
+    """The `CoarseRows` of one row; the same from arrays and from tensors."""
+    arguments = (
+        np.array([semantic], np.int32),
+        np.array([len(semantic)], np.int32),
+        histories_of([voice], 2, 4),
+    )
+    row = coarse_rows(NUMPY, *arguments, window)
+    tensors = tf.nest.map_structure(tf.constant, arguments)
+    for array, tensor in zip(row, coarse_rows(TENSORS, *tensors, window), strict=True):
+        np.testing.assert_array_equal(array, tensor)
+    return row
+
+
+def prompt_of(row, new, window):
+    """The ids before the next token, without padding."""
+    new = np.asarray(new, np.int32)
+    most = window.coarse.max_coarse_history
+    width = window.coarse.max_coarse_input_length + 1 + most
+    tokens = np.concatenate([row.past, new[None]], axis=1)
+    ids, padding = window_prompt(NUMPY, row, tokens, len(new), width, window)
+    tensors = tf.nest.map_structure(tf.constant, (row, tokens, len(new)))
+    again, _ = window_prompt(TENSORS, *tensors, width, window)
+    np.testing.assert_array_equal(ids, again)
+    return ids[0, padding[0] :]
 
 
 def semantic_of(*lengths):
@@ -71,16 +114,16 @@ def test_frames_per_semantic_tokens():
 
 
 def test_the_codebooks_take_turns():
-    letters = alphabet(REAL, 12_096, None)
-    assert (letters.first, letters.stride, letters.groups) == (10_000, 1024, 2)
-    assert (letters.size, letters.open_end, letters.pad) == (1024, False, 12_048)
-    assert letters.end is None
+    allowed = allowed_ids(REAL, 12_096, None)
+    assert (allowed.first, allowed.stride, allowed.groups) == (10_000, 1024, 2)
+    assert (allowed.size, allowed.open_end, allowed.pad) == (1024, False, 12_048)
+    assert allowed.end is None
 
 
 def test_in_transformers_the_last_codebook_reaches_to_the_end_of_the_vocabulary():
-    letters = alphabet(REAL, 12_096, "hf")
-    assert letters.first + letters.stride + letters.size == 12_096
-    assert letters.open_end
+    allowed = allowed_ids(REAL, 12_096, "hf")
+    assert allowed.first + allowed.stride + allowed.size == 12_096
+    assert allowed.open_end
 
 
 def test_windows_must_fit():
@@ -103,7 +146,7 @@ def real_voice(num_semantic, num_frames):
 
 
 @pytest.mark.parametrize(
-    ("num_semantic", "num_frames", "kept"),
+    ("num_semantic", "num_frames", "read"),
     [
         (309, 464, (209, 626)),  # v2/en_speaker_6
         (499, 750, (209, 626)),  # announcer
@@ -114,83 +157,96 @@ def real_voice(num_semantic, num_frames):
         (1, 1, (0, 0)),
     ],
 )
-def test_what_of_a_voice_is_kept(num_semantic, num_frames, kept):
+def test_what_of_a_voice_is_read(num_semantic, num_frames, read):
     """The ends of both sequences, without the last frame of the coarse one."""
     voice = real_voice(num_semantic, num_frames)
-    history = history_of(voice, REAL)
-    assert (len(history.semantic), len(history.coarse)) == kept
+    row = row_of(REAL, voice)
+    assert (row.num_history[0], row.num_past[0]) == read
     tokens = (voice["coarse_prompt"] + FIRST_IDS).T.ravel()[:-2]
-    if kept != (0, 0):
-        assert history.coarse.tolist() == tokens[-kept[1] :].tolist()
-        expected = voice["semantic_prompt"][-kept[0] :]
-        assert history.semantic.tolist() == expected.tolist()
+    if read != (0, 0):
+        assert row.past[0, -read[1] :].tolist() == tokens[-read[1] :].tolist()
+        expected = voice["semantic_prompt"][-read[0] :]
+        assert row.semantic[0].tolist() == expected.tolist()
 
 
 def test_no_voice_is_an_empty_history():
-    history = history_of(None, REAL)
-    assert len(history.semantic) == len(history.coarse) == 0
+    row = row_of(REAL, None)
+    assert row.num_history[0] == row.num_past[0] == row.num_semantic[0] == 0
 
 
 # === Windows ===
 
 
-def test_windows_start_209_semantic_tokens_before_the_current_one():
-    empty = history_of(None, REAL)
-    full = History(np.zeros(209, np.int32), np.zeros(626, np.int32))
-    assert [window_start(step, empty, REAL) for step in (0, 600, 660)] == [0, 0, 11]
-    assert [window_start(step, full, REAL) for step in (0, 60, 120)] == [0, 20, 40]
+@pytest.mark.parametrize("xp", [NUMPY, TENSORS], ids=["numpy", "tensors"])
+def test_windows_start_209_semantic_tokens_before_the_current_one(xp):
+    def starts(steps, num_history):
+        steps = np.array(steps) if xp is NUMPY else tf.constant(steps)
+        return np.array(window_start(xp, steps, num_history, REAL)).tolist()
+
+    assert starts([0, 600, 660], 0) == [0, 0, 11]
+    assert starts([0, 60, 120], 209) == [0, 20, 40]
 
 
 def test_a_window_is_semantic_tokens_infer_token_and_past():
-    history = History(np.array([1, 2]), np.array([20, 28, 21, 29]))
-    prompt = window_prompt(0, history, np.array([3, 4, 5]), np.zeros(0, int), TOY)
+    row = CoarseRows(
+        semantic=np.array([[1, 2, 3, 4, 5]], np.int32),
+        num_semantic=np.array([5], np.int32),
+        num_history=np.array([2], np.int32),
+        past=np.array([[0] * 8 + [20, 28, 21, 29]], np.int32),
+        num_past=np.array([4], np.int32),
+    )
+    prompt = prompt_of(row, [], TOY)
     assert prompt.tolist() == [1, 2, 3, 4, 5, 36, 36, 36, 38, 20, 28, 21, 29]
     new = np.arange(20, 29)
-    prompt = window_prompt(9, history, np.array([3, 4, 5]), new, TOY)
+    prompt = prompt_of(row, new, TOY)
     assert prompt.tolist() == [3, 4, 5] + [36] * 5 + [38, 28, 21, 29, *new]
 
 
 def test_keeping_caches_between_windows_changes_nothing(model, monkeypatch):
     """Reading every window anew chooses the same tokens."""
-    sizes = sampled(max_coarse_history=30)
-    arguments = (model, semantic_of(12, 9, 3), sizes)
-    starts = []
-    prefill = CoarseStage._prefill
+    window = sampled(max_coarse_history=30)
+    arguments = (model, semantic_of(12, 9, 3), window)
+    read = []
+    prefilled = CoarseStage._prefilled
 
-    def counted(stage, step):
-        starts.append(step)
-        prefill(stage, step)
+    def counted(stage, state):
+        read.append(int(state.step))
+        return prefilled(stage, state)
 
-    monkeypatch.setattr(CoarseStage, "_prefill", counted)
-    kept, _ = run(*arguments, seeds=3)
-    kept_starts = starts.copy()
-    monkeypatch.setattr(CoarseStage, "_goes_on", lambda *_: False)
+    monkeypatch.setattr(CoarseStage, "_prefilled", counted)
+    cached, _ = run(*arguments, seeds=3)
+    assert read == [0, 30]
+    monkeypatch.setattr(CoarseStage, "_goes_on", lambda *_: tf.constant(False))
     anew, _ = run(*arguments, seeds=3)
-    assert np.array_equal(kept, anew)
-    assert starts[len(kept_starts) :] == [0, 6, 12, 18, 24, 30]
-    assert kept_starts == [0, 30]
+    assert np.array_equal(cached, anew)
+    assert read == [0, 30, 0, 6, 12, 18, 24, 30]
 
 
-def test_windows_report_how_many_tokens_exist(model):
-    stage = CoarseStage(model, False, semantic_of(9, 2, 0), TOY)
-    sizes = [(done, stage.coarse.shape) for done in stage.windows()]
+def test_steps_are_windows_and_later_tokens_are_padding(model):
+    stage = stage_of(model, semantic_of(9, 2, 0))
     assert stage.total == 26
-    assert sizes == [(n, (3, n)) for n in (6, 12, 18, 24, 26)]
+    steps = []
+    for state in stage.steps():
+        done, total = stage.progress(state)
+        assert total == 26 and stage.codes(state).shape == (3, 2, done // 2)
+        assert np.all(stage.tokens(state)[:, done:] == 36)
+        steps.append(int(done))
+    assert steps == [6, 12, 18, 24, 26]
 
 
 # === Rows ===
 
 
 def test_a_row_is_the_same_alone_and_in_a_batch(model):
-    sizes = sampled()
+    window = sampled()
     semantic = semantic_of(1, 14, 0, 6)
     voices = [None, toy.voice(4), toy.voice(9), toy.voice(25, 1)]
     seeds = [3, 1, 4, 1]
-    batch, lengths = run(model, semantic, sizes, voices=voices, seeds=seeds)
+    batch, lengths = run(model, semantic, window, voices=voices, seeds=seeds)
     assert lengths.tolist() == [2, 42, 0, 18]
     for row in range(4):
         alone, _ = run(
-            model, [semantic[row]], sizes, voices=[voices[row]], seeds=[seeds[row]]
+            model, [semantic[row]], window, voices=[voices[row]], seeds=[seeds[row]]
         )
         assert np.array_equal(alone[0], batch[row, : lengths[row]])
         assert np.all(batch[row, lengths[row] :] == 36)
@@ -224,19 +280,17 @@ def test_seeds_decide_the_draws(model):
 
 def test_repetition_penalty_equals_a_slow_loop(model):
     """What the window shows counts as seen, semantic tokens aside, and new tokens."""
-    penalty, sizes = (
+    penalty, window = (
         1.6,
         TOY._replace(coarse=TOY.coarse.replace(repetition_penalty=1.6)),
     )
     (semantic,) = semantic_of(8)
     voice = toy.voice(5)
-    tokens, _ = run(model, [semantic], sizes, voices=[voice])
-    history, new = history_of(voice, sizes), []
+    tokens, _ = run(model, [semantic], window, voices=[voice])
+    row, new = row_of(window, voice, semantic), []
     while len(new) < 24:
         if len(new) % 6 == 0:
-            shown = window_prompt(
-                len(new), history, semantic, np.array(new, int), sizes
-            )
+            shown = prompt_of(row, new, window)
         logits = np.array(model(shown[None].astype(np.int32)).logits)[0, -1]
         for token in set(shown.tolist()):
             logits[token] *= penalty if logits[token] < 0 else 1 / penalty

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 
 from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
-from bark_tf.generation.fine import FineStage, check_window, windows_of
+from bark_tf.generation.arrays import NUMPY
+from bark_tf.generation.fine import FineStage, check_window, num_windows, window_at
+from bark_tf.generation.histories import histories_of, stack
+from bark_tf.generation.random import keys_of
 
 REAL = BarkFineGenerationConfig()
 TOY = toy.generation_config().fine_acoustics_config
@@ -17,11 +21,28 @@ def model():
     return toy.shared_bark().fine_acoustics
 
 
+def stage_of(model, coarse, config=TOY, *, voices=None, seeds=None):
+    histories = histories_of(voices or [None] * len(coarse), 2, 4)
+    return FineStage(
+        model,
+        config,
+        UNKNOWN,
+        tf.constant(stack(coarse)),
+        tf.constant([row.shape[1] for row in coarse]),
+        tf.nest.map_structure(tf.constant, histories),
+        tf.constant(keys_of(seeds, len(coarse)).fine),
+    )
+
+
 def run(model, coarse, config=TOY, **options):
-    stage = FineStage(model, False, coarse, config, UNKNOWN, **options)
-    for _ in stage.passes():
-        pass
-    return [stage.codes(row) for row in range(len(coarse))]
+    stage = stage_of(model, coarse, config, **options)
+    codes = stage.codes(stage.run()).numpy()
+    return [codes[i, :, : row.shape[1]] for i, row in enumerate(coarse)]
+
+
+def windows_of(num_frames, num_history, config):
+    count = num_windows(NUMPY, num_frames, num_history, config)
+    return [window_at(NUMPY, n, num_frames, num_history, config) for n in range(count)]
 
 
 def coarse_of(*lengths):
@@ -153,9 +174,9 @@ def test_no_two_draws_are_the_same(model):
 
 
 def test_no_row_no_pass(model):
-    stage = FineStage(model, False, coarse_of(0, 0), TOY, UNKNOWN)
-    assert stage.num_passes == 0 and list(stage.passes()) == []
-    assert stage.codes(1).shape == (4, 0)
+    stage = stage_of(model, coarse_of(0, 0))
+    assert stage.total == 0 and list(stage.steps()) == []
+    assert stage.codes(stage.start()).shape == (2, 4, 0)
 
 
 # === What streaming needs ===
@@ -166,10 +187,13 @@ def test_frames_before_a_boundary_are_final(model):
     coarse, voices = coarse_of(41), [toy.voice(4)]
     (expected,) = run(model, coarse, voices=voices)
     unknown = [np.full((2, 41), UNKNOWN, np.int32)]
-    stage = FineStage(model, False, unknown, TOY, UNKNOWN, voices=voices)
-    assert len(stage.boundaries(0)) == stage.num_passes == 5
-    for n, boundary in enumerate(stage.boundaries(0)):
-        stage.put_coarse(0, coarse[0][:, : stage.needed_frames(0, n)])
-        stage.run_pass(n)
-        assert np.array_equal(stage.codes(0)[:, :boundary], expected[:, :boundary])
+    stage = stage_of(model, unknown, voices=voices)
+    state, boundaries = stage.start(), stage.boundaries()[0].numpy()
+    assert len(boundaries) == stage.total == 5
+    for n, boundary in enumerate(boundaries):
+        needed = int(stage.needed_frames(n)[0])
+        state = stage.with_coarse(state, tf.constant(coarse[0][None, :, :needed]))
+        state = stage.step(state)
+        codes = stage.codes(state)[0]
+        assert np.array_equal(codes[:, :boundary], expected[:, :boundary])
     assert boundary == 41

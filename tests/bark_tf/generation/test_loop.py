@@ -7,16 +7,16 @@ import pytest
 import tensorflow as tf
 
 from bark_tf.config import BarkSemanticGenerationConfig
-from bark_tf.generation.loop import Alphabet, Programs, Rows, kept, programs_of
+from bark_tf.generation.loop import AllowedIds, Programs, Rows, cached, programs_of
 from bark_tf.generation.random import row_keys
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
 
 SLOTS = 24
 PROMPT = 3
 END = 6
-PLAIN = Alphabet(first=0, stride=0, groups=1, size=8)
+PLAIN = AllowedIds(first=0, stride=0, groups=1, size=8)
 ENDING = PLAIN._replace(end=END, pad=END)
-PAIRS = Alphabet(first=2, stride=4, groups=2, size=4, pad=15)
+PAIRS = AllowedIds(first=2, stride=4, groups=2, size=4, pad=15)
 
 
 class FakeNetwork:
@@ -66,7 +66,7 @@ UNIFORM = FakeNetwork(lambda position, _: tf.zeros((tf.shape(position)[0], 16)))
 
 def decode(
     network,
-    alphabet=PLAIN,
+    allowed=PLAIN,
     *,
     limit=8,
     batch=1,
@@ -83,14 +83,13 @@ def decode(
     """
     config = BarkSemanticGenerationConfig(**{"top_k": 0, **options})
     rules, values = SamplingRules.of(config), SamplingValues.of(config)
-    programs = Programs(network, alphabet, rules, SLOTS, bool(jit_compile))
+    programs = Programs(network, allowed, rules, SLOTS, bool(jit_compile))
     rows = Rows(
         start=tf.constant(start or [0] * batch),
         keys=tf.constant(row_keys(seed, batch, "semantic")),
         limit=tf.constant(np.broadcast_to(limit, batch).astype(np.int32)),
     )
-    seen = (alphabet.groups - 1) * alphabet.stride + alphabet.size
-    seen = np.zeros((batch, seen if rules.repetition_penalty else 0), bool)
+    seen = np.zeros((batch, programs.num_seen), bool)
     prompt = tf.zeros((batch, PROMPT, 1))
     tf.config.run_functions_eagerly(jit_compile is None)
     try:
@@ -130,8 +129,8 @@ def test_padding_before_a_prompt_takes_no_positions():
     network = FakeNetwork(
         lambda position, _: tf.one_hot(tf.cast(position, tf.int32), 16)
     )
-    alphabet = PLAIN._replace(size=16)
-    tokens, _ = decode(network, alphabet, batch=2, start=[0, 2], limit=4)
+    allowed = PLAIN._replace(size=16)
+    tokens, _ = decode(network, allowed, batch=2, start=[0, 2], limit=4)
     assert tokens.tolist() == [[2, 3, 4, 5], [0, 1, 2, 3]]
 
 
@@ -191,8 +190,8 @@ def test_forbidden_ids_are_never_chosen(options):
     """Ids 2, 3 and 4 are by far the likeliest; 5 and 7 come next."""
     logits = np.zeros((4, 1, 8))
     logits[..., 2:5], logits[..., [5, 7]] = 90, 60
-    alphabet = ENDING._replace(forbidden=(2, 5))
-    tokens, _ = decode(table(logits), alphabet, batch=4, limit=20, **options)
+    allowed = ENDING._replace(forbidden=(2, 5))
+    tokens, _ = decode(table(logits), allowed, batch=4, limit=20, **options)
     assert set(tokens.ravel()) == ({5, 7} if options else {5})
 
 
@@ -220,10 +219,10 @@ def test_turns_are_counted_from_the_start_of_the_stage():
 
 def test_only_the_last_codebook_may_be_open():
     """With an open end its turn reaches beyond its codes, that of no other does."""
-    alphabet = PAIRS._replace(size=10, open_end=True)
+    allowed = PAIRS._replace(size=10, open_end=True)
     logits = np.zeros((1, 6, 16))
     logits[..., 5], logits[..., 9], logits[..., 12] = 1, 2, 3
-    tokens, _ = decode(table(logits), alphabet, limit=6)
+    tokens, _ = decode(table(logits), allowed, limit=6)
     assert tokens.tolist() == [[5, 12, 5, 12, 5, 12]]
     tokens, _ = decode(table(logits), PAIRS, limit=6)
     assert tokens.tolist() == [[5, 9, 5, 9, 5, 9]]
@@ -234,7 +233,7 @@ def test_only_the_last_codebook_may_be_open():
 
 def test_draws_belong_to_their_step_in_the_stage():
     """Going on after a new prompt draws what going on without one would have."""
-    options = {"do_sample": True, "seed": 3, "alphabet": PLAIN._replace(size=16)}
+    options = {"do_sample": True, "seed": 3, "allowed": PLAIN._replace(size=16)}
     whole, _ = decode(UNIFORM, limit=12, **options)
     tail, _ = decode(UNIFORM, limit=12, step=5, **options)
     assert whole.shape == (1, 12) and len(set(whole[0])) > 5
@@ -253,45 +252,47 @@ def test_a_loop_in_pieces_is_the_same_loop():
     assert np.array_equal(whole, parts)
 
 
-@pytest.mark.parametrize("alphabet", [PLAIN, PAIRS], ids=["plain", "pairs"])
-def test_repetition_penalty_counts_all_tokens_so_far(alphabet):
+@pytest.mark.parametrize("allowed", [PLAIN, PAIRS], ids=["plain", "pairs"])
+def test_repetition_penalty_counts_all_tokens_so_far(allowed):
     """Against a slow loop; a large penalty makes every id be chosen once first."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 10, 16)).astype("float32")
     tokens, _ = decode(
-        table(logits), alphabet, batch=2, limit=10, repetition_penalty=1.7
+        table(logits), allowed, batch=2, limit=10, repetition_penalty=1.7
     )
-    plain, _ = decode(table(logits), alphabet, batch=2, limit=10)
+    plain, _ = decode(table(logits), allowed, batch=2, limit=10)
     for row in range(2):
         chosen = []
         for step in range(10):
-            first = alphabet.first + step % alphabet.groups * alphabet.stride
+            first = allowed.first + step % allowed.groups * allowed.stride
             scores = logits[row, step].copy()
             for token in set(chosen):
                 scores[token] *= 1.7 if scores[token] < 0 else 1 / 1.7
-            window = scores[first : first + alphabet.size]
+            window = scores[first : first + allowed.size]
             chosen.append(first + int(np.argmax(window)))
         assert tokens[row].tolist() == chosen
     assert not np.array_equal(tokens, plain)
 
 
-# === Kept programs ===
+# === Cached programs ===
 
 
 def test_programs_are_made_once_per_model_and_rules():
     model = FakeNetwork(None)
     rules = SamplingRules()
-    find = programs_of(model, False)
-    first = find(PLAIN, rules, SLOTS)
-    assert programs_of(model, False)(PLAIN, rules, SLOTS) is first
-    assert find(ENDING, rules, SLOTS) is not first
-    assert find(PLAIN, SamplingRules(do_sample=True), SLOTS) is not first
-    assert find(PLAIN, rules, SLOTS + 1) is not first
-    assert programs_of(model, True)(PLAIN, rules, SLOTS) is not first
-    assert programs_of(FakeNetwork(None), False)(PLAIN, rules, SLOTS) is not first
+    first = programs_of(model, PLAIN, rules, SLOTS, False)
+    assert programs_of(model, PLAIN, rules, SLOTS, False) is first
+    for arguments in (
+        (model, ENDING, rules, SLOTS, False),
+        (model, PLAIN, SamplingRules(do_sample=True), SLOTS, False),
+        (model, PLAIN, rules, SLOTS + 1, False),
+        (model, PLAIN, rules, SLOTS, True),
+        (FakeNetwork(None), PLAIN, rules, SLOTS, False),
+    ):
+        assert programs_of(*arguments) is not first
 
 
-def test_kept_calls_make_once():
+def test_a_program_is_made_once():
     model, calls = FakeNetwork(None), []
     for _ in range(2):
-        assert kept(model, "key", lambda: calls.append(1) or len(calls)) == 1
+        assert cached(model, "key", lambda: calls.append(1) or len(calls)) == 1

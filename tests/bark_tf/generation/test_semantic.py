@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 
 from bark_tf.config import BarkSemanticConfig, BarkSemanticGenerationConfig
+from bark_tf.generation import pipeline
+from bark_tf.generation.arrays import NUMPY, TENSORS
+from bark_tf.generation.histories import histories_of
 from bark_tf.generation.semantic import (
     check_semantic_limit,
-    lengths_with_end,
+    lengths_of,
     prompt_embeddings,
     prompt_ids,
-    trim,
 )
 from bark_tf.models.causal import BarkSemanticModel
 
@@ -34,30 +37,46 @@ def ends(tokens):
 # === The prompt ===
 
 
+def prompts(ids, mask, histories):
+    """Text and history ids; the same from arrays and from tensors."""
+    voices = [None if one is None else {"semantic_prompt": one} for one in histories]
+    histories = histories_of(voices, 2, 4)
+    ids = np.asarray(ids, np.int32)
+    arrays = prompt_ids(NUMPY, ids, mask, histories, CONFIG)
+    tensors = prompt_ids(
+        TENSORS,
+        *(one if one is None else tf.constant(one) for one in (ids, mask)),
+        tf.nest.map_structure(tf.constant, histories),
+        CONFIG,
+    )
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert array.dtype == np.int32
+        np.testing.assert_array_equal(array, tensor)
+    return arrays
+
+
 def test_text_ids_are_shifted_and_filled_up():
     ids = np.array([[0, 4, 9], [1, 2, 0]])
-    text, history = prompt_ids(
-        ids, np.array([[1, 1, 1], [1, 0, 0]]), [None] * 2, CONFIG
-    )
+    text, history = prompts(ids, np.array([[1, 1, 1], [1, 0, 0]]), [None] * 2)
     assert text.tolist() == [[26, 30, 35] + [36] * 5, [27] + [36] * 7]
     assert history.tolist() == [[toy.EOS] * 8] * 2
 
 
 def test_without_a_mask_no_text_id_is_padding():
-    text, _ = prompt_ids(np.zeros((1, 3), int), None, [None], CONFIG)
+    text, _ = prompts(np.zeros((1, 3), int), None, [None])
     assert text.tolist() == [[26, 26, 26] + [36] * 5]
 
 
 def test_long_texts_lose_their_end_and_long_histories_their_start():
     ids = np.arange(10)[None]
-    text, history = prompt_ids(ids, None, [np.arange(11)], CONFIG)
+    text, history = prompts(ids, None, [np.arange(11)])
     assert text.tolist() == [list(range(26, 34))]
     assert history.tolist() == [list(range(3, 11))]
 
 
 def test_histories_begin_at_the_front_and_are_each_rows_own():
     ids = np.zeros((3, 2), int)
-    _, history = prompt_ids(ids, None, [np.array([5, 6]), None, np.array([7])], CONFIG)
+    _, history = prompts(ids, None, [np.array([5, 6]), None, np.array([7])])
     pad = toy.EOS
     assert history.tolist() == [[5, 6] + [pad] * 6, [pad] * 8, [7] + [pad] * 7]
 
@@ -124,7 +143,7 @@ def test_min_eos_p_ends_rows_early(model):
     inputs, least = toy.texts(2, 7, 9, 12), 0.02
     plain = generate(model, inputs, max_new_tokens=20)
     early = generate(model, inputs, max_new_tokens=20, min_eos_p=least)
-    text, history = prompt_ids(*inputs.values(), [None] * 4, CONFIG)
+    text, history = prompts(*inputs.values(), [None] * 4)
     prompt = prompt_embeddings(model, text, history, 38)
     fed = np.concatenate([prompt, model.token_embedding(plain)], axis=1)
     logits = np.array(model(inputs_embeds=fed).logits)[:, 8:, :23]
@@ -153,12 +172,10 @@ def test_repetition_penalty_changes_tokens(model):
     assert not np.array_equal(plain, penalized)
 
 
-def test_trim_and_lengths():
-    tokens = np.array([[1, 2, 22, 22], [22, 22, 22, 22]])
-    assert lengths_with_end(tokens, 22).tolist() == [3, 1]
-    assert trim(tokens, 22).tolist() == [[1, 2, 22], [22, 22, 22]]
-    assert lengths_with_end(np.ones((2, 4)), 22).tolist() == [4, 4]
-    assert lengths_with_end(np.zeros((2, 0)), 22).tolist() == [0, 0]
+def test_rows_are_as_long_as_what_stands_before_their_end():
+    tokens = [[1, 2, 22, 5], [22, 22, 22, 22], [6, 7, 8, 9]]
+    assert lengths_of(np.array(tokens), 22).numpy().tolist() == [2, 0, 4]
+    assert lengths_of(np.zeros((2, 0), int), 22).numpy().tolist() == [0, 0]
 
 
 # === Rows, seeds, traces ===
@@ -208,18 +225,18 @@ def test_wrong_seeds_are_refused(model, seed):
         generate(model, toy.texts(2, 3), seed=seed, **SAMPLED)
 
 
-def test_progress_counts_the_tokens(model):
-    from bark_tf.generation.semantic import generate_semantic
-
+def test_progress_counts_the_tokens(model, monkeypatch):
+    monkeypatch.setattr(pipeline, "REPORT_EVERY", 20)
     calls = []
-    generate_semantic(
-        model,
-        False,
-        toy.texts(17)["input_ids"],
-        CONFIG.replace(max_new_tokens=56, min_new_tokens=56),
+    toy.shared_bark().generate(
+        **toy.texts(17),
+        semantic_max_new_tokens=50,
+        semantic_min_new_tokens=50,
+        jit_compile=False,
         progress=lambda *call: calls.append(call),
     )
-    assert calls == [(1, 56), (56, 56)]
+    calls = [call[1:] for call in calls if call[0] == "semantic"]
+    assert calls == [(1, 50), (21, 50), (41, 50), (50, 50)]
 
 
 def test_other_values_of_filters_need_no_other_trace(model):

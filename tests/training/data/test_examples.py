@@ -17,13 +17,11 @@ from bark_tf.config import (
     BarkSemanticConfig,
     BarkSemanticGenerationConfig,
 )
-from bark_tf.generation.coarse import (
-    CoarseStage,
-    CoarseWindow,
-    history_of,
-    window_prompt,
-)
-from bark_tf.generation.fine import FineStage
+from bark_tf.generation.arrays import NUMPY
+from bark_tf.generation.coarse import CoarseStage, CoarseWindow, window_prompt
+from bark_tf.generation.fine import FineStage, window_at
+from bark_tf.generation.histories import histories_of
+from bark_tf.generation.random import keys_of
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.tokens import interleave
@@ -31,6 +29,7 @@ from bark_tf.training.data import examples as made
 from bark_tf.training.data.examples import (
     StageExamples,
     coarse_example,
+    coarse_row,
     coarse_segments,
     fine_example,
     semantic_example,
@@ -111,6 +110,20 @@ def model():
     return lambda stage: made.setdefault(stage, MODELS[stage]())
 
 
+def histories(voice):
+    """Of one row, for the stages of generation."""
+    return tf.nest.map_structure(tf.constant, histories_of([voice], COARSE, BOOKS))
+
+
+def prompt_of(opened, tokens, sizes):
+    """The ids that generation reads before the next of some coarse tokens."""
+    coarse = sizes.coarse
+    width = coarse.max_coarse_input_length + 1 + coarse.max_coarse_history
+    past = np.concatenate([opened.past, np.asarray(tokens, np.int32)[None]], axis=1)
+    ids, padding = window_prompt(NUMPY, opened, past, len(tokens), width, sizes)
+    return ids[0, padding[0] :]
+
+
 def sizes_of(config=CONFIG):
     return CoarseWindow.of(config)
 
@@ -164,25 +177,29 @@ def test_coarse_training_predicts_what_generation_says(model, rng, has_voice, ra
     sizes = sizes_of(config)
     voice = voice_of(utterance(rng, 17, config=config), sizes) if has_voice else None
     semantic = rng.integers(0, SEMANTIC, 40)
-    stage = CoarseStage(model("coarse"), True, [semantic], sizes, voices=[voice])
-    list(stage.windows())
-    coarse = stage.coarse[0] - SEMANTIC
-    codes = coarse.reshape(-1, COARSE).T - BOOK * np.arange(COARSE)[:, None]
-    history = history_of(voice, sizes)
-    segments = coarse_segments(history, coarse.size, sizes)
+    row = coarse_row(semantic, voice, sizes)
+    stage = CoarseStage(
+        model("coarse"),
+        sizes,
+        tf.constant(semantic[None], tf.int32),
+        tf.constant([40]),
+        histories(voice),
+        tf.constant(keys_of(0, 1).coarse),
+    )
+    state = stage.run()
+    tokens, codes = stage.tokens(state)[0].numpy(), stage.codes(state)[0].numpy()
+    segments = coarse_segments(row, tokens.size, sizes)
     assert len(segments) > 3
     trainer = CoarseTrainer(model("coarse"), config)
     for segment in segments:
-        example = coarse_example(semantic, codes, history, segment, sizes)
+        example = coarse_example(row, codes, segment, sizes)
         logits = trainer(batched(example)).numpy()[0]
         count = segment.end - segment.start
         targets = example["targets"][-count:]
-        np.testing.assert_array_equal(
-            targets, stage.coarse[0][segment.start : segment.end]
-        )
-        for place, row in enumerate(logits[-count:]):
+        np.testing.assert_array_equal(targets, tokens[segment.start : segment.end])
+        for place, scores in enumerate(logits[-count:]):
             first = SEMANTIC + (segment.start + place) % COARSE * BOOK
-            assert first + row[first : first + BOOK].argmax() == targets[place]
+            assert first + scores[first : first + BOOK].argmax() == targets[place]
 
 
 @pytest.mark.parametrize(("frames", "history"), [(11, 0), (11, 6), (20, 9), (45, 9)])
@@ -192,21 +209,33 @@ def test_fine_training_predicts_what_generation_says(model, rng, frames, history
     if history:
         voice = {"fine_prompt": rng.integers(0, BOOK, (BOOKS, history))}
     coarse = rng.integers(0, BOOK, (COARSE, frames))
-    stage = FineStage(model("fine"), False, [coarse], config, BOOK, voices=[voice])
-    for number, window in enumerate(stage.windows[0]):
+    stage = FineStage(
+        model("fine"),
+        config,
+        BOOK,
+        tf.constant(coarse[None], tf.int32),
+        tf.constant([frames]),
+        histories(voice),
+        tf.constant(keys_of(0, 1).fine),
+    )
+    state, before = stage.start(), int(stage.num_history[0])
+    for number in range(int(stage.total)):
         # An example does not know the guesses of the window before.
-        stage.buffers[0][window.fill :, COARSE:] = BOOK
-        stage.run_pass(number)
-    codes = stage.codes(0)
+        codes = state.codes.numpy()
+        codes[0, window_at(NUMPY, number, frames, before, config).fill :, COARSE:] = (
+            BOOK
+        )
+        state = stage.step(state._replace(codes=tf.constant(codes)))
+    codes = stage.codes(state)[0].numpy()
     # What generation has said about frames after the end.
-    after = stage.buffers[0][history + frames :].T
+    after = state.codes[0, before + frames :].numpy().T
     trainer = FineTrainer(model("fine"), CONFIG)
     for codebook in range(COARSE, BOOKS):
         # Only the last window's frames are not written again.
         example = fine_example(
             codes,
             voice,
-            stage.num_passes - 1,
+            int(stage.total) - 1,
             codebook,
             config,
             num_given=COARSE,
@@ -236,20 +265,20 @@ def test_coarse_sequences_equal_those_of_generation(count, past, rate, coarse, s
     sizes = sizes_of(config)
     row = utterance(rng, count, config=config)
     voice = voice_of(utterance(rng, past, config=config), sizes) if past else None
-    history = history_of(voice, sizes)
+    opened = coarse_row(row.semantic, voice, sizes)
     tokens = interleave(row.codes[:COARSE], BOOK, SEMANTIC)
-    segments = coarse_segments(history, len(tokens), sizes)
+    segments = coarse_segments(opened, len(tokens), sizes)
     assert [s.start for s in segments[1:]] == [s.end for s in segments[:-1]]
     assert not segments or (segments[0].start, segments[-1].end) == (0, len(tokens))
     window = sizes.coarse.sliding_window_len
     for segment in segments:
-        example = coarse_example(row.semantic, row.codes, history, segment, sizes)
+        example = coarse_example(opened, row.codes, segment, sizes)
         sequence = np.append(example["ids"], tokens[segment.end - 1])
         assert len(sequence) <= sizes.slots
         first = len(sequence) - (segment.end - segment.start)
         for step in range(segment.start, segment.end):
             begin = step // window * window
-            prompt = window_prompt(begin, history, row.semantic, tokens[:begin], sizes)
+            prompt = prompt_of(opened, tokens[:begin], sizes)
             fed = np.concatenate([prompt, tokens[begin:step]])
             place = first + step - segment.start
             np.testing.assert_array_equal(sequence[:place], fed)
@@ -331,14 +360,12 @@ def test_mistake_missing_history_windows(rng):
     firsts = {tuple(stages.example(0, epoch)["ids"][:14]) for epoch in range(200)}
     sizes = sizes_of()
     num_tokens = row.codes.shape[1] * COARSE
-    history = history_of(None, sizes)
-    segments = coarse_segments(history, num_tokens, sizes)
-    assert len(firsts) == len(
-        {
-            tuple(window_prompt(s.start, history, row.semantic, [], sizes)[:14])
-            for s in segments
-        }
-    )
+    opened = coarse_row(row.semantic, None, sizes)
+    examples = [
+        coarse_example(opened, row.codes, segment, sizes)
+        for segment in coarse_segments(opened, num_tokens, sizes)
+    ]
+    assert firsts == {tuple(example["ids"][:14]) for example in examples}
     assert len(firsts) > 5
 
 
@@ -470,9 +497,9 @@ def test_an_example_is_a_function_of_seed_epoch_and_number(rng, stage):
 def test_past_tokens_may_count_a_little(rng):
     row = utterance(rng, 40)
     sizes = sizes_of()
-    voice = history_of(voice_of(utterance(rng, 17), sizes), sizes)
-    segment = coarse_segments(voice, 80, sizes)[1]
-    example = coarse_example(row.semantic, row.codes, voice, segment, sizes, 0.25)
+    opened = coarse_row(row.semantic, voice_of(utterance(rng, 17), sizes), sizes)
+    segment = coarse_segments(opened, 80, sizes)[1]
+    example = coarse_example(opened, row.codes, segment, sizes, 0.25)
     new, own = segment.end - segment.start, segment.start
     weights = example["weights"]
     assert (weights[-new:] == 1).all() and (weights[-new - own : -new] == 0.25).all()
