@@ -33,6 +33,7 @@ def _load_helper(name: str) -> None:
 
 _load_helper("hub_standin")
 _load_helper("toy")
+_load_helper("toy_cli")
 _load_helper("toy_files")
 _load_helper("toy_recordings")
 _load_helper("torch_writer")

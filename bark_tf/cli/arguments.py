@@ -1,4 +1,4 @@
-"""What the commands' arguments share."""
+"""Parsing of arguments, and arguments that several commands take."""
 
 from __future__ import annotations
 
@@ -12,55 +12,67 @@ from bark_tf import hub
 from bark_tf.cli.console import WRONG_USAGE, note, one_line
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
+MODEL_HELP = (
+    "a checkpoint directory, or a repository such as suno/bark-small, which is "
+    f"downloaded once (1.7 GB) and kept; default: ${MODEL_VARIABLE}, or the small "
+    "voice that comes with bark-tf (147 words)"
+)
 
 
-# === Values of arguments ===
+# === Values ===
 
 
+def _named(name: str) -> Callable[[Callable], Callable]:
+    """Names a function as argparse shows it: "invalid NAME value: 'x'"."""
+
+    def rename(parse: Callable) -> Callable:
+        parse.__name__ = name
+        return parse
+
+    return rename
+
+
+@_named("non-negative number")
 def non_negative(text: str) -> float:
-    """A number of at least 0."""
+    """Parses a finite number of at least 0."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise ValueError
     return value
 
 
+@_named("positive number")
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Parses a finite number above 0."""
     value = non_negative(text)
     if value == 0:
         raise ValueError
     return value
 
 
+@_named("probability")
 def probability(text: str) -> float:
-    """A number in (0, 1]."""
+    """Parses a number in (0, 1]."""
     value = positive(text)
     if value > 1:
         raise ValueError
     return value
 
 
+@_named("whole number")
 def whole(text: str) -> int:
-    """A whole number of at least 0."""
+    """Parses a whole number of at least 0."""
     value = int(text)
     if value < 0:
         raise ValueError
     return value
 
 
-# argparse says "invalid ... value: 'x'" with these names.
-non_negative.__name__ = "non-negative number"
-positive.__name__ = "positive number"
-probability.__name__ = "probability"
-whole.__name__ = "whole number"
-
-
-# === Arguments ===
+# === Parsers ===
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports wrong usage in one line."""
+    """A parser that reports wrong usage in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(
@@ -71,23 +83,27 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> None:
-        """Ends the program."""
+        """Prints the message and exits."""
         self.exit(
             WRONG_USAGE, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n"
         )
 
 
-MODEL_HELP = (
-    "a directory with a checkpoint, or a repository such as suno/bark-small, which is "
-    f"downloaded once (1.7 GB) and kept; default: ${MODEL_VARIABLE}, or the small "
-    "voice that comes with bark-tf (147 words)"
-)
-
-
 def add_command(
     commands: Any, name: str, command: Callable, summary: str, examples: str
 ) -> Parser:
-    """Adds a command's parser to those of `bark-tf`."""
+    """Adds the parser of a command to `bark-tf`.
+
+    Args:
+        commands: The subparsers of `bark-tf`.
+        name: The command's name.
+        command: Function that runs it, called with the parsed arguments.
+        summary: What it does, for both --help texts.
+        examples: End of its own --help text.
+
+    Returns:
+        The parser, to add arguments to.
+    """
     parser = commands.add_parser(
         name,
         help=summary,
@@ -98,22 +114,25 @@ def add_command(
     return parser
 
 
-def add_amount_of_output(parser: Parser) -> None:
+# === Shared arguments ===
+
+
+def add_verbosity(parser: Parser) -> None:
     """Adds --verbose and --quiet."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "-v",
         "--verbose",
         action="store_true",
-        help="seconds per stage, TensorFlow's own messages, tracebacks",
+        help="show seconds per stage, TensorFlow's messages and tracebacks",
     )
     group.add_argument(
-        "-q", "--quiet", action="store_true", help="say nothing but errors"
+        "-q", "--quiet", action="store_true", help="print nothing but errors"
     )
 
 
 def chosen_model(arguments: argparse.Namespace) -> str:
-    """What to load."""
+    """Returns the checkpoint of --model, of the environment, or of the package."""
     named = arguments.model or os.environ.get(MODEL_VARIABLE)
     if named:
         return named

@@ -1,4 +1,4 @@
-"""What the commands print, their exit statuses, and how libraries are kept quiet."""
+"""Messages, exit statuses, progress, and silence of the libraries underneath."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
+
+from bark_tf.progress import Progress, progress_bar
 
 DEBUG_VARIABLE = "BARK_TF_DEBUG"
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
-# As a shell reports a program that a signal has ended: 128 + its number.
+# As shells report a program that a signal has ended: 128 + its number.
 INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13
 _STANDARD_ERROR = 2  # file descriptor
 
 
 class UsageError(Exception):
-    """Arguments that each make sense, but not together."""
+    """Arguments are valid on their own, but not together."""
 
 
-# === What the commands share ===
+# === Messages ===
 
 
 def one_line(text: object) -> str:
-    """One line that cannot steer a terminal, whatever it quotes."""
+    """Makes one line of a text, with control characters escaped."""
     line = " ".join(str(text).split("\n"))
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
@@ -36,23 +39,31 @@ def one_line(text: object) -> str:
 
 
 def say(text: object) -> None:
-    """Prints a line on standard error."""
+    """Prints a line to standard error."""
     print(f"bark-tf: {one_line(text)}", file=sys.stderr)
 
 
 def note(arguments: argparse.Namespace, text: str) -> None:
-    """Says something that is not an error."""
+    """Prints a line that is not an error, unless --quiet is given."""
     if not arguments.quiet:
         say(text)
 
 
+def progress_of(arguments: argparse.Namespace) -> AbstractContextManager[Progress]:
+    """Shows progress bars while a block runs, unless --quiet is given."""
+    return progress_bar(False if arguments.quiet else None)
+
+
+# === Errors ===
+
+
 def is_debugging(arguments: argparse.Namespace) -> bool:
-    """Whether tracebacks are wanted."""
+    """Whether to print tracebacks."""
     return arguments.verbose or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
 
 
 def explain(error: Exception) -> str:
-    """An error in words for someone who does not know the code."""
+    """Describes an error for someone who does not know the code."""
     if (
         isinstance(error, MemoryError)
         or type(error).__name__ == "ResourceExhaustedError"
@@ -70,7 +81,7 @@ def explain(error: Exception) -> str:
 
 
 def give_up_output() -> None:
-    """Lets Python end quietly when standard output takes no more."""
+    """Lets Python exit quietly when standard output is closed or full."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -78,11 +89,14 @@ def give_up_output() -> None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-@contextlib.contextmanager
-def only_our_words(arguments: argparse.Namespace) -> Iterator[None]:
-    """Keeps the messages of libraries off the terminal, but for warnings.
+# === Quiet libraries ===
 
-    Has to begin before TensorFlow is imported.
+
+@contextlib.contextmanager
+def quiet_libraries(arguments: argparse.Namespace) -> Iterator[None]:
+    """Keeps the messages of libraries off the terminal, except for warnings.
+
+    Must be entered before TensorFlow is imported.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     if arguments.quiet or not sys.stderr.isatty():
@@ -99,11 +113,11 @@ def only_our_words(arguments: argparse.Namespace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _warnings_as_lines(quiet: bool) -> Iterator[None]:
-    """Shows each warning for users once, in one line; none if `quiet`."""
+    """Shows each `UserWarning` once, as one line; none if `quiet`."""
     said = set()
 
     def show(message, category, filename, lineno, file=None, line=None):
-        # What was received differs from one piece of a long text to the next.
+        # "Received" differs from one piece of a long text to the next.
         text, _, _ = str(message).partition("Received:")
         if text not in said:
             said.add(text)
@@ -113,7 +127,7 @@ def _warnings_as_lines(quiet: bool) -> Iterator[None]:
         warnings.simplefilter("ignore")
         if not quiet:
             warnings.simplefilter("always", UserWarning)
-            # An error here, which says the same.
+            # `speak` raises an error that says the same.
             warnings.filterwarnings("ignore", "The text-to-semantic stage ended rows")
         warnings.showwarning = show
         yield
@@ -121,10 +135,9 @@ def _warnings_as_lines(quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_native_code() -> Iterator[None]:
-    """Leaves standard error to Python: what C++ writes there is lost.
+    """Discards what C++ code writes to standard error, not what Python does.
 
-    TF_CPP_MIN_LOG_LEVEL does not reach all of it: oneDNN's line in TensorFlow 2.21,
-    XLA's in 2.17.
+    TF_CPP_MIN_LOG_LEVEL does not silence oneDNN in TensorFlow 2.21 and XLA in 2.17.
     """
     stream = sys.stderr
     if not _is_native(stream):
@@ -139,12 +152,12 @@ def _silent_native_code() -> Iterator[None]:
     finally:
         sys.stderr.flush()
         os.dup2(copy, _STANDARD_ERROR)
-        # Left open: libraries may have kept it.
+        # The copy stays open, because libraries may have kept it.
         sys.stderr = stream
 
 
 def _is_native(stream: Any) -> bool:
-    """Whether a stream writes to the process's own standard error."""
+    """Whether a stream writes to the standard error of the process."""
     try:
         return stream.fileno() == _STANDARD_ERROR
     except (AttributeError, OSError, ValueError):  # a test's or a notebook's

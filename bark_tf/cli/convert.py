@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bark_tf.cli.arguments import add_amount_of_output, add_command
-from bark_tf.cli.console import note
+from bark_tf.cli.arguments import add_command, add_verbosity
+from bark_tf.cli.console import note, progress_of
 
 _MEGABYTE = 10**6
 
-
-_CONVERT_EXAMPLES = """examples:
-  # Suno's own files, and Meta's codec, into a directory for --model:
+_EXAMPLES = """examples:
+  # Suno's and Meta's files to a directory for --model:
   bark-tf convert text_2.pt coarse_2.pt fine_2.pt encodec_24khz-d7cc33bc.th my-bark
-  # Half the size:
+  # At half the size:
   bark-tf convert suno/bark-small bark-small-bf16 --dtype bfloat16
-  # And back to suno's names:
+  # Back to Suno's names:
   bark-tf convert my-bark my-bark-suno --names suno
 """
 
@@ -27,8 +26,8 @@ def add_convert(commands: Any) -> None:
         commands,
         "convert",
         _convert,
-        "convert a checkpoint of Suno, Hugging Face or bark-tf into a directory",
-        _CONVERT_EXAMPLES,
+        "convert a checkpoint of Suno, Hugging Face or bark-tf",
+        _EXAMPLES,
     )
     parser.add_argument(
         "source",
@@ -36,56 +35,49 @@ def add_convert(commands: Any) -> None:
         metavar="SOURCE",
         help="a directory, a repository such as suno/bark, or one or more files",
     )
-    parser.add_argument(
-        "destination", metavar="DESTINATION", help="a new directory, complete or absent"
-    )
+    parser.add_argument("destination", metavar="DESTINATION", help="new directory")
     parser.add_argument(
         "--names",
         choices=("hf", "suno"),
         default="hf",
-        help="whose names of files and tensors; default: hf, which --model takes and "
-        "transformers opens",
+        help="naming of files and tensors; default: hf, for --model and transformers",
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="of all weights; default: as they are",
+        help="dtype of all weights; default: unchanged",
     )
     parser.add_argument(
         "--max-shard-size",
         metavar="SIZE",
         default="5GB",
-        help="larger checkpoints are split; default: 5GB",
+        help="split weights into files of at most this size; default: 5GB",
     )
     parser.add_argument(
         "--codec",
         metavar="SOURCE",
-        help="where the codec is, if the source has none: Meta's file, or a directory "
-        "or repository of Hugging Face",
+        help="codec, if the source has none: Meta's file, or a directory or repository "
+        "of Hugging Face",
     )
     parser.add_argument(
         "--config",
         metavar="NAME|DIR",
-        help="for weights without a configuration: bark, bark-small, or a directory "
+        help="configuration, if the source has none: bark, bark-small, or a directory "
         "with config.json",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a checkpoint at the destination, with all its files",
+        help="replace the checkpoint at the destination and all its files",
     )
-    add_amount_of_output(parser)
-
-
-# === convert ===
+    add_verbosity(parser)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
     """Converts a checkpoint."""
     from bark_tf.convert.convert import convert_checkpoint
-    from bark_tf.progress import progress_bar
 
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         path = convert_checkpoint(
             arguments.source if len(arguments.source) > 1 else arguments.source[0],
             arguments.destination,

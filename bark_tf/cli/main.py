@@ -1,10 +1,10 @@
-"""The command line: `bark-tf speak`, `voices`, `convert`, and those that train.
+"""The command line `bark-tf`.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 141 when the
-program that reads a stream has gone. An error is one line on standard error; with
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 141 if the
+reader of a stream has closed it. An error is one line on standard error; with
 `--verbose`, or BARK_TF_DEBUG=1 in the environment, its traceback comes first.
 
-TensorFlow is imported by the commands that compute, never for `--help`.
+Commands import TensorFlow when they run, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from bark_tf._version import __version__
-from bark_tf.cli.arguments import (
-    MODEL_VARIABLE,
-    Parser,
-)
+from bark_tf.cli.arguments import MODEL_VARIABLE, Parser
 from bark_tf.cli.console import (
     DEBUG_VARIABLE,
     DONE,
@@ -30,7 +27,7 @@ from bark_tf.cli.console import (
     explain,
     give_up_output,
     is_debugging,
-    only_our_words,
+    quiet_libraries,
     say,
 )
 from bark_tf.cli.convert import add_convert
@@ -44,12 +41,12 @@ _EXAMPLES = f"""examples:
   bark-tf convert ~/.cache/suno/bark_v0 my-bark --codec encodec_24khz-d7cc33bc.th
 
 environment:
-  {MODEL_VARIABLE}   what --model takes, for commands without it
-  {DEBUG_VARIABLE}   1: errors come with their traceback
+  {MODEL_VARIABLE}   default of --model
+  {DEBUG_VARIABLE}   1: print tracebacks of errors
 
 exit status:
   {DONE} done, {FAILED} failed, {WRONG_USAGE} wrong usage, {INTERRUPTED} interrupted,
-  {PIPE_CLOSED} nobody reads the stream any more
+  {PIPE_CLOSED} the reader of the stream has closed it
 """
 
 
@@ -63,27 +60,24 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_speak(commands)
     add_voices(commands)
+    add_voice(commands)
     add_convert(commands)
     add_training(commands)
-    add_voice(commands)
     return parser
-
-
-# === Running ===
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        argv: The words after `bark-tf`; None: those of this process.
+        argv: The arguments after `bark-tf`; None: those of this process.
 
     Returns:
         The exit status.
     """
     try:
         arguments = _parser().parse_args(argv)
-        with only_our_words(arguments):
+        with quiet_libraries(arguments):
             return _run(arguments)
     except SystemExit as stop:  # --help, --version, wrong usage
         return int(stop.code or DONE)

@@ -14,23 +14,23 @@ from bark_tf.cli.arguments import (
     MODEL_HELP,
     MODEL_VARIABLE,
     Parser,
-    add_amount_of_output,
     add_command,
+    add_verbosity,
     chosen_model,
     non_negative,
     positive,
     probability,
     whole,
 )
-from bark_tf.cli.console import UsageError, note, say
+from bark_tf.cli.console import UsageError, note, progress_of, say
 
 STANDARD_INPUT = "-"
 
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 _SEED_LIMIT = 2**31
-# Of a smaller model, a text is spoken before XLA would be ready.
+# A smaller model finishes a text before XLA has compiled.
 _COMPILED_PARAMS = 50_000_000
-_NOTHING_SAID = "the model said nothing; try another --seed, or a longer text"
+_NOTHING_SAID = "the model said nothing; try another --seed or a longer text"
 
 
 class _Option(NamedTuple):
@@ -49,45 +49,45 @@ _GENERATION_OPTIONS = (
         "semantic_temperature",
         non_negative,
         "T",
-        "of the text stage alone: how the text is spoken",
+        "for the text stage only: how the text is spoken",
     ),
     _Option(
         "--coarse-temperature",
         "coarse_temperature",
         non_negative,
         "T",
-        "of the second stage alone: how the voice sounds",
+        "for the coarse stage only: how the voice sounds",
     ),
     _Option(
         "--fine-temperature",
         "fine_temperature",
         non_negative,
         "T",
-        "of the third stage alone: the details of the sound",
+        "for the fine stage only: details of the sound",
     ),
     _Option(
-        "--top-k", "top_k", whole, "K", "draw among the K likeliest tokens; 0: all"
+        "--top-k", "top_k", whole, "K", "sample from the K most likely tokens; 0: all"
     ),
     _Option(
         "--top-p",
         "top_p",
         probability,
         "P",
-        "draw among the likeliest tokens that make up the probability P",
+        "sample from the most likely tokens with a total probability of P",
     ),
     _Option(
         "--min-eos-p",
         "min_eos_p",
         probability,
         "P",
-        "end as soon as the end's probability is above P (0.2 stops rambling)",
+        "stop when the end has at least probability P (0.2 stops rambling)",
     ),
 )
 
-_SPEAK_EXAMPLES = f"""examples:
+_EXAMPLES = f"""examples:
   export {MODEL_VARIABLE}=suno/bark-small        # or --model each time
   bark-tf speak "Hello, my dog is cute [laughs]"
-  bark-tf speak "The same take, again" --seed 7 --out again.wav
+  bark-tf speak "The same take again" --seed 7 --out again.wav
   bark-tf speak "In another voice" --voice v2/en_speaker_6
   bark-tf speak --file chapter.txt --long --out chapter.flac
   echo "From a pipe" | bark-tf speak - --out pipe.ogg
@@ -101,26 +101,26 @@ _SPEAK_EXAMPLES = f"""examples:
 def add_speak(commands: Any) -> None:
     """Adds `bark-tf speak`."""
     parser = add_command(
-        commands, "speak", _speak, "speak a text into a file", _SPEAK_EXAMPLES
+        commands, "speak", _speak, "speak a text into a file or a stream", _EXAMPLES
     )
     text = parser.add_argument_group("text")
     text.add_argument(
         "text",
         nargs="?",
         metavar="TEXT",
-        help=f"what to say; {STANDARD_INPUT} for standard input",
+        help=f"text to speak; {STANDARD_INPUT} for standard input",
     )
     text.add_argument("--file", metavar="FILE", help="read the text from a UTF-8 file")
     text.add_argument(
         "--long",
         action=argparse.BooleanOptionalAction,
-        help="speak sentence after sentence; default: if the text takes longer than "
-        "the model says in one go, 13 seconds for Bark",
+        help="speak sentence by sentence; default: if the text takes longer than the "
+        "model's limit, which is 13 seconds for Bark",
     )
     _add_speak_output(parser)
     _add_speak_model(parser)
     _add_sampling(parser.add_argument_group("sampling"))
-    add_amount_of_output(parser)
+    add_verbosity(parser)
 
 
 def _add_speak_output(parser: Parser) -> None:
@@ -137,7 +137,7 @@ def _add_speak_output(parser: Parser) -> None:
     where.add_argument(
         "--stream",
         action="store_true",
-        help="write audio to standard output while it is made",
+        help="write audio to standard output while it is generated",
     )
     group.add_argument(
         "--stream-format",
@@ -148,13 +148,13 @@ def _add_speak_output(parser: Parser) -> None:
     group.add_argument(
         "--low-latency",
         action="store_true",
-        help="stream the first second as soon as it is known, a little less exact; "
-        "long texts are streamed sentence by sentence instead",
+        help="with --stream: start a little earlier and less exactly; long texts are "
+        "streamed sentence by sentence instead",
     )
     group.add_argument(
         "--save-voice",
         metavar="FILE.npz",
-        help="also write the voice that spoke, for --voice",
+        help="also save the voice that spoke, for --voice",
     )
 
 
@@ -164,29 +164,31 @@ def _add_speak_model(parser: Parser) -> None:
     group.add_argument(
         "--voice",
         metavar="NAME|FILE.npz",
-        help="a name that `bark-tf voices` lists, or a voice file; default: any voice",
+        help="a name from `bark-tf voices`, or a voice file; default: a random voice",
     )
     group.add_argument(
         "--dtype",
         choices=_DTYPES,
         metavar="POLICY",
-        help=f"how to compute: {', '.join(_DTYPES)}",
+        help=f"dtype of the computation: {', '.join(_DTYPES)}",
     )
     group.add_argument(
-        "--quantize", choices=("int8",), help="less memory, about the same sound"
+        "--quantize", choices=("int8",), help="use less memory for about the same sound"
     )
     group.add_argument(
         "--xla",
         dest="jit_compile",
         action=argparse.BooleanOptionalAction,
-        help="compile with XLA: starts later, speaks faster; default: if the model is "
-        "large enough for that to pay",
+        help="compile with XLA: starts later, speaks faster; default: for large models",
     )
 
 
 def _add_sampling(group: Any) -> None:
     group.add_argument(
-        "--seed", type=whole, metavar="N", help="the same seed gives the same audio"
+        "--seed",
+        type=whole,
+        metavar="N",
+        help="equal seeds give equal audio",
     )
     draws = group.add_mutually_exclusive_group()
     draws.add_argument(
@@ -194,11 +196,9 @@ def _add_sampling(group: Any) -> None:
         type=non_negative,
         metavar="T",
         default=argparse.SUPPRESS,
-        help="0: always the likeliest token; 0.7 is lively, 1 is wild",
+        help="0: always the most likely token; 0.7 is lively, 1 is wild",
     )
-    draws.add_argument(
-        "--greedy", action="store_true", help="the same as --temperature 0"
-    )
+    draws.add_argument("--greedy", action="store_true", help="same as --temperature 0")
     for option in _GENERATION_OPTIONS:
         group.add_argument(
             option.flag,
@@ -212,23 +212,23 @@ def _add_sampling(group: Any) -> None:
         "--max-seconds",
         type=positive,
         metavar="S",
-        help="stop speaking after S seconds; in long texts, each sentence",
+        help="stop after S seconds; in long texts, for each sentence",
     )
 
 
-# === speak ===
+# === Running ===
 
 
 def _speak(arguments: argparse.Namespace) -> None:
     """Speaks a text into a file or to standard output."""
-    from bark_tf.progress import Timings, progress_bar
+    from bark_tf.progress import Timings
 
     _check_output(arguments)
     text = _read_text(arguments)
     model_name = chosen_model(arguments)
     if arguments.seed is None:
         arguments.seed = secrets.randbelow(_SEED_LIMIT)
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         timings = Timings(report)
         processor, model = _load(model_name, arguments, timings)
         speak = _stream if arguments.stream else _speak_into_file
@@ -240,7 +240,7 @@ def _speak(arguments: argparse.Namespace) -> None:
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
-    """Fails before the work rather than after it."""
+    """Raises errors about the output before any work is done."""
     from bark_tf.audio.writing import check_destination
 
     if arguments.stream:
@@ -270,7 +270,7 @@ def _read_text(arguments: argparse.Namespace) -> str:
 
 def _decode(data: bytes, source: str) -> str:
     try:
-        # Windows' editors put a byte order mark first.
+        # Windows editors put a byte order mark first.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -293,13 +293,13 @@ def _load(name: str, arguments: argparse.Namespace, report: Callable) -> tuple:
 
 
 def _generation_options(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """The keywords of `generate` that were asked for."""
+    """Collects the keywords for `generate` from the arguments."""
     given = vars(arguments)
     names = ("temperature", *(option.keyword for option in _GENERATION_OPTIONS))
     options = {name: given[name] for name in names if name in given}
     if arguments.greedy:
         options["temperature"] = 0.0
-    # A temperature would do nothing if the checkpoint's default is not to draw.
+    # A temperature has no effect if the checkpoint does not sample by default.
     for name in [name for name in options if name.endswith("temperature")]:
         options[name.replace("temperature", "do_sample")] = options[name] > 0
     if arguments.max_seconds is not None:
@@ -313,7 +313,7 @@ def _generation_options(arguments: argparse.Namespace, model: Any) -> dict[str, 
 
 
 def _speak_into_file(processor, model, text, arguments, report) -> str:
-    """Writes the audio, and the voice if asked for; returns what to say of it."""
+    """Writes the audio, and the voice if requested; returns a summary."""
     from bark_tf.audio.writing import write_audio
 
     audio, voice = _generate(processor, model, text, arguments, report)
@@ -329,7 +329,7 @@ def _speak_into_file(processor, model, text, arguments, report) -> str:
 
 
 def _generate(processor, model, text, arguments, report) -> tuple:
-    """float32 (samples,), and the voice that spoke."""
+    """Generates float32 (samples,) and the voice that spoke."""
     import numpy as np
 
     options = _generation_options(arguments, model)
@@ -356,7 +356,7 @@ def _is_long(text: str, arguments: argparse.Namespace, model: Any) -> bool:
 
 
 def _stream(processor, model, text, arguments, report) -> str:
-    """Writes pieces of audio to standard output as they come."""
+    """Writes pieces of audio to standard output as they are generated."""
     from bark_tf.audio.writing import stream_header, to_pcm16
 
     rate, num_samples = model.generation_config.sample_rate, 0
@@ -373,7 +373,7 @@ def _stream(processor, model, text, arguments, report) -> str:
 
 
 def _pieces(processor, model, text, arguments, report) -> Iterator:
-    """float32 (samples,) each."""
+    """Generates pieces of audio, float32 (samples,)."""
     options = _generation_options(arguments, model)
     if _is_long(text, arguments, model):
         from bark_tf.generation.long_form import stream_long

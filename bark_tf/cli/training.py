@@ -1,67 +1,36 @@
-"""The commands that train: prepare, train-tokenizer, train, evaluate; and voice.
+"""`bark-tf prepare`, `train-tokenizer`, `train` and `evaluate`.
 
-What they do is in `bark_tf.training`; everything heavy is imported by the command.
+The work itself is in `bark_tf.training`, which each command imports when it runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bark_tf.cli.arguments import Parser, add_amount_of_output, add_command
+from bark_tf.cli.arguments import Parser, add_command, add_verbosity
+from bark_tf.cli.console import progress_of
+
+
+def add_training(commands: Any) -> None:
+    """Adds `bark-tf prepare`, `train-tokenizer`, `train` and `evaluate`."""
+    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
+        add_verbosity(add(commands))
+
+
+# === prepare ===
+
 
 _PREPARE_EXAMPLES = """examples:
   # A folder with metadata.csv (id|text|normalised) and its recordings, for a model:
   bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
-  # Only audio, to train a codec and a tokenizer from nothing:
+  # Only audio, to train a codec and a tokenizer from scratch:
   bark-tf prepare my-recordings audio --sample-rate 16000
-  # On Apache Beam; all that follows the runner's name are its own options:
+  # On Apache Beam; the runner's own options follow its name:
   bark-tf prepare my-recordings prepared --model my-bark --runner DirectRunner
 """
-
-_TOKENIZER_EXAMPLES = """examples:
-  # 300 kinds of sound, 49.9 of them per second, saved beside the model:
-  bark-tf train-tokenizer audio my-bark --clusters 300
-  # A model without a tokenizer, such as the published Bark, speaks texts, one per line,
-  # and a quantizer learns which sound is which of its tokens. Killed, the line goes on.
-  # hubert: a folder with facebook/hubert-base-ls960, or that name itself.
-  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt --hubert hubert
-  # From the pairs alone, starting with a quantizer that there is already:
-  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert --quantizer old.pth
-"""
-
-_TRAIN_EXAMPLES = """examples:
-  # What there is, and what one of them says about itself:
-  bark-tf train --list
-  bark-tf train lora --show
-  # A voice of your own, from prepared recordings:
-  bark-tf train lora --set model=my-bark data=prepared out=my-voice
-  # Only its sound; how texts are spoken stays the base's:
-  bark-tf train lora --stages coarse fine --set model=my-bark data=prepared out=mine
-  # On all GPUs of this machine; killed or interrupted, the same line goes on.
-  bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
-  bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
-"""
-
-_EVALUATE_EXAMPLES = """examples:
-  # Losses of each stage, and what the codec leaves of recordings:
-  bark-tf evaluate my-voice prepared --out report
-  # Against the model it came from, and which stage costs how many words:
-  bark-tf evaluate my-voice prepared --before my-bark --recogniser pocketsphinx
-  # Sentences of your own, by a recogniser that knows their words only:
-  bark-tf evaluate my-voice --texts a.txt --recogniser pocketsphinx --words words.txt
-  # How near to the speaker, and how clean:
-  bark-tf evaluate my-voice prepared --similarity resemblyzer --quality dnsmos
-"""
-
-
-def add_training(commands: Any) -> None:
-    """Adds the commands that prepare recordings, train and evaluate."""
-    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
-        add_amount_of_output(add(commands))
 
 
 def _add_prepare(commands: Any) -> Parser:
@@ -69,275 +38,76 @@ def _add_prepare(commands: Any) -> Parser:
         commands,
         "prepare",
         _prepare,
-        "turn recordings into what training reads",
+        "turn recordings into training data",
         _PREPARE_EXAMPLES,
     )
     parser.add_argument(
         "dataset",
         metavar="DATASET",
-        help="folder with metadata.csv, folder of audio with .txt beside, or .jsonl",
+        help="folder with metadata.csv, folder of audio and .txt files, or .jsonl file",
     )
     parser.add_argument("out", metavar="OUT", help="folder for the shards")
     parser.add_argument(
         "--model",
         metavar="DIR|ID",
-        help="checkpoint whose text ids, codes and semantic tokens are made; without "
-        "it only audio is kept",
+        help="checkpoint to make text ids, codes and semantic tokens for; without it "
+        "only audio is kept",
     )
     parser.add_argument(
         "--semantic-tokenizer",
         metavar="DIR",
-        help="where the semantic tokenizer is; default: in the model's directory",
+        help="directory of the semantic tokenizer; default: that of the model",
     )
     parser.add_argument(
-        "--keep-audio", action="store_true", help="keep audio beside the tokens"
+        "--keep-audio", action="store_true", help="store audio beside the tokens"
     )
     parser.add_argument(
-        "--sample-rate", type=int, metavar="HZ", help="without --model; default: 24000"
+        "--sample-rate",
+        type=int,
+        metavar="HZ",
+        help="without --model; default: 24000",
     )
     parser.add_argument(
         "--silence",
         type=float,
         metavar="SECONDS",
-        help="silence that every recording gets at both ends, cut off or added; "
-        "default: what it has, at most 0.05",
+        help="cut or pad the silence at both ends of each recording to this length; "
+        "default: leave at most 0.05",
     )
     parser.add_argument(
         "--validation",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the recordings that is held out; default: 0",
+        help="share of the recordings to hold out; default: 0",
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="the first N recordings only"
+        "--limit", type=int, metavar="N", help="only the first N recordings"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes; default: 1"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes; default: 1",
     )
     parser.add_argument(
         "--runner",
         nargs=argparse.REMAINDER,
         metavar="NAME",
-        help="a runner of Apache Beam, and its options; comes last",
+        help="an Apache Beam runner and its options; must come last",
     )
     return parser
-
-
-def _add_tokenizer(commands: Any) -> Parser:
-    parser = add_command(
-        commands,
-        "train-tokenizer",
-        _train_tokenizer,
-        "learn semantic tokens from audio",
-        _TOKENIZER_EXAMPLES,
-    )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="shards with audio, of `prepare`; for a quantizer the folder of the pairs",
-    )
-    parser.add_argument("out", metavar="OUT", help="folder; a model's own as a rule")
-    parser.add_argument(
-        "--kind",
-        choices=("kmeans", "quantizer"),
-        default="kmeans",
-        help="kmeans: new tokens, for a model to learn; quantizer: those that a model "
-        "speaks already; default: kmeans",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    group = parser.add_argument_group("k-means")
-    group.add_argument(
-        "--clusters",
-        type=int,
-        metavar="N",
-        help="semantic tokens; default: semantic_vocab_size of the model in OUT",
-    )
-    group.add_argument(
-        "--rate",
-        type=float,
-        metavar="HZ",
-        help="tokens per second; default: semantic_rate_hz of the model in OUT",
-    )
-    _add_quantizer(parser.add_argument_group("quantizer"))
-    _add_pairs(parser.add_argument_group("pairs for a quantizer"))
-    return parser
-
-
-def _add_quantizer(group: Any) -> None:
-    group.add_argument(
-        "--hubert",
-        metavar="DIR|ID|FILE",
-        help="whose frames become tokens, such as facebook/hubert-base-ls960",
-    )
-    group.add_argument(
-        "--layer", type=int, metavar="N", help="of the HuBERT; default: 9"
-    )
-    group.add_argument(
-        "--quantizer", metavar="FILE|DIR", help="start from this one, not from nothing"
-    )
-    group.add_argument(
-        "--width", type=int, metavar="N", help="of the LSTMs; default: 1024"
-    )
-    group.add_argument("--steps", type=int, metavar="N", help="default: 3000")
-    group.add_argument(
-        "--batch-size", type=int, metavar="N", help="pairs per step; default: 8"
-    )
-    group.add_argument(
-        "--restart",
-        action="store_true",
-        help="forget what an earlier run into OUT has done; pairs stay",
-    )
-
-
-def _add_pairs(group: Any) -> None:
-    group.add_argument(
-        "--make-pairs",
-        metavar="FILE",
-        help="first let --model speak these texts, one per line, into DATA",
-    )
-    group.add_argument(
-        "--model", metavar="DIR|ID", help="the model that speaks; default: that in OUT"
-    )
-    group.add_argument(
-        "--voice",
-        nargs="+",
-        metavar="NAME|FILE.npz",
-        help="who speaks, in turns; default: anybody",
-    )
-    group.add_argument(
-        "--validation",
-        type=float,
-        metavar="SHARE",
-        help="share of the texts that is held out; default: 0.1",
-    )
-    group.add_argument(
-        "--no-xla",
-        dest="jit_compile",
-        action="store_false",
-        help="do not compile with XLA: sooner done with a few texts",
-    )
-
-
-def _add_train(commands: Any) -> Parser:
-    parser = add_command(
-        commands, "train", _train, "train by a recipe", _TRAIN_EXAMPLES
-    )
-    parser.add_argument(
-        "recipe", nargs="?", metavar="RECIPE", help="a name of --list, or a .py file"
-    )
-    parser.add_argument("--list", action="store_true", help="list the recipes and stop")
-    parser.add_argument(
-        "--show", action="store_true", help="show the recipe with its values and stop"
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change values of the recipe; STAGE.KEY=VALUE for one of several stages",
-    )
-    parser.add_argument(
-        "--stages",
-        nargs="+",
-        metavar="STAGE",
-        help="only these of the recipe's stages; default: all",
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="forget what an earlier run has done"
-    )
-    parser.add_argument(
-        "--strategy",
-        choices=("mirrored", "multi-worker"),
-        help="all devices of this machine, or of the machines that TF_CONFIG names",
-    )
-    return parser
-
-
-def _add_evaluate(commands: Any) -> Parser:
-    parser = add_command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "measure a model, stage by stage",
-        _EVALUATE_EXAMPLES,
-    )
-    parser.add_argument(
-        "model", metavar="MODEL", help="directory of a checkpoint, or id"
-    )
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATA",
-        help="what `prepare --validation` made for this model, with --keep-audio for "
-        "all figures; or any folder of shards",
-    )
-    parser.add_argument("--before", metavar="MODEL", help="a model to compare with")
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder for report.md, report.json and plots"
-    )
-    parser.add_argument(
-        "--texts", metavar="FILE", help="sentences to speak, one per line"
-    )
-    parser.add_argument(
-        "--voice", metavar="NAME|FILE.npz", help="who speaks; default: anybody"
-    )
-    parser.add_argument(
-        "--recogniser",
-        metavar="NAME",
-        help="who counts wrong words: pocketsphinx (English; extra `evaluate`), "
-        "moonshine (English; extra `evaluate-moonshine`), or "
-        "faster-whisper:DIRECTORY of a converted Whisper (extra `evaluate-whisper`)",
-    )
-    parser.add_argument(
-        "--words",
-        metavar="FILE",
-        help="all words that pocketsphinx may understand; default: general English",
-    )
-    parser.add_argument(
-        "--language",
-        metavar="CODE",
-        help="what Whisper hears, such as en; default: it guesses",
-    )
-    parser.add_argument(
-        "--similarity",
-        metavar="NAME",
-        help="who compares voices: resemblyzer (extra `evaluate-speakers`)",
-    )
-    parser.add_argument(
-        "--quality",
-        metavar="NAME",
-        help="who scores the sound: dnsmos (extra `evaluate-quality`)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="at most N recordings and N sentences, evenly spread",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument(
-        "--no-xla",
-        dest="jit_compile",
-        action="store_false",
-        help="do not compile with XLA: sooner done with a few sentences",
-    )
-    return parser
-
-
-# === Running ===
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    """Turns recordings into shards."""
-    from bark_tf.progress import progress_bar
+    """Turns recordings into shards of training data."""
     from bark_tf.training.data.prepare import prepare
 
     if arguments.runner == []:
-        raise ValueError("--runner needs the NAME of a runner of Apache Beam")
+        raise ValueError("--runner needs the NAME of an Apache Beam runner")
     runner, *runner_options = arguments.runner or [None]
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         result = prepare(
             arguments.dataset,
             arguments.out,
@@ -357,7 +127,22 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print(result)
 
 
-# Arguments of train-tokenizer that only one kind takes, or only --make-pairs.
+# === train-tokenizer ===
+
+
+_TOKENIZER_EXAMPLES = """examples:
+  # A vocabulary of 300 semantic tokens, saved with the model:
+  bark-tf train-tokenizer audio my-bark --clusters 300
+  # For a model without a tokenizer, such as the published Bark: it speaks the texts,
+  # one per line, and a quantizer learns which sound stands for which token. Run it
+  # again to resume. hubert: a folder with facebook/hubert-base-ls960, or that id.
+  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt --hubert hubert
+  # From existing pairs, starting with an existing quantizer:
+  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert --quantizer old.pth
+"""
+
+
+# Arguments that need a certain --kind, and those that need --make-pairs.
 _KIND_ARGUMENTS = {
     "kmeans": ("clusters", "rate"),
     "quantizer": (
@@ -368,8 +153,105 @@ _KIND_ARGUMENTS = {
 _PAIR_ARGUMENTS = ("model", "voice", "validation")
 
 
+def _add_tokenizer(commands: Any) -> Parser:
+    parser = add_command(
+        commands,
+        "train-tokenizer",
+        _train_tokenizer,
+        "learn semantic tokens from audio",
+        _TOKENIZER_EXAMPLES,
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="shards with audio from `prepare`; for a quantizer, the folder of pairs",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder, usually the model's own")
+    parser.add_argument(
+        "--kind",
+        choices=("kmeans", "quantizer"),
+        default="kmeans",
+        help="kmeans: new tokens for a model to learn; quantizer: the tokens that a "
+        "trained model speaks; default: kmeans",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    group = parser.add_argument_group("k-means")
+    group.add_argument(
+        "--clusters",
+        type=int,
+        metavar="N",
+        help="vocabulary size; default: semantic_vocab_size of the model in OUT",
+    )
+    group.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="tokens per second; default: semantic_rate_hz of the model in OUT",
+    )
+    _add_quantizer(parser.add_argument_group("quantizer"))
+    _add_pairs(parser.add_argument_group("pairs for a quantizer"))
+    return parser
+
+
+def _add_quantizer(group: Any) -> None:
+    group.add_argument(
+        "--hubert",
+        metavar="DIR|ID|FILE",
+        help="HuBERT that makes the frames, such as facebook/hubert-base-ls960",
+    )
+    group.add_argument(
+        "--layer", type=int, metavar="N", help="HuBERT layer; default: 9"
+    )
+    group.add_argument(
+        "--quantizer", metavar="FILE|DIR", help="start from this quantizer"
+    )
+    group.add_argument(
+        "--width", type=int, metavar="N", help="LSTM width; default: 1024"
+    )
+    group.add_argument(
+        "--steps", type=int, metavar="N", help="training steps; default: 3000"
+    )
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="pairs per step; default: 8"
+    )
+    group.add_argument(
+        "--restart",
+        action="store_true",
+        help="discard an earlier run in OUT; pairs are kept",
+    )
+
+
+def _add_pairs(group: Any) -> None:
+    group.add_argument(
+        "--make-pairs",
+        metavar="FILE",
+        help="first have --model speak these texts, one per line, into DATA",
+    )
+    group.add_argument(
+        "--model", metavar="DIR|ID", help="model that speaks; default: the one in OUT"
+    )
+    group.add_argument(
+        "--voice",
+        nargs="+",
+        metavar="NAME|FILE.npz",
+        help="voices, used in turn; default: random voices",
+    )
+    group.add_argument(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="share of the texts to hold out; default: 0.1",
+    )
+    group.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA; faster for a few texts",
+    )
+
+
 def _train_tokenizer(arguments: argparse.Namespace) -> None:
-    """Learns semantic tokens."""
+    """Trains a k-means tokenizer or a quantizer."""
     for kind, names in _KIND_ARGUMENTS.items():
         if kind != arguments.kind:
             _refuse(arguments, names, f"--kind {kind}", f"--kind {arguments.kind}")
@@ -378,10 +260,9 @@ def _train_tokenizer(arguments: argparse.Namespace) -> None:
     if arguments.kind == "quantizer":
         _train_quantizer(arguments)
         return
-    from bark_tf.progress import progress_bar
     from bark_tf.training.tokenizers.train import train_tokenizer
 
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         tokenizer = train_tokenizer(
             arguments.data,
             arguments.out,
@@ -397,30 +278,22 @@ def _train_tokenizer(arguments: argparse.Namespace) -> None:
 def _refuse(
     arguments: argparse.Namespace, names: Sequence[str], wanted: str, given: str
 ) -> None:
-    """Raises ValueError if an argument is given that would do nothing."""
+    """Raises ValueError if an argument that would have no effect is given."""
     for name in names:
         if getattr(arguments, name) not in (None, False):
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is for {wanted}. Received: {given}")
 
 
-def _about(tokenizer: Any, arguments: argparse.Namespace) -> str:
-    return (
-        f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
-        f"in {arguments.out}"
-    )
-
-
 def _train_quantizer(arguments: argparse.Namespace) -> None:
-    """Makes pairs if they are wanted, and learns from them."""
+    """Makes pairs if requested, and trains a quantizer on them."""
     if arguments.hubert is None:
         raise ValueError("--kind quantizer needs a --hubert. Received: none")
     texts = _lines(arguments.make_pairs)
-    from bark_tf.progress import progress_bar
     from bark_tf.training.tokenizers import quantizer as training
     from bark_tf.training.tokenizers.pairs import VALIDATION, make_pairs
 
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         pairs = texts and make_pairs(
             texts,
             arguments.data,
@@ -454,8 +327,68 @@ def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
+def _about(tokenizer: Any, arguments: argparse.Namespace) -> str:
+    return (
+        f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
+        f"in {arguments.out}"
+    )
+
+
+# === train ===
+
+
+_TRAIN_EXAMPLES = """examples:
+  # List the recipes; describe one of them:
+  bark-tf train --list
+  bark-tf train lora --show
+  # Learn a voice from prepared recordings:
+  bark-tf train lora --set model=my-bark data=prepared out=my-voice
+  # Learn only its sound, not how it speaks a text:
+  bark-tf train lora --stages coarse fine --set model=my-bark data=prepared out=mine
+  # On all GPUs of this machine. Run it again to resume after an interruption.
+  bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
+  bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
+"""
+
+
+def _add_train(commands: Any) -> Parser:
+    parser = add_command(
+        commands, "train", _train, "train a model with a recipe", _TRAIN_EXAMPLES
+    )
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a name from --list, or a .py file"
+    )
+    parser.add_argument("--list", action="store_true", help="list the recipes and exit")
+    parser.add_argument(
+        "--show", action="store_true", help="show the recipe with its values and exit"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe; STAGE.KEY=VALUE for a single stage",
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        metavar="STAGE",
+        help="train only these stages of the recipe; default: all",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="discard an earlier run and start over"
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("mirrored", "multi-worker"),
+        help="use all devices of this machine, or of the machines in TF_CONFIG",
+    )
+    return parser
+
+
 def _train(arguments: argparse.Namespace) -> None:
-    """Trains."""
+    """Trains a model, or lists or shows recipes."""
     from bark_tf.training.runs.recipe import (
         load_recipe,
         only_stages,
@@ -467,19 +400,18 @@ def _train(arguments: argparse.Namespace) -> None:
         print("\n".join(recipe_names()))
         return
     if arguments.recipe is None:
-        raise ValueError("give a RECIPE; `bark-tf train --list` names those there are")
+        raise ValueError("give a RECIPE; `bark-tf train --list` lists them")
     recipes, docstring = load_recipe(arguments.recipe)
     recipes = only_stages(recipes, arguments.stages)
     recipes = with_settings(recipes, arguments.set)
     if arguments.show:
         print("\n\n".join([docstring, *map(_as_lines, recipes)]))
         return
-    from bark_tf.progress import progress_bar
     from bark_tf.training.runs.run import run
     from bark_tf.training.runs.strategies import strategy_of
 
     strategy = strategy_of(arguments.strategy)
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         path = run(
             recipes, restart=arguments.restart, strategy=strategy, progress=report
         )
@@ -493,13 +425,98 @@ def _as_lines(recipe: Any) -> str:
     return "\n".join(f"{recipe.stage}.{key}={value}" for key, value in values)
 
 
+# === evaluate ===
+
+
+_EVALUATE_EXAMPLES = """examples:
+  # Loss of each stage, and how well the codec reconstructs recordings:
+  bark-tf evaluate my-voice prepared --out report
+  # Compared with the base model, and the WER that each stage adds:
+  bark-tf evaluate my-voice prepared --before my-bark --recogniser pocketsphinx
+  # Your own sentences, with a recogniser limited to their words:
+  bark-tf evaluate my-voice --texts a.txt --recogniser pocketsphinx --words words.txt
+  # Speaker similarity and sound quality:
+  bark-tf evaluate my-voice prepared --similarity resemblyzer --quality dnsmos
+"""
+
+
+def _add_evaluate(commands: Any) -> Parser:
+    parser = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a model, stage by stage",
+        _EVALUATE_EXAMPLES,
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="checkpoint directory or repository id"
+    )
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="output of `prepare --validation` for this model, with --keep-audio for "
+        "all metrics; or any folder of shards",
+    )
+    parser.add_argument("--before", metavar="MODEL", help="model to compare with")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for report.md, report.json and plots"
+    )
+    parser.add_argument(
+        "--texts", metavar="FILE", help="sentences to speak, one per line"
+    )
+    parser.add_argument(
+        "--voice", metavar="NAME|FILE.npz", help="default: a random voice"
+    )
+    parser.add_argument(
+        "--recogniser",
+        metavar="NAME",
+        help="speech recogniser for the WER: pocketsphinx (English; extra `evaluate`), "
+        "moonshine (English; extra `evaluate-moonshine`), or "
+        "faster-whisper:DIRECTORY of a converted Whisper (extra `evaluate-whisper`)",
+    )
+    parser.add_argument(
+        "--words",
+        metavar="FILE",
+        help="vocabulary of pocketsphinx; default: general English",
+    )
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        help="language for Whisper, such as en; default: detected",
+    )
+    parser.add_argument(
+        "--similarity",
+        metavar="NAME",
+        help="speaker similarity model: resemblyzer (extra `evaluate-speakers`)",
+    )
+    parser.add_argument(
+        "--quality",
+        metavar="NAME",
+        help="sound quality model: dnsmos (extra `evaluate-quality`)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="use at most N recordings and N sentences, evenly spaced",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA; faster for a few sentences",
+    )
+    return parser
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Measures a model."""
-    from bark_tf.progress import progress_bar
     from bark_tf.training.evaluation.evaluate import evaluate
     from bark_tf.training.evaluation.recognisers import quality_judge_of, voice_judge_of
 
-    with progress_bar(False if arguments.quiet else None) as report:
+    with progress_of(arguments) as report:
         result = evaluate(
             arguments.model,
             arguments.data,
@@ -516,7 +533,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             progress=report,
         )
     if not arguments.quiet:
-        sys.stdout.write(result.markdown() + "\n")
+        print(result.markdown())
 
 
 def _recogniser(arguments: argparse.Namespace) -> Any:
@@ -533,7 +550,7 @@ def _recogniser(arguments: argparse.Namespace) -> Any:
 
 
 def _lines(path: str | None) -> list[str] | None:
-    """The lines of a UTF-8 file that are not empty."""
+    """Reads the non-empty lines of a UTF-8 file."""
     if path is None:
         return None
     try:

@@ -9,15 +9,17 @@ from typing import Any
 
 from bark_tf.cli.arguments import (
     MODEL_HELP,
-    add_amount_of_output,
     add_command,
+    add_verbosity,
     chosen_model,
 )
 from bark_tf.cli.console import note, one_line
 
+# === voices ===
+
 _VOICES_EXAMPLES = """examples:
   bark-tf voices                             # Suno's, with the extra `voices`
-  bark-tf voices --model my-voice/           # and those of a checkpoint
+  bark-tf voices --model my-voice/           # with those of a checkpoint
   bark-tf voices | grep v2/de
 """
 
@@ -28,14 +30,11 @@ def add_voices(commands: Any) -> None:
         commands,
         "voices",
         _voices,
-        "list the voices that speak --voice takes, and where each comes from",
+        "list the voices for speak --voice and their sources",
         _VOICES_EXAMPLES,
     )
     parser.add_argument("--model", metavar="DIR|ID", help=MODEL_HELP)
-    add_amount_of_output(parser)
-
-
-# === voices ===
+    add_verbosity(parser)
 
 
 def _voices(arguments: argparse.Namespace) -> None:
@@ -56,12 +55,14 @@ def _voices(arguments: argparse.Namespace) -> None:
         print(one_line(f"{name:<{width}}  {source}"))
 
 
+# === voice ===
+
 _VOICE_EXAMPLES = """examples:
   # 5 to 13 seconds of yourself, ending at the end of a sentence:
   bark-tf voice me.wav --out me.npz --model suno/bark-small --semantic-tokenizer hubert
-  # Hear what the voice holds (me.roundtrip.wav), then speak with it:
+  # Listen to me.roundtrip.wav, then speak with the voice:
   bark-tf speak "It is me" --voice me.npz --model suno/bark-small
-  # What a phone has recorded, as a file that is read here:
+  # Convert the format of a phone first:
   ffmpeg -i me.m4a me.wav
 """
 
@@ -72,42 +73,42 @@ def add_voice(commands: Any) -> None:
         commands,
         "voice",
         _voice,
-        "make a voice of a recording, for speak",
+        "make a voice for speak from a recording",
         _VOICE_EXAMPLES,
     )
     parser.add_argument(
         "recording",
         metavar="RECORDING",
-        help="wav, flac, ogg or mp3, at any rate; 5 to 13 s of one person are best",
+        help="wav, flac, ogg, opus or mp3; best are 5 to 13 s of one person",
     )
     parser.add_argument(
         "-o",
         "--out",
         required=True,
         metavar="NAME.npz",
-        help="the voice, replaced if it exists; NAME.roundtrip.wav beside it is how "
-        "the recording sounds after the codec",
+        help="output, replaced if it exists; NAME.roundtrip.wav beside it is the "
+        "recording after encoding and decoding",
     )
     parser.add_argument(
         "--text",
         metavar="TEXT",
-        help="what is said, to see whether the recording can be that; it is not kept",
+        help="transcript, to check against the length of the recording; not stored",
     )
     parser.add_argument(
         "--model",
         metavar="DIR|ID",
-        help="checkpoint that the voice is for; default: as for speak",
+        help="checkpoint to make the voice for; default: as for speak",
     )
     parser.add_argument(
         "--semantic-tokenizer",
         metavar="DIR",
-        help="where the semantic tokenizer is; default: in the model's directory",
+        help="directory of the semantic tokenizer; default: that of the model",
     )
-    add_amount_of_output(parser)
+    add_verbosity(parser)
 
 
 def _voice(arguments: argparse.Namespace) -> None:
-    """Makes a voice."""
+    """Makes a voice from a recording."""
     from bark_tf.voices.cloning import (
         CONSENT,
         check_voice_paths,
@@ -129,4 +130,4 @@ def _voice(arguments: argparse.Namespace) -> None:
         warnings.warn(text, UserWarning, stacklevel=1)
     path, sound = save_voice(voice, report, arguments.out)
     if not arguments.quiet:
-        print(f"{report}\n{path}, and as the model would hear it: {sound}")
+        print(f"{report}\n{path}, and its round trip through the codec: {sound}")

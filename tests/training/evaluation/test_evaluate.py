@@ -326,13 +326,3 @@ def test_wrong_usage_is_one_line(words, message, tmp_path, monkeypatch, capsys):
     assert cli.main(["evaluate", "my-bark", *words]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_the_examples_of_the_help_are_valid(capsys):
-    assert cli.main(["evaluate", "--help"]) == 0
-    text = capsys.readouterr().out.split("examples:\n")[1]
-    lines = [line.strip() for line in text.splitlines() if "bark-tf" in line]
-    assert len(lines) == 4
-    for line in lines:
-        arguments = cli._parser().parse_args(line.split()[1:])
-        assert arguments.command is not None and len(line) <= 86
