@@ -24,9 +24,12 @@ _HOMES = {
     ),
     ".data.examples": ("StageExamples",),
     ".data.batches": ("Batches",),
+    ".evaluation.evaluate": ("evaluate",),
     ".evaluation.metrics": ("corpus_word_error_rate", "mel_distance", "si_sdr"),
     ".evaluation.recognisers": ("recogniser_of",),
-    ".tokenizers.quantizer": ("quantizer_score",),
+    ".tokenizers.pairs": ("make_pairs",),
+    ".tokenizers.quantizer": ("quantizer_score", "train_quantizer"),
+    ".tokenizers.train": ("train_tokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

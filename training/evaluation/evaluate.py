@@ -1,8 +1,8 @@
-"""Measures a model: every stage alone, the codec, and what is understood of its speech.
+"""Measures a model: each stage alone, the codec, and the WER of its speech.
 
-The held-out recordings are said again and again, each time with one stage more of the
-model in the way, so that each stage's share of the errors is known; see `report.py` for
-the tables and `scores.py` for the figures one by one.
+The held-out recordings are spoken again several times, each time with one more stage
+of the model in between, which shows each stage's share of the errors. `report.py` holds
+the tables, `scores.py` the single measures.
 """
 
 from __future__ import annotations
@@ -67,25 +67,25 @@ def evaluate(
     out: str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measures a model, and compares it with another.
+    """Measures a model, and compares it with another if asked.
 
     Args:
         model: Directory or id of a checkpoint.
         data: What `bark-tf prepare` made of held-out recordings: a folder of shards, or
-            one with `validation` in it. With tokens, the stages are measured; with
-            audio, the codec; with both and somebody who judges, each stage's share.
+            one with `validation` in it. Tokens in it measure the stages, audio measures
+            the codec, and both with a judge measure each stage's share of the errors.
         texts: Other sentences to speak.
-        recogniser: Who understands, as `recogniser_of` makes it. None: no word errors.
-        similarity: Who knows voices, as `voice_judge_of` makes it, to compare with the
-            speaker of the recordings; needs audio in `data`.
-        quality: Who scores the sound, as `quality_judge_of` makes it.
-        voice: Who speaks, as `BarkProcessor` takes it.
+        recogniser: From `recogniser_of`. None: no WER.
+        similarity: From `voice_judge_of`, to compare with the speaker of the
+            recordings; needs audio in `data`.
+        quality: From `quality_judge_of`.
+        voice: The voice to speak with, as `BarkProcessor` takes it.
         before: Another checkpoint to compare with.
-        limit: At most so many recordings and so many texts, evenly spread.
-        seed: Of examples, takes and confidence intervals.
+        limit: The most recordings and the most texts to use, evenly spread.
+        seed: Decides examples, takes and confidence intervals.
         batch_size: Recordings or texts at a time.
         jit_compile: Whether decoding is compiled with XLA.
-        out: Folder for `report.md`, `report.json` and plots; None: nothing is written.
+        out: Folder for `report.md`, `report.json` and plots; None writes nothing.
         progress: Called with (what, done, total).
 
     Returns:
@@ -93,7 +93,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If a model or the data is missing.
-        ValueError: If there is nothing to measure, or things do not fit together.
+        ValueError: If there is nothing to measure, or arguments do not fit together.
+        ImportError: If jiwer, which counts word errors, is not installed.
 
     Example:
         >>> evaluation = evaluate("my-voice", "prepared", before="my-bark", limit=50)
@@ -111,19 +112,12 @@ def evaluate(
     paths = [path for path in (before, model) if path is not None]
     for path in paths:
         _check_model(path, judges, voice)
-    run = _Run(
-        recordings,
-        texts,
-        judges,
-        voice,
-        seed,
-        batch_size,
-        jit_compile,
-        progress or _silent,
+    report = progress or _silent
+    evaluator = _Evaluator(
+        recordings, texts, judges, voice, seed, batch_size, jit_compile, report
     )
-    settings = run.settings(data)
-    original = run.original()
-    results = [run.evaluation(path, settings, original) for path in paths]
+    settings, truth = evaluator.settings(data), evaluator.ground_truth()
+    results = [evaluator.evaluation(path, settings, truth) for path in paths]
     result = results[-1]
     if before is not None:
         result = dataclasses.replace(result, before=results[0])
@@ -133,7 +127,7 @@ def evaluate(
 
 
 def _checked(data, texts, judges: Judges, limit, out) -> list[str]:
-    """The texts, after all that can be wrong before anything is read."""
+    """Checks what can be checked before anything is read; returns the texts to use."""
     if data is None and not texts:
         raise ValueError("There must be data or texts to measure with. Received: none")
     if limit is not None and limit < 1:
@@ -143,9 +137,10 @@ def _checked(data, texts, judges: Judges, limit, out) -> list[str]:
     texts = list(texts or ())
     if texts and not judges:
         raise ValueError(
-            "texts are spoken for somebody who judges: give a recogniser, or quality. "
-            "Received: none"
+            "texts need a judge: give a recogniser, or quality. Received: none"
         )
+    if judges.recogniser is not None:
+        word_edits("", "")  # a missing jiwer is an error now, not after hours
     for text in texts:
         if not normalised(text):
             raise ValueError(f"Each text must have words. Received: {text!r}")
@@ -153,7 +148,7 @@ def _checked(data, texts, judges: Judges, limit, out) -> list[str]:
 
 
 def _check_model(path: Any, judges: Judges, voice: Any) -> None:
-    """Finds what would be missed only when the others have been measured."""
+    """Finds missing files now, not after other models have been measured."""
     BarkConfig.from_pretrained(path)
     if judges:
         processor = BarkProcessor.from_pretrained(path)
@@ -162,51 +157,51 @@ def _check_model(path: Any, judges: Judges, voice: Any) -> None:
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of so many numbers, evenly spread."""
+    """At most `limit` of the numbers below `count`, evenly spread."""
     chosen = count if limit is None else min(limit, count)
     return [number * count // chosen for number in range(chosen)]
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody listens to."""
+    """The default progress: reports nothing."""
 
 
 # === Recordings ===
 
 
 def held_out(data: str | os.PathLike) -> ShardSet:
-    """Opens the recordings that nothing was trained on.
+    """Opens the held-out recordings.
 
     Args:
         data: A folder of shards, or what `bark-tf prepare --validation` made.
 
     Raises:
         FileNotFoundError: If there are no shards.
-        ValueError: If all of them were for training, or one is damaged.
+        ValueError: If all of them are training data, or one is damaged.
     """
     data = Path(data)
     if (data / "validation").is_dir():
         return ShardSet(data / "validation")
     if (data / "train").is_dir():
         raise ValueError(
-            f"{str(data)!r} holds no recordings out: prepare with --validation, or "
-            f"measure on what was trained on with {str(data / 'train')!r}"
+            f"{str(data)!r} has no held-out recordings: prepare with --validation, or "
+            f"measure on the training data with {str(data / 'train')!r}"
         )
     return ShardSet(data)
 
 
 class Recordings(Sequence):
-    """Some utterances of a `ShardSet`, read when they are asked for.
+    """Utterances of a `ShardSet`, read on access.
 
     Args:
         shards: The set.
-        limit: At most so many, evenly spread; None: all.
+        limit: The most utterances, evenly spread; None: all.
 
     Attributes:
         info: `DatasetInfo`.
         ids: Names.
-        texts: What is said.
-        speakers: Who says it.
+        texts: Their texts.
+        speakers: Their speakers.
         lengths: int64 (utterances,), semantic tokens.
     """
 
@@ -229,7 +224,7 @@ class Recordings(Sequence):
 
 
 def _check_fit(info: DatasetInfo, bark: BarkModel, path: Any) -> None:
-    """Refuses recordings that were prepared for another kind of model."""
+    """Raises ValueError if recordings were prepared for another kind of model."""
     config = bark.generation_config
     found = {"sample_rate": info.sample_rate}
     wanted = {"sample_rate": bark.config.codec_config.sampling_rate}
@@ -253,12 +248,12 @@ def _check_fit(info: DatasetInfo, bark: BarkModel, path: Any) -> None:
 
 
 class Judged(NamedTuple):
-    """What the judges say of the utterances of one source.
+    """What the judges found in the utterances of one source.
 
     Attributes:
         score: `SpeechScore`.
-        transcripts: What was understood; empty without a recogniser.
-        vectors: Voices; empty without a judge of them.
+        transcripts: Empty without a recogniser.
+        vectors: Voice vectors; empty without a voice judge.
     """
 
     score: SpeechScore
@@ -267,13 +262,13 @@ class Judged(NamedTuple):
 
 
 class Judges(NamedTuple):
-    """Who listens; each may be None.
+    """The judges of speech; each may be None.
 
     Attributes:
-        recogniser: Understands.
-        similarity: Knows voices.
+        recogniser: Transcribes.
+        similarity: Gives voice vectors.
         quality: Scores the sound.
-        seed: Of confidence intervals.
+        seed: Decides confidence intervals.
     """
 
     recogniser: Recogniser | None
@@ -282,7 +277,7 @@ class Judges(NamedTuple):
     seed: int = 0
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is any judge."""
         return any(judge is not None for judge in self[:3])
 
     def judge(
@@ -294,40 +289,36 @@ class Judges(NamedTuple):
         texts: Sequence[str],
         progress: Callable[[int, int], None],
     ) -> Judged:
-        """Listens to utterances.
+        """Judges utterances.
 
         Args:
             source: Of `SOURCES`.
             spoken: The utterances.
             sample_rate: Samples per second.
             ids: Their names.
-            texts: What was to be said.
+            texts: Their texts.
             progress: Called with (utterances done, utterances).
 
         Returns:
-            `Judged`; without the likeness, for which others must be known.
+            `Judged`; without the similarity, which needs the other recordings.
         """
-        transcripts, vectors, scores = [], [], []
+        transcripts, edits, vectors, scores = [], [], [], []
         for number, audio in enumerate(spoken.audios):
             is_empty = not audio.size
             if self.recogniser is not None:
-                heard = "" if is_empty else self.recogniser(audio, sample_rate)
-                errors = word_edits(texts[number], heard).errors
+                found = "" if is_empty else self.recogniser(audio, sample_rate)
+                edits.append(word_edits(texts[number], found))
                 names = (source, ids[number], texts[number])
-                transcripts.append(Transcript(*names, heard, errors))
+                transcripts.append(Transcript(*names, found, edits[-1].errors))
             if self.similarity is not None:
                 vector = None if is_empty else self.similarity(audio, sample_rate)
                 vectors.append(vector)
             if self.quality is not None and not is_empty:
                 scores.append(self.quality(audio, sample_rate))
             progress(number + 1, len(spoken.audios))
-        words = None
-        if transcripts:
-            edits = [word_edits(one.text, one.heard) for one in transcripts]
-            words = error_rate(edits, seed=self.seed)
         score = SpeechScore(
             utterances=len(spoken.audios),
-            words=words,
+            wer=error_rate(edits, seed=self.seed) if edits else None,
             empty=sum(not audio.size for audio in spoken.audios),
             unfinished=spoken.unfinished,
             quality=mean_scores(scores),
@@ -338,15 +329,15 @@ class Judges(NamedTuple):
 # === One model ===
 
 
-class _Original(NamedTuple):
-    """What the judges say of the recordings, the same for every model."""
+class _GroundTruth(NamedTuple):
+    """What the judges found in the recordings themselves, for every model."""
 
     judged: Judged
     voices: Voices | None
 
 
-class _Run(NamedTuple):
-    """All that is the same for both models."""
+class _Evaluator(NamedTuple):
+    """Everything but the model, the same for both models."""
 
     recordings: Recordings | None
     texts: list[str]
@@ -358,7 +349,7 @@ class _Run(NamedTuple):
     report: Progress
 
     def settings(self, data: Any) -> dict[str, Any]:
-        """What was asked for, as a report says it."""
+        """The settings as the report lists them."""
         voice = self.voice
         if voice is not None and not isinstance(voice, str | os.PathLike):
             voice = "as given"
@@ -379,27 +370,27 @@ class _Run(NamedTuple):
     def has_audio(self) -> bool:
         return self.recordings is not None and self.recordings.info.has_audio
 
-    def original(self) -> _Original | None:
+    def ground_truth(self) -> _GroundTruth | None:
         """Judges the recordings themselves."""
         if not self.has_audio or not self.judges:
             return None
         recordings = self.recordings
         judged = self.judges.judge(
-            "recordings",
+            "ground_truth",
             Spoken(list(Audios(recordings))),
             recordings.info.sample_rate,
             recordings.ids,
             recordings.texts,
-            self.progress("listen to recordings"),
+            self.progress("judge: ground truth"),
         )
         if self.judges.similarity is None:
-            return _Original(judged, None)
+            return _GroundTruth(judged, None)
         voices = Voices(judged.vectors, recordings.speakers)
-        score = judged.score._replace(likeness=voices.likeness(judged.vectors))
-        return _Original(judged._replace(score=score), voices)
+        score = judged.score._replace(similarity=voices.similarity(judged.vectors))
+        return _GroundTruth(judged._replace(score=score), voices)
 
     def evaluation(
-        self, path: Any, settings: dict[str, Any], original: _Original | None
+        self, path: Any, settings: dict[str, Any], truth: _GroundTruth | None
     ) -> Evaluation:
         """Measures one model."""
         bark = BarkModel.from_pretrained(path, dtype="float32")
@@ -409,7 +400,7 @@ class _Run(NamedTuple):
         codec = self.codec(bark, estimates) if estimates else None
         speech, transcripts = {}, []
         if self.judges:
-            for source, judged in self.speech(bark, path, estimates, original):
+            for source, judged in self.speech(bark, path, estimates, truth):
                 speech[source] = judged.score
                 transcripts += judged.transcripts
         return Evaluation(
@@ -422,7 +413,7 @@ class _Run(NamedTuple):
         )
 
     def stages(self, bark: BarkModel) -> Iterator[tuple[str, StageScore]]:
-        """The losses of training, on the held-out recordings."""
+        """The training losses, on the held-out recordings."""
         if self.recordings is None or not self.recordings.info.has_tokens:
             return
         for stage, trainer in TRAINERS.items():
@@ -453,7 +444,7 @@ class _Run(NamedTuple):
             yield estimate
 
     def codec(self, bark: BarkModel, estimates: list[np.ndarray]) -> CodecScore:
-        """Compares them."""
+        """Compares the recordings with their reconstructions."""
         rate = bark.config.codec_config.sampling_rate
         audios = Audios(self.recordings)
         return codec_score(audios, estimates, rate, self.progress("compare"))
@@ -463,31 +454,31 @@ class _Run(NamedTuple):
         bark: BarkModel,
         path: Any,
         estimates: list[np.ndarray],
-        original: _Original | None,
+        truth: _GroundTruth | None,
     ) -> Iterator[tuple[str, Judged]]:
-        """What the judges say, with one stage more of the model each time."""
-        if original is not None:
-            yield "recordings", original.judged
+        """Judges each source, with one more stage of the model each time."""
+        if truth is not None:
+            yield "ground_truth", truth.judged
         rate = bark.config.codec_config.sampling_rate
         for source, speak in self.sources(bark, path, estimates).items():
             texts, ids = self.texts, [str(i + 1) for i in range(len(self.texts))]
             if source != "texts":
                 texts, ids = self.recordings.texts, self.recordings.ids
             spoken = speak(self.progress(f"speak: {SOURCES[source]}"))
-            report = self.progress(f"listen: {SOURCES[source]}")
+            report = self.progress(f"judge: {SOURCES[source]}")
             judged = self.judges.judge(source, spoken, rate, ids, texts, report)
             if judged.vectors:
-                voices = original.voices
+                voices = truth.voices
                 is_other = source == "texts"
-                likeness = voices.likeness_of_others if is_other else voices.likeness
-                score = judged.score._replace(likeness=likeness(judged.vectors))
+                measure = voices.similarity_of_others if is_other else voices.similarity
+                score = judged.score._replace(similarity=measure(judged.vectors))
                 judged = judged._replace(score=score)
             yield source, judged
 
     def sources(
         self, bark: BarkModel, path: Any, estimates: list[np.ndarray]
     ) -> dict[str, Callable[[Callable[[int, int], None]], Spoken]]:
-        """Source -> what speaks, in order."""
+        """Source -> function that makes its audio, in order."""
         speaker = Speaker(
             bark,
             BarkProcessor.from_pretrained(path),

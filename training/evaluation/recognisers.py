@@ -1,9 +1,9 @@
-"""Who judges speech: what is understood, whose voice it is, how good it sounds.
+"""Judges of speech: recognisers, voice similarity and sound quality.
 
-A recogniser is any callable `(audio, sample_rate) -> text`; a judge of voices gives a
-vector, which points the same way for the same speaker; a judge of quality gives scores
-by name. Audio is float32 (samples,) in [-1, 1]. The ones here wrap other packages, each
-an extra of this one, and read models that are on the disk: nothing is downloaded.
+A recogniser is any callable `(audio, sample_rate) -> text`. A voice judge returns a
+vector with a similar direction for the same speaker; a quality judge returns scores by
+name. Audio is float32 (samples,) in [-1, 1]. Those here wrap packages that extras of
+bark-tf install, and read models from the disk: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ SAMPLE_RATE = 16_000  # of every model here
 RECOGNISERS = ("pocketsphinx", "moonshine", "faster-whisper:DIRECTORY")
 _DIGITS = "zero one two three four five six seven eight nine".split()
 _FULL_SCALE = 32_767
-# Of a converted Whisper. Without the last, faster-whisper asks the hub for it.
+# A converted Whisper. Without the last file, faster-whisper would download it.
 _WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json")
 
 
 class Recogniser(Protocol):
-    """Understands speech.
+    """Transcribes speech.
 
     Attributes:
-        name: What it is, for reports.
+        name: Its name in reports.
     """
 
     name: str
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
-        """The words that were understood; empty if none."""
+        """The recognised words; empty if there are none."""
 
 
 class VoiceJudge(Protocol):
-    """Knows voices.
+    """Gives voice vectors.
 
     Attributes:
-        name: What it is, for reports.
+        name: Its name in reports.
     """
 
     name: str
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-        """float32 (size,), of which the direction counts."""
+        """The voice vector, float32 (size,); only its direction matters."""
 
 
 class QualityJudge(Protocol):
     """Scores the sound.
 
     Attributes:
-        name: What it is, for reports.
+        name: Its name in reports.
     """
 
     name: str
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> dict[str, float]:
-        """Scores by name, the more the better."""
+        """Scores by name; higher is better."""
 
 
 # === By name ===
@@ -81,24 +81,24 @@ def recogniser_of(
     Args:
         name: `"pocketsphinx"` or `"moonshine"` (English), or
             `"faster-whisper:DIRECTORY"` with a converted Whisper.
-        words: All that pocketsphinx may understand, in any order and number: words, or
-            the path of a file that holds them between spaces or line ends. None: its
-            own language model of general English.
-        language: Code of the language that Whisper hears, such as `"en"`; None: it
-            guesses, recording by recording.
+        words: The only words that pocketsphinx may recognise, in any order and number,
+            or the path of a file with words separated by white space. None: its own
+            language model of general English.
+        language: Language code for Whisper, such as `"en"`; None: it guesses for each
+            recording.
 
     Returns:
         The recogniser.
 
     Raises:
         FileNotFoundError: If there is no such file or directory.
-        ValueError: If the name is unknown, an argument is not for it, or a word has no
-            pronunciation.
+        ValueError: If the name is unknown, does not take an argument that is given, or
+            a word has no pronunciation.
         ImportError: If the package is not installed.
 
     Example:
         >>> recognise = recogniser_of("pocketsphinx", ["yes", "no"])
-        >>> audio, sample_rate = read_audio("yes.wav")
+        >>> audio, sample_rate = soundfile.read("yes.wav", dtype="float32")
         >>> recognise(audio, sample_rate)
         'yes'
     """
@@ -110,12 +110,10 @@ def recogniser_of(
             f"Received: {name!r}"
         )
     if words is not None and name != "pocketsphinx":
-        raise ValueError(
-            f"words are for pocketsphinx; others know their own. Received: {name!r}"
-        )
+        raise ValueError(f"words are for pocketsphinx only. Received: {name!r}")
     if language is not None and not is_whisper:
         raise ValueError(
-            f"language is for faster-whisper; {name} hears English. "
+            f"language is for faster-whisper; {name} recognises English only. "
             f"Received: language={language!r}"
         )
     if is_whisper:
@@ -132,7 +130,7 @@ def read_words(path: str | os.PathLike) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no UTF-8 text or has no words.
+        ValueError: If it is not UTF-8 text or has no words.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -140,17 +138,17 @@ def read_words(path: str | os.PathLike) -> list[str]:
         raise ValueError(f"{str(path)!r} is not UTF-8 text") from error
     words = list(dict.fromkeys(text.lower().split()))
     if not words:
-        raise ValueError(f"{str(path)!r} holds no words")
+        raise ValueError(f"{str(path)!r} has no words")
     return words
 
 
 def at_rate(audio: Any, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarray:
-    """Resamples audio and keeps it in [-1, 1].
+    """Resamples audio and clips it to [-1, 1].
 
     Args:
         audio: Float (samples,).
         sample_rate: Samples per second.
-        wanted: Of the result.
+        wanted: Samples per second of the result.
 
     Returns:
         float32 (samples,).
@@ -173,14 +171,13 @@ def at_rate(audio: Any, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarr
 
 
 class Pocketsphinx:
-    """CMU's recogniser with the English model that comes with its package.
+    """CMU's recogniser with the English model in its package.
 
-    Every recording is heard as if it were the first: what came before it changes
-    nothing.
+    Each recording is recognised independently of those before it.
 
     Args:
-        words: All that may be understood, in any order and number; None: what its
-            language model of general English expects.
+        words: The only words to recognise, in any order and number; None: its language
+            model of general English.
 
     Raises:
         ValueError: If a word is not in its dictionary.
@@ -188,7 +185,7 @@ class Pocketsphinx:
     """
 
     def __init__(self, words: Iterable[str] | None = None):
-        # The mean of a whole recording, not that of the recordings before.
+        # "batch": the cepstral mean of this recording, not of those before.
         settings = {"samprate": SAMPLE_RATE, "cmn": "batch", "loglevel": "FATAL"}
         decoder = required("pocketsphinx", "This recogniser", "evaluate").Decoder
         self.name = "pocketsphinx, general English"
@@ -197,25 +194,25 @@ class Pocketsphinx:
             return
         words = list(dict.fromkeys(word.lower() for word in words))
         self._decoder = decoder(lm=None, **settings)
-        self._listen_for(words)
+        self._restrict_to(words)
         self.name = f"pocketsphinx, any sequence of {len(words)} words"
 
-    def _listen_for(self, words: Sequence[str]) -> None:
+    def _restrict_to(self, words: Sequence[str]) -> None:
         unknown = [word for word in words if self._decoder.lookup_word(word) is None]
         if unknown or not words:
             raise ValueError(
-                "words must be in pocketsphinx's dictionary of English, at least one. "
+                "Expected one or more words of pocketsphinx's English dictionary. "
                 f"Received: {', '.join(unknown) or 'none'}"
             )
-        # A grammar in JSGF has an arc from every word to every other: with 150 words
-        # it takes minutes per recording.
+        # A JSGF grammar would have an arc from every word to every other: with 150
+        # words it takes minutes per recording.
         there = [(0, 1, 1 / len(words), word) for word in words]
         graph = self._decoder.create_fsg("words", 0, 1, [*there, (1, 0, 1.0)])
         self._decoder.add_fsg("words", graph)
         self._decoder.activate_search("words")
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
-        """The words that were understood; empty if none.
+        """The recognised words; empty if there are none.
 
         Args:
             audio: float32 (samples,), [-1, 1].
@@ -224,7 +221,7 @@ class Pocketsphinx:
         samples = np.rint(at_rate(audio, sample_rate) * _FULL_SCALE).astype("<i2")
         if not samples.any():
             return ""
-        # Forgets the noise of the recordings before.
+        # Resets the noise estimate of the recordings before.
         self._decoder.reinit_feat()
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), no_search=False, full_utt=True)
@@ -234,19 +231,19 @@ class Pocketsphinx:
 
 
 class FasterWhisper:
-    """OpenAI's Whisper, run by faster-whisper; numbers are written as words.
+    """OpenAI's Whisper, run by faster-whisper; it spells out numbers.
 
     Args:
         model: A `faster_whisper.WhisperModel`.
-        language: Code of the language; None: it guesses.
-        name: For reports.
+        language: Language code; None: it guesses.
+        name: Its name in reports.
     """
 
     def __init__(
         self, model: Any, language: str | None = None, name: str = "faster-whisper"
     ):
         self.name, self._model, self._language = name, model, language
-        # "seven two", as texts to be spoken have it, rather than "72".
+        # So that it writes "seven two", as spoken texts do, rather than "72".
         self._digits = [
             number
             for token, number in model.hf_tokenizer.get_vocab().items()
@@ -261,7 +258,7 @@ class FasterWhisper:
 
         Args:
             directory: With `model.bin`, `config.json` and `tokenizer.json`.
-            language: Code of the language; None: it guesses.
+            language: Language code; None: it guesses.
 
         Raises:
             FileNotFoundError: If one of the files is missing.
@@ -271,7 +268,7 @@ class FasterWhisper:
         missing = [name for name in _WHISPER_FILES if not (directory / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{str(directory)!r} holds no Whisper for faster-whisper: there is no "
+                f"{str(directory)!r} is not a Whisper for faster-whisper: it has no "
                 f"{', '.join(missing)}. Nothing is downloaded"
             )
         package = required("faster_whisper", "This recogniser", "evaluate-whisper")
@@ -279,7 +276,7 @@ class FasterWhisper:
         return cls(model, language, f"faster-whisper, {directory.name}")
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
-        """The words that were understood; empty if none.
+        """The recognised words; empty if there are none.
 
         Args:
             audio: float32 (samples,), [-1, 1].
@@ -300,12 +297,12 @@ class FasterWhisper:
 
 
 class Moonshine:
-    """Moonshine tiny, which hears English; numbers are written as words.
+    """Moonshine tiny, for English; numbers are spelled out.
 
-    Releases up to 0.1.0 have the weights in the package.
+    Releases of moonshine-voice up to 0.1.0 include the weights.
 
     Raises:
-        FileNotFoundError: If the package that is installed has no weights.
+        FileNotFoundError: If the installed package has no weights.
         ImportError: If moonshine-voice is not installed.
     """
 
@@ -326,7 +323,7 @@ class Moonshine:
         self._transcribe = model.transcribe_without_streaming
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> str:
-        """The words that were understood; empty if none.
+        """The recognised words; empty if there are none.
 
         Args:
             audio: float32 (samples,), [-1, 1].
@@ -335,14 +332,14 @@ class Moonshine:
         audio = at_rate(audio, sample_rate)
         if not audio.size:
             return ""
-        # It looks for speech first, and misses what begins at once.
+        # Its voice detection misses speech that begins at the first sample.
         audio = np.pad(audio, int(0.3 * SAMPLE_RATE))
         lines = self._transcribe(audio.tolist(), SAMPLE_RATE).lines
         return numbers_as_words(" ".join(line.text for line in lines))
 
 
 def numbers_as_words(text: str) -> str:
-    """Digits as words, one by one, except for ten: `"10 of 42"`, ten of four two."""
+    """Spells out digits one by one, and 10 as ten: "10 of 42", "ten of four two"."""
     text = re.sub(r"(?<!\d)10(?!\d)", " ten ", text)
     text = re.sub(r"[0-9]", lambda digit: f" {_DIGITS[int(digit[0])]} ", text)
     return " ".join(text.split())
@@ -352,7 +349,7 @@ def numbers_as_words(text: str) -> str:
 
 
 class Resemblyzer:
-    """Voices as the encoder of the package resemblyzer hears them.
+    """Voice vectors from the encoder of the package resemblyzer.
 
     Raises:
         ImportError: If resemblyzer is not installed.
@@ -362,14 +359,14 @@ class Resemblyzer:
 
     def __init__(self):
         with warnings.catch_warnings():
-            # What it imports has been renamed, and says so.
+            # It imports renamed modules, which warn.
             warnings.simplefilter("ignore")
             package = required("resemblyzer", "Comparing voices", "evaluate-speakers")
         self._prepare = package.preprocess_wav
         self._encoder = package.VoiceEncoder("cpu", verbose=False)
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-        """float32 (256,), of length 1; zeros if there is no voice.
+        """The voice vector, float32 (256,) of length 1; zeros without a voice.
 
         Args:
             audio: float32 (samples,), [-1, 1].
@@ -386,7 +383,7 @@ class Resemblyzer:
 
 
 class Dnsmos:
-    """DNSMOS P.835 and P.808: what listeners would say, from 1 (bad) to 5.
+    """DNSMOS P.835 and P.808: predicted opinions of listeners, 1 (bad) to 5.
 
     Raises:
         ImportError: If speechmos is not installed.
@@ -399,7 +396,7 @@ class Dnsmos:
         self._run = dnsmos.run
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> dict[str, float]:
-        """`overall`, `signal`, `background` and `p808`; nothing for empty audio.
+        """`overall`, `signal`, `background` and `p808`; empty for empty audio.
 
         Args:
             audio: float32 (samples,), [-1, 1].
@@ -417,23 +414,23 @@ class Dnsmos:
 
 
 def voice_judge_of(name: str) -> VoiceJudge:
-    """Makes a judge of voices: `"resemblyzer"`.
+    """Makes a voice judge: `"resemblyzer"`.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If the name is unknown.
         ImportError: If the package is not installed.
     """
-    return _judge_of(name, {"resemblyzer": Resemblyzer}, "The judge of voices")
+    return _judge_of(name, {"resemblyzer": Resemblyzer}, "The voice judge")
 
 
 def quality_judge_of(name: str) -> QualityJudge:
-    """Makes a judge of quality: `"dnsmos"`.
+    """Makes a quality judge: `"dnsmos"`.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If the name is unknown.
         ImportError: If the package is not installed.
     """
-    return _judge_of(name, {"dnsmos": Dnsmos}, "The judge of quality")
+    return _judge_of(name, {"dnsmos": Dnsmos}, "The quality judge")
 
 
 def _judge_of(name: str, known: dict[str, Any], what: str) -> Any:

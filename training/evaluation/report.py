@@ -19,9 +19,9 @@ from .metrics import Edits, ErrorRate
 from .scores import CodecScore, StageScore
 
 JSON_NAME, MARKDOWN_NAME = "report.json", "report.md"
-# What is said, from the recording itself to the whole model, and how a table names it.
+# What is judged, from the recording itself to the whole model, and its name in tables.
 SOURCES: Mapping[str, str] = {
-    "recordings": "recordings",
+    "ground_truth": "ground truth",
     "codec": "codec",
     "fine": "fine, codec",
     "coarse": "coarse, fine, codec",
@@ -29,65 +29,65 @@ SOURCES: Mapping[str, str] = {
     "texts": "all stages, other texts",
 }
 _GIVEN = (
-    "Each row has one stage more of the model in it: the recordings as they are; "
+    "Each row has one more stage of the model in it: the ground truth; the recordings "
     "encoded and decoded; from their first codebooks; from their semantic tokens; from "
-    "their texts. What a row adds to the errors is that stage's share."
+    "their texts. What a row adds to the WER is that stage's share."
 )
-_WORDS = "word errors (95 %)"  # the column with the confidence interval
-_SHOWN = 5  # sentences that were misunderstood most
+_WER = "WER (95 % CI)"
+_SHOWN = 5  # sentences with the most errors
 _DOTS_PER_INCH = 120
 
 
 class SpeechScore(NamedTuple):
-    """How speech of one source was judged.
+    """The judges' results for one source.
 
     Attributes:
         utterances: Number.
-        words: Word error rate, or None without a recogniser.
+        wer: Word error rate, or None without a recogniser.
         empty: Utterances without any audio; all their words are errors.
-        unfinished: Utterances that met the limit of the semantic stage.
-        likeness: Mean similarity to the speaker of the recordings, or None.
+        unfinished: Utterances that reached the limit of the semantic stage.
+        similarity: Mean similarity to the speaker of the recordings, or None.
         quality: Mean scores by name.
     """
 
     utterances: int
-    words: ErrorRate | None = None
+    wer: ErrorRate | None = None
     empty: int = 0
     unfinished: int = 0
-    likeness: float | None = None
+    similarity: float | None = None
     quality: Mapping[str, float] = {}
 
 
 class Transcript(NamedTuple):
-    """What was understood of one utterance.
+    """What the recogniser made of one utterance.
 
     Attributes:
         source: Of `SOURCES`.
         id: Name of the recording, or number of the text.
-        text: What was to be said.
-        heard: What was understood.
-        errors: Words that differ.
+        text: The text that was spoken.
+        recognised: The recogniser's text.
+        errors: Word errors.
     """
 
     source: str
     id: str
     text: str
-    heard: str
+    recognised: str
     errors: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model can do, in figures.
+    """The measures of a model.
 
     Args:
-        model: Where it is.
-        settings: What was asked for: data, recordings, texts, recogniser, seed, ...
+        model: Its directory or id.
+        settings: Data, recordings, texts, recogniser, seed, ...
         stages: Stage -> `StageScore`.
         codec: `CodecScore`, or None.
         speech: Source -> `SpeechScore`, in the order of `SOURCES`.
-        transcripts: What was understood.
-        before: The same of the model that this one is compared with, or None.
+        transcripts: One per utterance.
+        before: The measures of the model that this one is compared with, or None.
     """
 
     model: str
@@ -101,7 +101,7 @@ class Evaluation:
     # === JSON ===
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON takes it; numbers that are not finite become null."""
+        """All fields as JSON values; numbers that are not finite become None."""
         values = {
             "model": self.model,
             "settings": dict(self.settings),
@@ -121,7 +121,7 @@ class Evaluation:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: If something is missing or of another form.
+            ValueError: If something is missing or has another form.
         """
         try:
             return cls(
@@ -142,7 +142,7 @@ class Evaluation:
                 before=values["before"] and cls.from_dict(values["before"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"This is no evaluation: {error!r}") from error
+            raise ValueError(f"This is not an evaluation: {error!r}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Evaluation:
@@ -162,12 +162,12 @@ class Evaluation:
     # === Files ===
 
     def save(self, directory: str | os.PathLike) -> Path:
-        """Writes `report.json`, `report.md` and, with matplotlib, plots.
+        """Writes `report.json`, `report.md` and, if matplotlib is installed, plots.
 
-        All of them are made before the first is written.
+        All files are made before the first is written.
 
         Args:
-            directory: Made if missing. Files of an older report are replaced.
+            directory: Created if missing. Files of an older report are replaced.
 
         Returns:
             The directory.
@@ -187,15 +187,15 @@ class Evaluation:
     # === Tables ===
 
     def markdown(self) -> str:
-        """The report as text; with `before`, cells hold both figures."""
+        """The report as Markdown; with `before`, cells hold both values."""
         parts = [f"# Evaluation of {self.model}", self._about()]
         if self.stages:
-            parts += ["## Stages, given the tokens before", self._stage_table()]
+            parts += ["## Stages, teacher-forced", self._stage_table()]
         if self.codec is not None:
             parts += ["## Codec", self._codec_table()]
         if self.speech:
             parts += ["## Speech", self._speech_table(), _GIVEN]
-        parts += self._misunderstood()
+        parts += self._worst()
         return "\n\n".join(parts)
 
     def _about(self) -> str:
@@ -247,20 +247,20 @@ class Evaluation:
             cells = {"n": str(score.utterances)}
             for column, form in columns.items():
                 cells[column] = _arrow(both, form)
-                if column == _WORDS:
+                if column == _WER:
                     added = [_added(one, source) for one in self._both()]
-                    cells["added errors"] = _arrow(added, str)
+                    cells["added WER"] = _arrow(added, str)
             rows[SOURCES[source]] = cells
         return _table("source", rows)
 
     def _speech_columns(self) -> dict[str, Callable[[SpeechScore], str]]:
-        """What was measured, and how it is written."""
+        """Column -> format, of what was measured."""
         scores = list(self.speech.values())
         columns: dict[str, Callable[[SpeechScore], str]] = {}
-        if any(score.words for score in scores):
-            columns[_WORDS] = lambda score: _rate(score.words)
-        if any(score.likeness is not None for score in scores):
-            columns["likeness"] = lambda score: _maybe(score.likeness, ".3f")
+        if any(score.wer for score in scores):
+            columns[_WER] = lambda score: _rate(score.wer)
+        if any(score.similarity is not None for score in scores):
+            columns["similarity"] = lambda score: _maybe(score.similarity, ".3f")
         for name in dict.fromkeys(name for score in scores for name in score.quality):
             columns[name] = lambda score, name=name: _maybe(
                 score.quality.get(name), ".2f"
@@ -269,8 +269,8 @@ class Evaluation:
         columns["unfinished"] = lambda score: str(score.unfinished)
         return columns
 
-    def _misunderstood(self) -> list[str]:
-        """The sentences with most errors, of the source with most of the model."""
+    def _worst(self) -> list[str]:
+        """The sentences with the most errors, of the last source."""
         sources = [one.source for one in self.transcripts]
         if not sources:
             return []
@@ -279,23 +279,23 @@ class Evaluation:
         worst = sorted(worst, key=lambda one: -one.errors)[:_SHOWN]
         if not worst:
             return []
-        lines = ["| text | understood |", "|---|---|"]
-        lines += [f"| {_cell(one.text)} | {_cell(one.heard)} |" for one in worst]
-        return [f"## Misunderstood most ({SOURCES[last]})", "\n".join(lines)]
+        lines = ["| text | recognised |", "|---|---|"]
+        lines += [f"| {_cell(one.text)} | {_cell(one.recognised)} |" for one in worst]
+        return [f"## Most errors ({SOURCES[last]})", "\n".join(lines)]
 
 
 def _speech(score: SpeechScore) -> dict[str, Any]:
-    words = score.words
-    if words is not None:
-        words = {**words._asdict(), "edits": words.edits._asdict()}
-    return {**score._asdict(), "words": words, "quality": dict(score.quality)}
+    wer = score.wer
+    if wer is not None:
+        wer = {**wer._asdict(), "edits": wer.edits._asdict()}
+    return {**score._asdict(), "wer": wer, "quality": dict(score.quality)}
 
 
 def _read_speech(values: Mapping[str, Any]) -> SpeechScore:
-    words = values["words"]
-    if words is not None:
-        words = ErrorRate(**{**words, "edits": Edits(**words["edits"])})
-    return SpeechScore(**{**values, "words": words})
+    wer = values["wer"]
+    if wer is not None:
+        wer = ErrorRate(**{**wer, "edits": Edits(**wer["edits"])})
+    return SpeechScore(**{**values, "wer": wer})
 
 
 def _finite(value: Any) -> Any:
@@ -322,7 +322,7 @@ def _table(first: str, rows: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _arrow(values: Sequence[Any], form: Callable[[Any], str]) -> str:
-    """What was and what is, or what is alone."""
+    """`before → now`, or the only value."""
     return " → ".join("–" if value is None else form(value) for value in values)
 
 
@@ -330,19 +330,19 @@ def _maybe(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _rate(words: ErrorRate | None) -> str:
-    if words is None:
+def _rate(wer: ErrorRate | None) -> str:
+    if wer is None:
         return "–"
-    return f"{words.rate:.1%} ({100 * words.low:.1f} to {100 * words.high:.1f})"
+    return f"{wer.rate:.1%} ({100 * wer.low:.1f} to {100 * wer.high:.1f})"
 
 
 def _added(evaluation: Evaluation, source: str) -> str | None:
-    """Points of word errors more than the row above; None where nothing compares."""
+    """WER above that of the previous row, in points; None if not comparable."""
     rows = [name for name in SOURCES if name in evaluation.speech]
     place = rows.index(source) if source in rows else 0
     if not place or source == "texts":
         return None
-    rates = [evaluation.speech[name].words for name in rows[place - 1 : place + 1]]
+    rates = [evaluation.speech[name].wer for name in rows[place - 1 : place + 1]]
     return None if None in rates else f"{100 * (rates[1].rate - rates[0].rate):+.1f}"
 
 
@@ -354,13 +354,13 @@ def _cell(text: str) -> str:
 
 
 def plots(evaluation: Evaluation) -> dict[str, bytes]:
-    """Draws losses and word errors.
+    """Draws losses and WERs.
 
     Args:
-        evaluation: What is drawn.
+        evaluation: The measures.
 
     Returns:
-        File name -> PNG. Nothing, with a warning, where matplotlib is not installed.
+        File name -> PNG. Empty, with a warning, if matplotlib is not installed.
     """
     try:
         required("matplotlib", "Drawing plots", "evaluate")
@@ -372,9 +372,9 @@ def plots(evaluation: Evaluation) -> dict[str, bytes]:
         drawn["stages.png"] = _bars(
             evaluation, "loss (nats)", lambda one: _losses(one, evaluation)
         )
-    if any(score.words for score in evaluation.speech.values()):
+    if any(score.wer for score in evaluation.speech.values()):
         drawn["word_errors.png"] = _bars(
-            evaluation, "word errors (%)", lambda one: _rates(one, evaluation)
+            evaluation, "WER (%)", lambda one: _rates(one, evaluation)
         )
     return drawn
 
@@ -390,11 +390,11 @@ def _losses(one: Evaluation, all_of: Evaluation) -> dict[str, tuple[float, ...]]
 def _rates(one: Evaluation, all_of: Evaluation) -> dict[str, tuple[float, ...]]:
     found = {}
     for source in all_of.speech:
-        words = one.speech[source].words if source in one.speech else None
-        if words is not None:
-            below, above = words.rate - words.low, words.high - words.rate
+        wer = one.speech[source].wer if source in one.speech else None
+        if wer is not None:
+            below, above = wer.rate - wer.low, wer.high - wer.rate
             name = SOURCES[source].replace(", ", ",\n")
-            found[name] = tuple(100 * max(0.0, x) for x in (words.rate, below, above))
+            found[name] = tuple(100 * max(0.0, x) for x in (wer.rate, below, above))
     return found
 
 

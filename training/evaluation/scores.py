@@ -1,12 +1,12 @@
-"""The figures of an evaluation, each from the thing that it measures.
+"""The measures of an evaluation, each from the object that it measures.
 
-They need no checkpoint: a codec that is still in training is measured by
+They need no checkpoint. For example, a codec in training is measured by
 
     codec = trainer.codec
     estimates = list(reconstructions(codec, shards.audios))
     codec_score(shards.audios, estimates, codec.config.sampling_rate)
-    heard = [recognise(audio, codec.config.sampling_rate) for audio in estimates]
-    corpus_word_error_rate(shards.texts, heard)
+    recognised = [recognise(one, codec.config.sampling_rate) for one in estimates]
+    corpus_word_error_rate(shards.texts, recognised)
 
 Audio is float32 (samples,) in [-1, 1].
 """
@@ -28,28 +28,28 @@ from ..data.shards import Utterance
 from .metrics import cosine_similarity, mel_distance, perplexity, si_sdr, stft_distance
 
 BATCH_SIZE = 8
-# SI-SDR beyond these, which may be infinite, would decide a mean alone.
+# SI-SDR may be infinite, which would decide a mean alone: it is clipped.
 _SI_SDR_RANGE = (-60.0, 60.0)
-# Of the warning for a row that ended at once; it is counted here.
+# How the warning about empty rows begins; they are counted here instead.
 EMPTY_ROWS = "The text-to-semantic stage ended rows"
 
 Progress = Callable[[int, int], None]
 
 
 def _silent(done: int, total: int) -> None:
-    """Progress that nobody listens to."""
+    """The default progress: reports nothing."""
 
 
 # === Stages, teacher-forced ===
 
 
 class StageScore(NamedTuple):
-    """How well a stage predicts the tokens of recordings, given all before.
+    """How well a stage predicts the tokens of recordings, teacher-forced.
 
     Attributes:
         loss: Mean cross-entropy in nats.
-        accuracy: Share of the tokens that are the likeliest.
-        targets: Tokens that were predicted.
+        accuracy: Share of tokens that the model ranks first, in [0, 1].
+        targets: Number of predicted tokens.
     """
 
     loss: float
@@ -58,12 +58,12 @@ class StageScore(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """The number of equally likely tokens that the loss stands for."""
+        """The exponential of the loss."""
         return perplexity(self.loss)
 
 
 def stage_score(trainer: Any, batches: Any, progress: Progress = _silent) -> StageScore:
-    """Measures a network by the loss that it is trained with.
+    """Measures a network by its training loss.
 
     Args:
         trainer: A `StageTrainer`.
@@ -95,12 +95,12 @@ def stage_score(trainer: Any, batches: Any, progress: Progress = _silent) -> Sta
 
 
 class CodecScore(NamedTuple):
-    """What a codec leaves of recordings, means over them.
+    """How far a codec's reconstructions are from recordings; means over them.
 
     Attributes:
         mel_db: `mel_distance`, decibels; 0 is best.
         stft: `stft_distance`; 0 is best.
-        si_sdr_db: `si_sdr`, decibels, each at most 60 and at least -60.
+        si_sdr_db: `si_sdr`, decibels, each clipped to [-60, 60].
         recordings: Number.
     """
 
@@ -118,10 +118,10 @@ def reconstructions(
     Args:
         codec: `EncodecModel`.
         audios: Sequence of float32 (samples,) at the codec's rate.
-        num_codebooks: Of the codes; None: all.
+        num_codebooks: Codebooks to decode; None: all.
 
     Yields:
-        float32 (samples,), as long as the recording.
+        float32 (samples,), of the recording's length.
     """
     for audio in audios:
         codes = codec.encode(audio[None], codec.config.target_bandwidths[-1])
@@ -163,15 +163,15 @@ def codec_score(
     return CodecScore(*np.mean(rows, axis=0).tolist(), len(rows))
 
 
-# === Speech, of which some stages are generated ===
+# === Speech ===
 
 
 class Spoken(NamedTuple):
-    """What was said.
+    """Audio of utterances.
 
     Attributes:
-        audios: Per utterance float32 (samples,); empty where nothing came.
-        unfinished: Utterances that met the limit of the semantic stage.
+        audios: Per utterance float32 (samples,); empty where the model ended at once.
+        unfinished: Utterances that reached the limit of the semantic stage.
     """
 
     audios: list[np.ndarray]
@@ -179,16 +179,15 @@ class Spoken(NamedTuple):
 
 
 class Speaker:
-    """Says recordings again, from what is known of them at some point of the way.
+    """Speaks recordings again, from their texts or from the tokens of some stage.
 
-    Every utterance has a seed of its own, so that its take does not depend on which
-    others are measured.
+    Each utterance has its own seed, so its take does not depend on the others.
 
     Args:
         bark: The model.
         processor: Its `BarkProcessor`.
-        voice: Who speaks, as the processor takes it; None: anybody.
-        seed: Of all takes.
+        voice: The voice, as the processor takes it; None: any.
+        seed: Decides all takes.
         jit_compile: Whether decoding is compiled with XLA.
         batch_size: Utterances at a time.
     """
@@ -236,7 +235,7 @@ class Speaker:
             return _rows(out.audio, out.lengths)
 
         audios = self._in_batches(texts, speak, progress)
-        # A last batch that was filled up has more.
+        # A padded last batch has more rows.
         count = int(np.concatenate(unfinished)[: len(texts)].sum())
         return Spoken(audios, count)
 
@@ -301,7 +300,7 @@ class Speaker:
         for start in range(0, len(items), self.batch_size):
             rows = list(items[start : start + self.batch_size])
             missing = self.batch_size - len(rows) if start else 0
-            # Another size of batch would be another program to compile.
+            # Another batch size would compile another program.
             rows += rows[-1:] * missing
             seeds = [self.seed + start + number for number in range(len(rows))]
             audios += speak(rows, seeds)[: len(rows) - missing]
@@ -315,7 +314,7 @@ def _rows(audio: Any, lengths: Sequence[int]) -> list[np.ndarray]:
 
 
 def _stacked(rows: Sequence[np.ndarray], pad: int) -> np.ndarray:
-    """int32 (batch, longest), filled up with a token."""
+    """Rows of tokens padded on the right: int32 (batch, longest)."""
     stacked = np.full((len(rows), max(map(len, rows))), pad, np.int32)
     for target, row in zip(stacked, rows, strict=True):
         target[: len(row)] = row
@@ -326,11 +325,11 @@ def _stacked(rows: Sequence[np.ndarray], pad: int) -> np.ndarray:
 
 
 class Voices:
-    """The voices of recordings, to compare others with.
+    """Voice vectors of recordings, to compare other speech with.
 
     Args:
-        vectors: Float (recordings, size), what a `VoiceJudge` says of each.
-        speakers: Who speaks in each.
+        vectors: Float (recordings, size), from a `VoiceJudge`.
+        speakers: The speaker of each recording.
     """
 
     def __init__(self, vectors: Sequence[np.ndarray], speakers: Sequence[str]):
@@ -344,21 +343,21 @@ class Voices:
         for vector, speaker in zip(self._vectors, self._speakers, strict=True):
             self._sums[speaker] = self._sums.get(speaker, 0.0) + vector
 
-    def likeness(self, vectors: Sequence[np.ndarray | None]) -> float | None:
+    def similarity(self, vectors: Sequence[np.ndarray | None]) -> float | None:
         """Mean similarity of takes of the recordings to their speakers.
 
-        Take number n is compared with the mean of all *other* recordings of the
-        speaker of recording n. The recordings' own vectors give what is possible.
+        Take n is compared with the mean of all *other* recordings by the speaker of
+        recording n. The recordings' own vectors give the upper bound.
 
         Args:
-            vectors: Float (recordings, size); None where nothing was said, which is
-                like nobody: 0.
+            vectors: Float (recordings, size); None where nothing was said, which
+                counts as 0.
 
         Returns:
             In [-1, 1]; None if no speaker has two recordings.
         """
         found = [
-            _likeness(vector, self._sums[speaker] - own)
+            _similarity(vector, self._sums[speaker] - own)
             for vector, own, speaker in zip(
                 vectors, self._vectors, self._speakers, strict=True
             )
@@ -366,27 +365,29 @@ class Voices:
         ]
         return float(np.mean(found)) if found else None
 
-    def likeness_of_others(self, vectors: Sequence[np.ndarray | None]) -> float | None:
-        """Mean similarity of other sentences to the speaker; None if there are several.
+    def similarity_of_others(
+        self, vectors: Sequence[np.ndarray | None]
+    ) -> float | None:
+        """Mean similarity of other sentences to the only speaker.
 
         Args:
-            vectors: Float (sentences, size), or None.
+            vectors: Float (sentences, size), or None where nothing was said.
 
         Returns:
-            In [-1, 1], or None.
+            In [-1, 1]; None if the recordings have several speakers.
         """
         if len(self._sums) != 1:
             return None
         (mean,) = self._sums.values()
-        return float(np.mean([_likeness(vector, mean) for vector in vectors]))
+        return float(np.mean([_similarity(vector, mean) for vector in vectors]))
 
 
-def _likeness(vector: np.ndarray | None, mean: np.ndarray) -> float:
+def _similarity(vector: np.ndarray | None, mean: np.ndarray) -> float:
     return 0.0 if vector is None else cosine_similarity(vector, mean)
 
 
 def mean_scores(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means by name over those that have the name."""
+    """Means by name, each over the mappings that have it."""
     names = dict.fromkeys(name for one in several for name in one)
     return {
         name: float(np.mean([one[name] for one in several if name in one]))

@@ -1,6 +1,7 @@
 """The whole evaluation at toy size: what is measured, compared, written and refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -24,20 +25,20 @@ from bark_tf.training.evaluation.scores import Spoken
 
 WORDS = "zero one two three four five six seven".split()
 TEXTS = ["one two", "one", "three one four"]
-SOURCES = ["recordings", "codec", "fine", "coarse", "semantic", "texts"]
+SOURCES = ["ground_truth", "codec", "fine", "coarse", "semantic", "texts"]
 
 
 class Parrot:
-    """Understands "one", always; remembers how much it heard."""
+    """Recognises "one", always, and keeps the audio it was given."""
 
     name = "parrot"
 
     def __init__(self):
-        self.heard = []
+        self.listened = []
 
     def __call__(self, audio, sample_rate):
         assert audio.ndim == 1 and audio.size and sample_rate == 24_000
-        self.heard.append(audio)
+        self.listened.append(audio)
         return "one"
 
 
@@ -154,35 +155,35 @@ def test_everything_is_measured_of_both_models(result):
         assert one.codec.recordings == 3 and one.codec.mel_db > 0
         assert list(one.speech) == SOURCES
         for source, score in one.speech.items():
-            assert score.utterances == 3 and score.likeness is not None, source
+            assert score.utterances == 3 and score.similarity is not None, source
     assert found.stages != found.before.stages
     assert found.speech["codec"] != found.before.speech["codec"]
-    # The recordings are the same for both, and listened to once: 3 + 2 * 5 * 3, but
-    # for those that are empty.
-    assert found.speech["recordings"] == found.before.speech["recordings"]
+    # The recordings are the same for both, and judged once: 3 + 2 * 5 * 3, without the
+    # empty ones.
+    assert found.speech["ground_truth"] == found.before.speech["ground_truth"]
     empty = sum(s.empty for one in (found, found.before) for s in one.speech.values())
-    assert len(parrot.heard) == 33 - empty
+    assert len(parrot.listened) == 33 - empty
     assert {what for what, done, total in reports if done == total} >= {
         "semantic loss",
         "encode and decode",
         "speak: all stages",
-        "listen: all stages",
+        "judge: all stages",
     }
 
 
 def test_errors_are_those_of_the_words(result):
     found = result[0]
     # "one" for "one two", "one" and "three one four".
-    assert found.speech["recordings"].words.edits == Edits(3, 0, 3, 0)
-    assert found.speech["recordings"].words.rate == 0.5
-    transcripts = [one for one in found.transcripts if one.source == "recordings"]
-    assert [(one.id, one.heard, one.errors) for one in transcripts] == [
+    assert found.speech["ground_truth"].wer.edits == Edits(3, 0, 3, 0)
+    assert found.speech["ground_truth"].wer.rate == 0.5
+    transcripts = [one for one in found.transcripts if one.source == "ground_truth"]
+    assert [(one.id, one.recognised, one.errors) for one in transcripts] == [
         ("r0", "one", 1),
         ("r1", "one", 0),
         ("r2", "one", 2),
     ]
     # 12, 15 and 18 frames of 4 samples.
-    seconds = found.speech["recordings"].quality["seconds"]
+    seconds = found.speech["ground_truth"].quality["seconds"]
     assert seconds == pytest.approx(4 * (12 + 15 + 18) / 3 / 24_000)
 
 
@@ -208,8 +209,8 @@ def test_what_is_empty_is_wrong_and_never_heard():
     about = (24_000, ["a", "b"], ["one two", "one"], lambda done, total: None)
     judged = judges.judge("semantic", spoken, *about)
     assert judged.score.empty == 1 and judged.score.unfinished == 1
-    assert judged.score.words.edits == Edits(1, 0, 2, 0)
-    assert judged.vectors[0] is None and len(parrot.heard) == 1
+    assert judged.score.wer.edits == Edits(1, 0, 2, 0)
+    assert judged.vectors[0] is None and len(parrot.listened) == 1
     assert judged.score.quality == {"seconds": 5 / 24_000}
 
 
@@ -229,7 +230,7 @@ def test_held_out_recordings_are_found(data, tmp_path):
     assert len(held_out(data)) == 3
     assert isinstance(held_out(f"{data}/train"), ShardSet)
     write_data(tmp_path / "train", info())
-    with pytest.raises(ValueError, match="holds no recordings out"):
+    with pytest.raises(ValueError, match="has no held-out recordings"):
         held_out(tmp_path)
     with pytest.raises(FileNotFoundError, match="no prepared recordings"):
         held_out(tmp_path / "absent")
@@ -267,13 +268,20 @@ def test_wrong_arguments_are_refused_before_any_work(data, tmp_path):
             evaluate("no/such/model", **arguments)
 
 
-def test_what_is_missing_is_missed_before_anybody_listens(model, data, tmp_path):
+def test_what_is_missing_is_found_before_anything_is_judged(
+    model, data, tmp_path, monkeypatch
+):
     absent, parrot = str(tmp_path / "absent"), Parrot()
     with pytest.raises(FileNotFoundError, match="absent"):
         evaluate(absent, data, before=model, recogniser=parrot)
     with pytest.raises(ValueError, match="no voice 'nobody'"):
         evaluate(model, data, recogniser=parrot, voice="nobody")
-    assert parrot.heard == []
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(
+        ImportError, match="Counting word errors needs the package jiwer"
+    ):
+        evaluate(model, data, recogniser=parrot)
+    assert parrot.listened == []
 
 
 # === The command ===

@@ -9,18 +9,16 @@ from hypothesis import strategies as st
 from bark_tf.training.evaluation import metrics
 from bark_tf.training.evaluation.metrics import (
     Edits,
-    character_error_rate,
     corpus_word_error_rate,
     cosine_similarity,
     edit_distance,
-    edits,
     error_rate,
     mel_distance,
     normalised,
     perplexity,
     si_sdr,
     stft_distance,
-    word_error_rate,
+    word_edits,
 )
 
 RATE = 16_000
@@ -63,7 +61,7 @@ def test_texts_are_compared_by_their_words(text, expected):
     ],
 )
 def test_edits_are_counted_by_kind(reference, hypothesis, expected):
-    assert edits(reference.split(), hypothesis.split()) == expected
+    assert word_edits(reference, hypothesis) == expected
 
 
 def distance(a, b):
@@ -84,9 +82,9 @@ def distance(a, b):
 
 @hypothesis.given(st.text("abc", max_size=8), st.text("abc", max_size=8))
 def test_edits_are_the_fewest(reference, hypothesis):
-    found = edits(reference, hypothesis)
+    found = word_edits(" ".join(reference), " ".join(hypothesis))
     assert found.errors == distance(reference, hypothesis)
-    assert found.length == len(reference)
+    assert found.hits + found.substitutions + found.deletions == len(reference)
     assert found.hits + found.substitutions + found.insertions == len(hypothesis)
     assert min(found) >= 0
     numbers = [ord(letter) for letter in reference]
@@ -102,15 +100,16 @@ def test_distance_of_long_sequences():
     assert edit_distance(reference, reference[:0]) == 700
 
 
-def test_error_rates_of_one_text():
-    assert word_error_rate("One, two: THREE four", "one too three four") == 0.25
-    assert word_error_rate("one", "one two three") == 2.0
-    assert word_error_rate("7 dogs", "seven dogs") == 0.5
-    spelled = lambda text: normalised(text).replace("7", "seven")  # noqa: E731
-    assert word_error_rate("7 dogs", "seven dogs", spelled) == 0.0
-    assert character_error_rate("abc d", "abx d") == 0.2
-    with pytest.raises(ValueError, match="empty reference"):
-        word_error_rate("...", "one")
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "rate"),
+    [
+        ("One, two: THREE four", "one too three four", 0.25),
+        ("one", "one two three", 2.0),
+        ("7 dogs", "seven dogs", 0.5),
+    ],
+)
+def test_error_rates_of_one_text(reference, hypothesis, rate):
+    assert corpus_word_error_rate([reference], [hypothesis]).rate == rate
 
 
 def test_a_corpus_weighs_words_and_not_texts():
@@ -122,13 +121,13 @@ def test_a_corpus_weighs_words_and_not_texts():
     with pytest.raises(ValueError, match="3 references, 2 hypotheses"):
         corpus_word_error_rate(references, hypotheses[:2])
     with pytest.raises(ValueError, match="empty reference"):
-        corpus_word_error_rate([""], ["a"])
+        corpus_word_error_rate(["..."], ["one"])
     with pytest.raises(ValueError, match="confidence"):
         error_rate([Edits(1, 0, 0, 0)], confidence=1.0)
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    """200 corpora of 60 texts: a 90 % interval misses the truth 20 times, +- 12."""
+    """200 corpora of 60 texts: a 90 % interval misses the true rate 20 times, +- 12."""
     rng = np.random.default_rng(0)
     missed = 0
     for corpus in range(200):
@@ -225,5 +224,3 @@ def test_cosine_similarity():
     assert cosine_similarity([1, 0], [0, 3]) == 0
     assert cosine_similarity([1, 1], [-1, -1]) == pytest.approx(-1)
     assert cosine_similarity([0, 0], [1, 1]) == 0
-    with pytest.raises(ValueError, match="one size"):
-        cosine_similarity([1, 2], [1, 2, 3])

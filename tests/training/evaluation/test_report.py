@@ -13,7 +13,7 @@ from bark_tf.training.evaluation.report import Evaluation, SpeechScore, Transcri
 from bark_tf.training.evaluation.scores import CodecScore, StageScore
 
 
-def words(rate):
+def wer(rate):
     wrong = round(100 * rate)
     return ErrorRate(rate, rate - 0.02, rate + 0.03, Edits(100 - wrong, wrong, 0, 0))
 
@@ -28,10 +28,10 @@ def evaluation(loss=2.0, extra=0.0, before=None):
         },
         codec=CodecScore(4.5, 1.25, -3.0, 7),
         speech={
-            "recordings": SpeechScore(7, words(0.05), likeness=0.9),
-            "codec": SpeechScore(7, words(0.08), quality={"overall": 3.5}),
-            "semantic": SpeechScore(7, words(0.20 + extra), 2, 1, 0.7),
-            "texts": SpeechScore(4, words(0.5)),
+            "ground_truth": SpeechScore(7, wer(0.05), similarity=0.9),
+            "codec": SpeechScore(7, wer(0.08), quality={"overall": 3.5}),
+            "semantic": SpeechScore(7, wer(0.20 + extra), 2, 1, 0.7),
+            "texts": SpeechScore(4, wer(0.5)),
         },
         transcripts=(
             Transcript("codec", "r1", "one two", "x y", 2),
@@ -89,20 +89,20 @@ def test_a_table_holds_every_figure():
     assert head == [
         "source",
         "n",
-        "word errors (95 %)",
-        "added errors",
-        "likeness",
+        "WER (95 % CI)",
+        "added WER",
+        "similarity",
         "overall",
         "empty",
         "unfinished",
     ]
     found = dict(zip(head, row(text, "all stages"), strict=True))
-    assert found["word errors (95 %)"] == "20.0% (18.0 to 23.0)"
+    assert found["WER (95 % CI)"] == "20.0% (18.0 to 23.0)"
     # Against the row above; other texts cannot be compared with it.
-    assert found["added errors"] == "+12.0" and found["likeness"] == "0.700"
+    assert found["added WER"] == "+12.0" and found["similarity"] == "0.700"
     assert found["overall"] == "–" and found["empty"] == "2"
     assert row(text, "all stages, other texts")[3] == "–"
-    assert row(text, "recordings")[2:4] == ["5.0% (3.0 to 8.0)", "–"]
+    assert row(text, "ground truth")[2:4] == ["5.0% (3.0 to 8.0)", "–"]
 
 
 def test_before_and_after_stand_side_by_side():
@@ -116,11 +116,11 @@ def test_before_and_after_stand_side_by_side():
 
 
 def test_the_worst_sentences_of_the_last_source_are_shown():
-    _, _, text = evaluation().markdown().partition("## Misunderstood most")
+    _, _, text = evaluation().markdown().partition("## Most errors")
     lines = text.splitlines()
     assert lines[0] == " (all stages, other texts)"
     assert lines[-2:] == ["| one / two four |  |", "| three | tree |"]
-    assert "Misunderstood" not in Evaluation("m").markdown()
+    assert "Most errors" not in Evaluation("m").markdown()
 
 
 # === Files ===

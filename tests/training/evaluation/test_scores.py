@@ -223,19 +223,19 @@ def test_rows_without_audio_are_empty_and_no_warning():
 # === Voices ===
 
 
-def test_likeness_is_to_the_other_recordings_of_the_speaker():
+def test_similarity_is_to_the_other_recordings_of_the_speaker():
     voices = Voices([[2, 0], [0, 3], [0, 1], [5, 5]], ["ann", "ann", "ann", "bob"])
     half = 1 / math.sqrt(2)
     # Without itself: ann's first is beside (0, 2), the others beside (1, 1).
-    own = voices.likeness([[2, 0], [0, 3], [0, 1], [5, 5]])
+    own = voices.similarity([[2, 0], [0, 3], [0, 1], [5, 5]])
     assert own == pytest.approx((0 + half + half) / 3)
-    assert voices.likeness([[0, 1], [1, 0], None, [1, 1]]) == pytest.approx(
+    assert voices.similarity([[0, 1], [1, 0], None, [1, 1]]) == pytest.approx(
         (1 + half + 0) / 3
     )
-    assert voices.likeness_of_others([[1, 0]]) is None
+    assert voices.similarity_of_others([[1, 0]]) is None
     alone = Voices([[1, 0]], ["ann"])
-    assert alone.likeness([[1, 0]]) is None
-    assert alone.likeness_of_others([[1, 1], [0, 1]]) == pytest.approx(half / 2)
+    assert alone.similarity([[1, 0]]) is None
+    assert alone.similarity_of_others([[1, 1], [0, 1]]) == pytest.approx(half / 2)
 
 
 def test_scores_are_averaged_by_name():
