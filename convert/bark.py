@@ -46,20 +46,30 @@ SUNO = Names(
     final_norm="transformer.ln_f",
 )
 NAMES = {"hf": HF, "suno": SUNO}
+MLP_RATIO = 4
+
+
+def _embedding(ours: str, theirs: str, rows: int, size: int) -> Rule:
+    return Rule(f"{ours}/embeddings", theirs, shape=(rows, size))
 
 
 def _body(config: BarkSubModelConfig, names: Names, norm_bias: bool) -> Iterator[Rule]:
     """The rules that all three share: positions, blocks and the final norm."""
-    yield Rule("position_embedding/embeddings", f"{names.positions}.weight")
+    size, bias = config.hidden_size, config.bias
+    wide = MLP_RATIO * size
+    positions = f"{names.positions}.weight"
+    yield _embedding("position_embedding", positions, config.block_size, size)
     for i in range(config.num_layers):
         ours, theirs = f"block_{i}/", f"{names.block}.{i}."
         for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
-            yield from norm(ours + part, theirs + name, norm_bias)
-        for part, name in zip(("qkv", "out"), names.attention, strict=True):
-            yield from linear(f"{ours}attention/{part}", theirs + name, config.bias)
-        for part, name in zip(("fc", "proj"), names.mlp, strict=True):
-            yield from linear(f"{ours}mlp/{part}", theirs + name, config.bias)
-    yield from norm("final_norm", names.final_norm, norm_bias)
+            yield from norm(ours + part, theirs + name, norm_bias, size)
+        qkv, out = (theirs + name for name in names.attention)
+        yield from linear(f"{ours}attention/qkv", qkv, bias, (3 * size, size))
+        yield from linear(f"{ours}attention/out", out, bias, (size, size))
+        fc, proj = (theirs + name for name in names.mlp)
+        yield from linear(f"{ours}mlp/fc", fc, bias, (wide, size))
+        yield from linear(f"{ours}mlp/proj", proj, bias, (size, wide))
+    yield from norm("final_norm", names.final_norm, norm_bias, size)
 
 
 def _causal_masks(config: BarkSubModelConfig, names: Names):
@@ -71,12 +81,24 @@ def _causal_masks(config: BarkSubModelConfig, names: Names):
     return {f"{names.block}.{i}.attn.bias": make for i in range(config.num_layers)}
 
 
+def _causal_table(config: BarkSubModelConfig, names: Names) -> Table:
+    size, tokens = config.hidden_size, f"{names.tokens}.weight"
+    head_shape = config.output_vocab_size, size
+    rules = (
+        _embedding("token_embedding", tokens, config.input_vocab_size, size),
+        *_body(config, names, norm_bias=config.bias),
+        Rule("lm_head/kernel", "lm_head.weight", shape=head_shape),
+    )
+    return Table(rules, constants=_causal_masks(config, names))
+
+
 def _fine_table(config: BarkFineConfig, names: Names) -> Table:
     num_heads = config.n_codes_total - config.n_codes_given
     embeddings = [f"{names.tokens}s.{j}.weight" for j in range(config.n_codes_total)]
     heads = [f"lm_heads.{i}.weight" for i in range(num_heads)]
+    size = config.hidden_size
     rules = [
-        Rule(f"token_embedding_{j}/embeddings", name)
+        _embedding(f"token_embedding_{j}", name, config.input_vocab_size, size)
         for j, name in enumerate(embeddings)
     ]
     rules += _body(config, names, norm_bias=True)
@@ -84,7 +106,10 @@ def _fine_table(config: BarkFineConfig, names: Names) -> Table:
         return Table(
             tuple(rules), aliases=dict(zip(heads, embeddings[1:], strict=False))
         )
-    rules += [Rule(f"lm_head_{i}/kernel", name) for i, name in enumerate(heads)]
+    rules += [
+        Rule(f"lm_head_{i}/kernel", name, shape=(config.output_vocab_size, size))
+        for i, name in enumerate(heads)
+    ]
     return Table(tuple(rules))
 
 
@@ -107,12 +132,6 @@ def table(config: BarkSubModelConfig, names: str = "hf") -> Table:
     """
     if names not in NAMES:
         raise ValueError(f"names must be one of {tuple(NAMES)}. Received: {names!r}")
-    spelling = NAMES[names]
     if isinstance(config, BarkFineConfig):
-        return _fine_table(config, spelling)
-    rules = (
-        Rule("token_embedding/embeddings", f"{spelling.tokens}.weight"),
-        *_body(config, spelling, norm_bias=config.bias),
-        Rule("lm_head/kernel", "lm_head.weight"),
-    )
-    return Table(rules, constants=_causal_masks(config, spelling))
+        return _fine_table(config, NAMES[names])
+    return _causal_table(config, NAMES[names])

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bark_tf.config import (
+    BarkCoarseConfig,
     BarkCoarseGenerationConfig,
     BarkConfig,
     BarkFineConfig,
     BarkFineGenerationConfig,
     BarkGenerationConfig,
+    BarkSemanticConfig,
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
     EncodecConfig,
@@ -26,6 +28,13 @@ from bark_tf.config import (
 
 from .rules import Shapes
 
+# The parts of a whole Bark by the prefixes of its tensors.
+PARTS: dict[str, type] = {
+    "semantic": BarkSemanticConfig,
+    "coarse_acoustics": BarkCoarseConfig,
+    "fine_acoustics": BarkFineConfig,
+    "codec_model": EncodecConfig,
+}
 # Suno's name -> ours.
 _SUNO_FIELDS = {
     "n_layer": "num_layers",

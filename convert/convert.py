@@ -27,11 +27,10 @@ from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationCon
 from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
-from .configs import published_generation_config, to_model_args
+from .configs import PARTS, published_generation_config, to_model_args
 from .file_tensors import DTYPES, LazyTensor, naming
 from .rules import Rule
 from .safetensors_files import parse_json, write_safetensors
-from .shapes import PARTS, variable_shapes
 from .sources import CODEC, STEMS, Part, Source, open_source
 from .weights import table_for
 
@@ -252,7 +251,6 @@ def _tensors(
     part: Part, names: str, prefix: str, dtype: str | None
 ) -> list[LazyTensor]:
     """The tensors of one network in the names of the destination."""
-    shapes = variable_shapes(part.config)
     table = table_for(part.config, names)
     origins = {rule.ours: rule for rule in part.table.rules}
     tensors = {}
@@ -261,7 +259,7 @@ def _tensors(
         stored = part.stored[origin.theirs]
         target = _target_dtype(part.checkpoint.dtype(stored), dtype)
         make = functools.partial(_make, part, stored, origin, rule, target)
-        shape = rule.shape(shapes[rule.ours])
+        shape = rule.convert_shape(rule.shape)
         tensors[rule.theirs] = LazyTensor(prefix + rule.theirs, shape, target, make)
     if names == "suno":  # suno's loader needs tied heads too, and makes masks itself
         for second, first in table.aliases.items():

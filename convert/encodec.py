@@ -9,6 +9,7 @@ transformers, `models/encodec/modeling_encodec.py`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -58,54 +59,67 @@ LSTM_VARIABLES = {
     "input_bias": "bias_ih",
     "recurrent_bias": "bias_hh",
 }
-CODEBOOK_VARIABLES = ("inited", "cluster_size", "embed", "embed_avg")
 
 
 def _kernel(
-    config: EncodecConfig, ours: str, weights: str, group_norm: str
+    config: EncodecConfig,
+    ours: str,
+    weights: str,
+    group_norm: str,
+    shape: tuple[int, ...],
+    channels: int,
 ) -> Iterator[Rule]:
     """The rules of a convolution with these names of weights and norm."""
     if config.norm_type == "weight_norm":
-        yield Rule(f"{ours}/direction", f"{weights}.weight_v", REVERSE_AXES)
-        yield Rule(f"{ours}/scale", f"{weights}.weight_g", REVERSE_AXES)
+        scale = 1, 1, shape[-1]
+        yield Rule(f"{ours}/direction", f"{weights}.weight_v", REVERSE_AXES, shape)
+        yield Rule(f"{ours}/scale", f"{weights}.weight_g", REVERSE_AXES, scale)
     else:
-        yield Rule(f"{ours}/kernel", f"{weights}.weight", REVERSE_AXES)
-        yield from norm(f"{ours}/norm", group_norm)
-    yield Rule(f"{ours}/bias", f"{weights}.bias")
+        yield Rule(f"{ours}/kernel", f"{weights}.weight", REVERSE_AXES, shape)
+        yield from norm(f"{ours}/norm", group_norm, size=channels)
+    yield Rule(f"{ours}/bias", f"{weights}.bias", shape=(channels,))
 
 
 def _convolution(
-    config: EncodecConfig, names: Names, ours: str, theirs: str
+    config: EncodecConfig, names: Names, ours: str, theirs: str, *shape: int
 ) -> Iterator[Rule]:
-    weights = f"{theirs}.{names.conv}"
-    return _kernel(config, ours, weights, f"{theirs}.{names.norm}")
+    """The rules of a convolution of shape (taps, input channels, output channels)."""
+    weights, group_norm = f"{theirs}.{names.conv}", f"{theirs}.{names.norm}"
+    return _kernel(config, ours, weights, group_norm, shape, channels=shape[2])
 
 
 def _transposed(
-    config: EncodecConfig, names: Names, ours: str, theirs: str
+    config: EncodecConfig, names: Names, ours: str, theirs: str, *shape: int
 ) -> Iterator[Rule]:
+    """The rules of one of shape (taps, output channels, input channels)."""
     weights = f"{theirs}.{names.transposed}"
-    return _kernel(config, ours, weights, f"{theirs}.{names.transposed_norm}")
+    group_norm = f"{theirs}.{names.transposed_norm}"
+    return _kernel(config, ours, weights, group_norm, shape, channels=shape[1])
 
 
-def _lstm(config: EncodecConfig, ours: str, theirs: str) -> Iterator[Rule]:
+def _lstm(config: EncodecConfig, ours: str, theirs: str, width: int) -> Iterator[Rule]:
+    gates = 4 * width
     for index in range(config.num_lstm_layers):
         for variable, tensor in LSTM_VARIABLES.items():
             yield Rule(
                 f"{ours}/layer_{index}/{variable}",
                 f"{theirs}.lstm.{tensor}_l{index}",
                 REVERSE_AXES,
+                (width, gates) if "kernel" in variable else (gates,),
             )
 
 
 def _residual_unit(
-    config: EncodecConfig, names: Names, ours: str, theirs: str
+    config: EncodecConfig, names: Names, ours: str, theirs: str, width: int
 ) -> Iterator[Rule]:
+    convolution = functools.partial(_convolution, config, names)
+    taps, narrow = config.residual_kernel_size, width // config.compress
     # Modules 0 and 2 of the block are activations.
-    yield from _convolution(config, names, f"{ours}/conv_1", f"{theirs}.block.1")
-    yield from _convolution(config, names, f"{ours}/conv_2", f"{theirs}.block.3")
+    yield from convolution(f"{ours}/conv_1", f"{theirs}.block.1", taps, width, narrow)
+    yield from convolution(f"{ours}/conv_2", f"{theirs}.block.3", 1, narrow, width)
     if config.use_conv_shortcut:
-        yield from _convolution(config, names, f"{ours}/shortcut", f"{theirs}.shortcut")
+        shortcut = f"{theirs}.shortcut"
+        yield from convolution(f"{ours}/shortcut", shortcut, 1, width, width)
 
 
 def _modules(names: Names, network: str) -> Iterator[str]:
@@ -115,42 +129,61 @@ def _modules(names: Names, network: str) -> Iterator[str]:
 
 def _encoder(config: EncodecConfig, names: Names) -> Iterator[Rule]:
     modules = _modules(names, "encoder")
-    yield from _convolution(config, names, "encoder/input_conv", next(modules))
-    for index in range(len(config.upsampling_ratios)):
+    convolution = functools.partial(_convolution, config, names)
+    channels, width = config.audio_channels, config.num_filters
+    first = "encoder/input_conv", next(modules)
+    yield from convolution(*first, config.kernel_size, channels, width)
+    for index, stride in enumerate(reversed(config.upsampling_ratios)):
         stage = f"encoder/stage_{index}"
         for unit in range(config.num_residual_layers):
             ours = f"{stage}/residual_{unit}"
-            yield from _residual_unit(config, names, ours, next(modules))
+            yield from _residual_unit(config, names, ours, next(modules), width)
         next(modules)  # an activation
-        yield from _convolution(config, names, f"{stage}/downsample", next(modules))
+        downsample = f"{stage}/downsample", next(modules)
+        yield from convolution(*downsample, 2 * stride, width, 2 * width)
+        width *= 2
     if config.num_lstm_layers:
-        yield from _lstm(config, "encoder/lstm", next(modules))
+        yield from _lstm(config, "encoder/lstm", next(modules), width)
     next(modules)  # an activation
-    yield from _convolution(config, names, "encoder/output_conv", next(modules))
+    last = "encoder/output_conv", next(modules)
+    yield from convolution(*last, config.last_kernel_size, width, config.hidden_size)
 
 
 def _quantizer(config: EncodecConfig, names: Names) -> Iterator[Rule]:
+    entries = config.codebook_size, config.codebook_dim
     for index in range(config.num_quantizers):
         theirs = names.codebook.format(index)
-        for variable in CODEBOOK_VARIABLES:
+        for variable, shape in (
+            ("inited", (1,)),
+            ("cluster_size", entries[:1]),
+            ("embed", entries),
+            ("embed_avg", entries),
+        ):
             ours = f"quantizer/codebook_{index}/{variable}"
-            yield Rule(ours, f"{theirs}.{variable}")
+            yield Rule(ours, f"{theirs}.{variable}", shape=shape)
 
 
 def _decoder(config: EncodecConfig, names: Names) -> Iterator[Rule]:
     modules = _modules(names, "decoder")
-    yield from _convolution(config, names, "decoder/input_conv", next(modules))
+    convolution = functools.partial(_convolution, config, names)
+    width = config.num_filters * 2 ** len(config.upsampling_ratios)
+    first = "decoder/input_conv", next(modules)
+    yield from convolution(*first, config.kernel_size, config.hidden_size, width)
     if config.num_lstm_layers:
-        yield from _lstm(config, "decoder/lstm", next(modules))
-    for index in range(len(config.upsampling_ratios)):
+        yield from _lstm(config, "decoder/lstm", next(modules), width)
+    for index, stride in enumerate(config.upsampling_ratios):
         stage = f"decoder/stage_{index}"
         next(modules)  # an activation
-        yield from _transposed(config, names, f"{stage}/upsample", next(modules))
+        upsample = f"{stage}/upsample", next(modules)
+        shape = 2 * stride, width // 2, width
+        yield from _transposed(config, names, *upsample, *shape)
+        width //= 2
         for unit in range(config.num_residual_layers):
             ours = f"{stage}/residual_{unit}"
-            yield from _residual_unit(config, names, ours, next(modules))
+            yield from _residual_unit(config, names, ours, next(modules), width)
     next(modules)  # an activation
-    yield from _convolution(config, names, "decoder/output_conv", next(modules))
+    last = "decoder/output_conv", next(modules)
+    yield from convolution(*last, config.last_kernel_size, width, config.audio_channels)
 
 
 def table(config: EncodecConfig, names: str = "hf") -> Table:

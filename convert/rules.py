@@ -43,13 +43,21 @@ REVERSE_AXES = Operation("REVERSE_AXES", _reverse_axes, _reverse_axes)
 
 
 class Rule(NamedTuple):
-    """A variable of ours and the tensor of theirs that holds it."""
+    """A variable of ours and the tensor of theirs that holds it.
+
+    Attributes:
+        ours: Path of the variable.
+        theirs: Name of the tensor.
+        operation: Turns theirs into ours.
+        shape: Shape of ours, where a table must be usable without building a network.
+    """
 
     ours: str
     theirs: str
     operation: Operation = KEEP
+    shape: tuple[int, ...] | None = None
 
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def convert_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Turns the shape of ours into that of theirs, and the other way round."""
         return shape if self.operation is KEEP else shape[::-1]
 
@@ -71,11 +79,17 @@ class Table(NamedTuple):
     constants: Mapping[str, Callable[[], np.ndarray]] = {}
     dropped: frozenset[str] = frozenset()
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...] | None]:
+        """Path -> shape of our variables."""
+        return {rule.ours: rule.shape for rule in self.rules}
+
     def below(self, ours: str, theirs: str) -> Table:
         """The same table with prefixes, for a model that is part of a larger one."""
         return Table(
             tuple(
-                Rule(ours + r.ours, theirs + r.theirs, r.operation) for r in self.rules
+                rule._replace(ours=ours + rule.ours, theirs=theirs + rule.theirs)
+                for rule in self.rules
             ),
             {theirs + a: theirs + b for a, b in self.aliases.items()},
             {theirs + name: make for name, make in self.constants.items()},
@@ -93,18 +107,23 @@ def join(*tables: Table) -> Table:
     )
 
 
-def linear(ours: str, theirs: str, has_bias: bool = True) -> Iterator[Rule]:
+def linear(
+    ours: str, theirs: str, has_bias: bool = True, shape: tuple[int, int] | None = None
+) -> Iterator[Rule]:
     """The rules of a linear layer, whose kernel both sides store as (out, in)."""
-    yield Rule(f"{ours}/kernel", f"{theirs}.weight")
+    yield Rule(f"{ours}/kernel", f"{theirs}.weight", shape=shape)
     if has_bias:
-        yield Rule(f"{ours}/bias", f"{theirs}.bias")
+        yield Rule(f"{ours}/bias", f"{theirs}.bias", shape=shape and shape[:1])
 
 
-def norm(ours: str, theirs: str, has_bias: bool = True) -> Iterator[Rule]:
+def norm(
+    ours: str, theirs: str, has_bias: bool = True, size: int | None = None
+) -> Iterator[Rule]:
     """The rules of a layer norm or group norm."""
-    yield Rule(f"{ours}/gamma", f"{theirs}.weight")
+    shape = None if size is None else (size,)
+    yield Rule(f"{ours}/gamma", f"{theirs}.weight", shape=shape)
     if has_bias:
-        yield Rule(f"{ours}/beta", f"{theirs}.bias")
+        yield Rule(f"{ours}/beta", f"{theirs}.bias", shape=shape)
 
 
 # === Names ===
@@ -189,7 +208,7 @@ def fit(
         raise ValueError(f"{source} does not fit the model: it {'; it '.join(what)}")
     for rule in table.rules:
         shape = tuple(checkpoint.shape(stored[rule.theirs]))
-        expected = rule.shape(tuple(shapes[rule.ours]))
+        expected = rule.convert_shape(tuple(shapes[rule.ours]))
         if shape != expected:
             raise ValueError(
                 f"{source} does not fit the model: tensor {prefix + rule.theirs!r} has "
@@ -261,7 +280,7 @@ def tensors(table: Table, variables: Mapping[str, Any]) -> Iterator[LazyTensor]:
     for rule in table.rules:
         variable = variables[rule.ours]
         make = functools.partial(_theirs, rule.operation, variable)
-        shape = rule.shape(tuple(variable.shape))
+        shape = rule.convert_shape(tuple(variable.shape))
         yield LazyTensor(rule.theirs, shape, DTYPES[variable.dtype], make)
     for name, make in table.constants.items():
         yield LazyTensor.constant(name, make)

@@ -19,11 +19,10 @@ from bark_tf import hub
 from bark_tf.config import CONFIG_NAME, BarkConfig, EncodecConfig
 
 from .checkpoints import Checkpoint, open_checkpoint
-from .configs import codec_config, from_model_args, suno_part
+from .configs import PARTS, codec_config, from_model_args, suno_part
 from .file_tensors import naming
 from .rules import Shapes, Table, canonical_name, fit
 from .safetensors_files import parse_json
-from .shapes import PARTS, variable_shapes
 from .weights import spelling, table_for
 
 CODEC = "codec_model"
@@ -201,7 +200,7 @@ class _File:
         table = table_for(config, self.spelling)
         stored = fit(
             table,
-            variable_shapes(config),
+            table.shapes,
             self.checkpoint,
             prefix=prefix,
             source=str(self.path),

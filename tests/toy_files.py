@@ -7,7 +7,7 @@ import safetensors.numpy
 import toy
 
 from bark_tf.config import BarkConfig, EncodecConfig
-from bark_tf.convert.shapes import PARTS, variable_shapes
+from bark_tf.convert.configs import PARTS
 from bark_tf.convert.weights import table_for
 
 CODEC = EncodecConfig(num_filters=2, hidden_size=4)
@@ -46,9 +46,9 @@ def part_config(config, name):
 
 def arrays(config, names="hf", prefix="", with_masks=False, with_heads=False):
     """Random tensors of one network, as a checkpoint of it holds them."""
-    table, shapes = table_for(config, names), variable_shapes(config)
+    table = table_for(config, names)
     made = {
-        rule.theirs: np.random.normal(size=rule.shape(shapes[rule.ours])).astype("f4")
+        rule.theirs: np.random.normal(size=rule.convert_shape(rule.shape)).astype("f4")
         for rule in table.rules
     }
     if with_masks:

@@ -12,7 +12,6 @@ from bark_tf.convert import bark
 from bark_tf.convert.checkpoints import open_checkpoint
 from bark_tf.convert.configs import to_model_args
 from bark_tf.convert.rules import fit
-from bark_tf.convert.shapes import variable_shapes
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CONFIGS = {
@@ -125,7 +124,7 @@ def test_suno_names_of_a_compiled_module_with_masks(name, tmp_path):
     path = toy_files.save(tmp_path / "text.pt", arrays)
     table = bark.table(config, "suno")
     with open_checkpoint(path) as checkpoint:
-        stored = fit(table, variable_shapes(config), checkpoint)
+        stored = fit(table, table.shapes, checkpoint)
     # ".attn.bias" is a mask, ".c_attn.bias" a bias.
     assert set(stored.values()) == {n for n in arrays if not n.endswith(".attn.bias")}
 

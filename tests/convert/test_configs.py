@@ -12,7 +12,7 @@ from bark_tf.config import (
     EncodecConfig,
 )
 from bark_tf.convert import configs
-from bark_tf.convert.shapes import PARTS, variable_shapes
+from bark_tf.convert.configs import PARTS
 from bark_tf.convert.weights import table_for
 
 # What suno's text_2.pt and fine_2.pt hold.
@@ -35,9 +35,8 @@ FINE = TEXT | {
 
 
 def shapes_of(config, names):
-    shapes = variable_shapes(config)
     rules = table_for(config, names).rules
-    return {rule.theirs: rule.shape(shapes[rule.ours]) for rule in rules}
+    return {rule.theirs: rule.convert_shape(rule.shape) for rule in rules}
 
 
 # model_args ---------------------------------------------------------------------------

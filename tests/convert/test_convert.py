@@ -17,9 +17,8 @@ import toy_files
 from bark_tf.config import BarkConfig, BarkGenerationConfig, EncodecConfig
 from bark_tf.convert import convert
 from bark_tf.convert.checkpoints import open_checkpoint
-from bark_tf.convert.configs import published_generation_config
+from bark_tf.convert.configs import PARTS, published_generation_config
 from bark_tf.convert.convert import convert_checkpoint
-from bark_tf.convert.shapes import PARTS
 
 CONFIG = toy_files.bark_config()
 SUNO_STEMS = ["coarse", "encodec", "fine", "text"]

@@ -9,7 +9,7 @@ import toy_files
 
 from bark_tf.config import BarkConfig
 from bark_tf.convert import sources
-from bark_tf.convert.shapes import PARTS
+from bark_tf.convert.configs import PARTS
 
 CONFIG = toy_files.bark_config()
 SEMANTIC = CONFIG.semantic_config
