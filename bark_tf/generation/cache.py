@@ -35,21 +35,17 @@ class LayerCache(NamedTuple):
 
 
 class XlaLayerCache(NamedTuple):
-    """Keys and values of one layer inside a program that XLA compiles.
+    """As `LayerCache`, inside a program that XLA compiles.
 
-    XLA updates a slice in place; outside of it, the same operation is compiled on
-    demand, which is slow, and refused where XLA is switched off.
-
-    Attributes:
-        keys: (B * H, S, D).
-        values: (B * H, D, S).
+    XLA updates a slice in place. Outside of such a program the same operation is
+    compiled on demand, which is slow, and refused where XLA is switched off.
     """
 
     keys: tf.Tensor
     values: tf.Tensor
 
     def write(self, keys, values, position) -> XlaLayerCache:
-        """The cache with T new keys (B * H, T, D) and values (B * H, D, T)."""
+        """As in `LayerCache`."""
         return XlaLayerCache(
             update_slice(self.keys, keys, 1, position),
             update_slice(self.values, values, 2, position),
