@@ -1,4 +1,4 @@
-"""Audio to semantic tokens: one small interface, several ways."""
+"""Audio to semantic tokens: one interface, several tokenizers."""
 
 from bark_tf.semantic_tokens.tokenizer import (
     ARRAYS_NAME,

@@ -1,4 +1,4 @@
-"""Frames that say what is spoken: mel-frequency cepstra and their slopes.
+"""Features of speech: mel-frequency cepstral coefficients and their slopes.
 
 Axes: T frames, M mel bands, C cepstral coefficients.
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from bark_tf.audio.mel import mel_matrix
 
-WINDOW_S = 0.025
+NUM_MELS = 40
+NUM_CEPSTRA = 13
+_WINDOW_S = 0.025
 _PRE_EMPHASIS = 0.97
 _LEAST_POWER = 1e-8
-# Frames on either side from which a slope is estimated.
+# Frames on either side that a slope is estimated from.
 _SLOPE_REACH = 2
 
 
@@ -26,41 +28,33 @@ def frame_centres(num_frames: int, sample_rate: int, rate_hz: float) -> np.ndarr
 
 
 def cepstra(
-    audio: np.ndarray,
-    num_frames: int,
-    *,
-    sample_rate: int,
-    rate_hz: float,
-    num_mels: int = 40,
-    num_cepstra: int = 13,
+    audio: np.ndarray, num_frames: int, *, sample_rate: int, rate_hz: float
 ) -> np.ndarray:
-    """Mel-frequency cepstra around the centres of frames.
+    """Computes mel-frequency cepstral coefficients around the centres of frames.
 
     Args:
         audio: float32 (samples,).
         num_frames: T.
         sample_rate: Samples per second.
         rate_hz: Frames per second.
-        num_mels: M.
-        num_cepstra: C, the first of which is the loudness.
 
     Returns:
-        float32 (T, C).
+        float32 (T, C); the first coefficient is the loudness.
     """
-    width = round(WINDOW_S * sample_rate)
+    width = round(_WINDOW_S * sample_rate)
     size = 1 << (width - 1).bit_length()
     emphasised = np.append(audio[:1], audio[1:] - _PRE_EMPHASIS * audio[:-1])
     padded = np.pad(emphasised, (width // 2, width))
     starts = frame_centres(num_frames, sample_rate, rate_hz)
     frames = np.lib.stride_tricks.sliding_window_view(padded, width)[starts]
     power = np.abs(np.fft.rfft(frames * np.hanning(width), size)) ** 2 / width
-    bands = mel_matrix(size, num_mels, sample_rate)
+    bands = mel_matrix(size, NUM_MELS, sample_rate)
     log_mel = np.log(power @ bands + _LEAST_POWER)  # (T, M)
-    return (log_mel @ _cosines(num_mels, num_cepstra)).astype(np.float32)
+    return (log_mel @ _cosines(NUM_MELS, NUM_CEPSTRA)).astype(np.float32)
 
 
 def _cosines(num_mels: int, num_cepstra: int) -> np.ndarray:
-    """The discrete cosine transform of type 2, orthonormal: (M, C)."""
+    """The orthonormal discrete cosine transform of type 2: (M, C)."""
     place = (np.arange(num_mels) + 0.5)[:, None]
     cosines = np.cos(np.pi * place * np.arange(num_cepstra) / num_mels)
     cosines *= np.sqrt(2 / num_mels)

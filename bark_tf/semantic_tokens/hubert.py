@@ -1,16 +1,13 @@
 """Semantic tokens of the published Bark: HuBERT's frames, through a quantizer.
 
-Two rates meet here. HuBERT has a frame for every 320 samples of 16 kHz, 50 per second;
-Bark was trained with tokens that it counts as 49.9 per second. `nearest_frames` is the
-only place where one becomes the other.
+HuBERT has 50 frames per second, one per 320 samples of 16 kHz; Bark was trained with
+49.9 tokens per second. `nearest_frames` maps one rate to the other.
 
-Recordings of any length take bounded memory: HuBERT works in windows. What is local in
-it is exact across their edges (the level of the recording, the convolutions, the
-positions) and equals the whole to `LOCAL_TOLERANCE`. Attention is not local: a frame
-sees the frames of its window, at least `MARGIN` on both sides, and no others. So a
-recording of one window, a minute, is HuBERT's output as it is; in longer ones frames
-differ from it as far as they would attend to what is more than five seconds away.
-HuBERT itself was trained on pieces of 15.6 seconds.
+HuBERT runs in windows, so recordings of any length take bounded memory. The level of
+the recording, the convolutions and the positions are exact across windows, to 1e-4.
+Attention sees only the frames of its window, at least `MARGIN` on both sides: up to a
+minute, one window, the result is HuBERT's own; in longer recordings it lacks attention
+beyond five seconds. HuBERT itself was trained on pieces of 15.6 seconds.
 """
 
 from __future__ import annotations
@@ -39,12 +36,10 @@ from bark_tf.semantic_tokens.tokenizer import (
 
 # The layer that the community's quantizers were trained on.
 LAYER = 9
-# In frames: a window is 60 s, and its edges see at least 5 s of neighbours.
+# In frames: windows of 60 s, in which each frame kept sees at least 5 s on both sides.
 WINDOW = 3_000
 MARGIN = 250
-# Of layer 0, and of all layers within one window: nothing but the order of sums.
-LOCAL_TOLERANCE = 1e-4
-# Samples whose level is measured at once.
+# Samples per piece when the level is measured.
 _LEVEL_PIECE = 30 * SAMPLE_RATE
 
 
@@ -58,18 +53,17 @@ def nearest_frames(
     rate_hz: float = tokens.SEMANTIC_RATE_HZ,
     config: HubertConfig | None = None,
 ) -> np.ndarray:
-    """The frame that each token stands for: the one whose centre is nearest in time.
+    """Finds the frame of each token: the one whose centre is nearest in time.
 
-    Token j covers the time from j / 49.9 to (j + 1) / 49.9 seconds; frame i is made of
-    the samples from 320 i to 320 i + 400. So in ten seconds of sound there are 500
-    frames and 499 tokens, and every 499 tokens one frame is passed over. Without this,
-    token and codes of a long recording would drift apart by 2 ms in every second.
+    Token j covers j / 49.9 to (j + 1) / 49.9 seconds; frame i covers the samples from
+    320 i to 320 i + 400. Ten seconds have 500 frames and 499 tokens, so one frame in
+    500 is skipped. Otherwise tokens and codes would drift apart by 2 ms per second.
 
     Args:
         num_tokens: Tokens of the recording.
         num_frames: Frames of the recording, at least 1.
         rate_hz: Tokens per second.
-        config: Of the HuBERT; None: base.
+        config: HuBERT's configuration; None: base.
 
     Returns:
         int64 (num_tokens,), ascending, in [0, num_frames).
@@ -78,15 +72,6 @@ def nearest_frames(
     centres = (np.arange(num_tokens) + 0.5) * SAMPLE_RATE / rate_hz
     frames = (centres - config.receptive_field / 2) / config.hop_length
     return np.clip(np.rint(frames), 0, num_frames - 1).astype(np.int64)
-
-
-def num_code_frames(num_tokens: int) -> int:
-    """Frames of codes beside that many tokens: floor(tokens * 75 / 49.9).
-
-    As in every voice that Suno shipped. Codes of a recording that are more than that
-    belong to a token that did not end.
-    """
-    return int(num_tokens * tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ)
 
 
 # === Windows ===
@@ -100,22 +85,21 @@ def hubert_windows(
     window: int = WINDOW,
     margin: int = MARGIN,
 ) -> Iterator[np.ndarray]:
-    """HuBERT's hidden states of a recording, in bounded memory; see the module.
+    """Computes HuBERT's hidden states of a recording, in bounded memory.
 
     Args:
         hubert: The network.
-        audio: float32 (samples,), 16 kHz. Silence follows what is too short for a
-            frame.
-        layer: Whose output is wanted.
-        window: Frames that see each other; more than two margins.
-        margin: Frames that a frame sees at least on either side.
+        audio: float32 (samples,), 16 kHz; padded with silence to at least one frame.
+        layer: The layer to read.
+        window: Frames per window; more than two margins.
+        margin: Frames that each frame sees at least on either side.
 
     Yields:
         float32 (frames, hidden_size); joined, they have `hubert.num_frames(samples)`
         frames.
 
     Raises:
-        ValueError: If there is no such layer, or windows would not overlap.
+        ValueError: If there is no such layer, or windows would not advance.
     """
     if not 0 <= 2 * margin < window:
         raise ValueError(
@@ -134,16 +118,16 @@ def hubert_windows(
 def _plan(
     num_frames: int, window: int, margin: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Where windows begin and end, and which of their frames are kept.
+    """Yields the first and last frame of each window and of its part that is used.
 
-    The last one ends with the recording and is as wide as the others, so that its
-    frames too see as much as they can.
+    The last window ends with the recording and is as wide as the others, so that its
+    frames see as much context.
     """
-    kept, last = 0, window
+    start, last = 0, window
     while last < num_frames:
-        yield last - window, last, kept, last - margin
-        kept, last = last - margin, last + window - 2 * margin
-    yield max(0, num_frames - window), num_frames, kept, num_frames
+        yield last - window, last, start, last - margin
+        start, last = last - margin, last + window - 2 * margin
+    yield max(0, num_frames - window), num_frames, start, num_frames
 
 
 def _level(hubert: HubertModel, audio: np.ndarray) -> Moments:
@@ -152,8 +136,8 @@ def _level(hubert: HubertModel, audio: np.ndarray) -> Moments:
     piece = _LEVEL_PIECE // stride * stride
     total = None
     for start in range(0, len(audio) - kernel + 1, piece):
-        heard = audio[None, start : start + piece + kernel - stride]
-        part = hubert.moments(tf.constant(heard))
+        samples = audio[None, start : start + piece + kernel - stride]
+        part = hubert.moments(tf.constant(samples))
         total = part if total is None else total.plus(part)
     return total
 
@@ -164,9 +148,9 @@ def _states(hubert, audio, level, first: int, last: int, layer: int) -> np.ndarr
     first, last = first - hubert.positions.left, last + hubert.positions.right
     start, end = max(first, 0), min(last, hubert.num_frames(len(audio)))
     hop, field = config.hop_length, config.receptive_field
-    heard = audio[start * hop : (end - 1) * hop + field]
+    samples = audio[start * hop : (end - 1) * hop + field]
     missing = tf.constant([start - first, last - end])
-    states = hubert.window(tf.constant(heard[None]), level, missing, layer)
+    states = hubert.window(tf.constant(samples[None]), level, missing, layer)
     return np.asarray(tf.cast(states[0], tf.float32))
 
 
@@ -180,12 +164,12 @@ class HubertTokenizer(SemanticTokenizer):
 
     Args:
         hubert: `HubertModel`.
-        quantizer: `HubertQuantizer`, for frames as wide as HuBERT's.
-        layer: The layer whose output the quantizer was trained on.
+        quantizer: `HubertQuantizer` with HuBERT's width as its input size.
+        layer: The layer that the quantizer was trained on.
         rate_hz: Tokens per second.
 
     Raises:
-        ValueError: If they do not fit each other.
+        ValueError: If the widths differ or there is no such layer.
 
     Example:
         >>> tokenizer = HubertTokenizer.from_pretrained(
@@ -226,14 +210,14 @@ class HubertTokenizer(SemanticTokenizer):
         dtype: Any = None,
         **where: Any,
     ) -> HubertTokenizer:
-        """Makes a tokenizer of published weights.
+        """Makes a tokenizer from published weights.
 
         Args:
             hubert: Checkpoint directory or repository id in transformers' layout, such
                 as `"facebook/hubert-base-ls960"`; or one file of weights: fairseq's
                 `.pt`, `.bin`, `.safetensors`.
             quantizer: The community's `.pth`, or a directory of `save_pretrained`.
-            layer: The layer whose output the quantizer was trained on.
+            layer: The layer that the quantizer was trained on.
             dtype: A Keras dtype policy for HuBERT; Keras's global policy by default.
             **where: `revision`, `cache_dir`, `token` and `local_files_only` for
                 HuBERT's repository.
@@ -243,8 +227,8 @@ class HubertTokenizer(SemanticTokenizer):
 
         Raises:
             FileNotFoundError: If there is no such file or checkpoint.
-            ValueError: If weights are damaged, of another network or of sizes that do
-                not fit.
+            ValueError: If weights are damaged, of another network, or their sizes do
+                not match.
         """
         return cls(
             open_network(HubertModel, hubert, dtype=dtype, **where),
@@ -253,16 +237,16 @@ class HubertTokenizer(SemanticTokenizer):
         )
 
     def __call__(self, audio):
-        """Tokenizes; see the base class."""
+        """Turns audio into tokens; see the base class."""
         audio = checked_audio(audio)
         num_tokens = self.num_tokens(len(audio))
         if not num_tokens:
             return np.zeros(0, np.int32)
-        found = self._all_frames(audio)
-        chosen = nearest_frames(
-            num_tokens, len(found), rate_hz=self.rate_hz, config=self.hubert.config
+        all_tokens = self._all_frames(audio)
+        frames = nearest_frames(
+            num_tokens, len(all_tokens), rate_hz=self.rate_hz, config=self.hubert.config
         )
-        return found[chosen]
+        return all_tokens[frames]
 
     def _all_frames(self, audio: np.ndarray) -> np.ndarray:
         """The token of every frame, 50 Hz: int32 (frames,)."""
@@ -274,7 +258,7 @@ class HubertTokenizer(SemanticTokenizer):
 
     @functools.cached_property
     def _tokens_of(self):
-        """Frames and a state to tokens and the state after them."""
+        """Compiled function: frames and LSTM state to tokens and the next state."""
         quantizer = self.quantizer.merged()
 
         def tokens_of(frames, state):
@@ -284,7 +268,7 @@ class HubertTokenizer(SemanticTokenizer):
         return tf.function(tokens_of, autograph=False, reduce_retracing=True)
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes the tokenizer, with all weights that it uses; see the base class."""
+        """Writes the tokenizer with the weights that it uses; see the base class."""
         hubert = self.hubert.first_layers(self.layer)
         Path(directory).mkdir(parents=True, exist_ok=True)
         save_together([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
@@ -328,12 +312,12 @@ class HubertTokenizer(SemanticTokenizer):
 
 
 def open_network(cls: type[PretrainedModel], source: str | os.PathLike, **options: Any):
-    """A network from one file of weights, or from a checkpoint.
+    """Opens a network from one file of weights, or from a checkpoint.
 
     Args:
         cls: `HubertModel` or `HubertQuantizer`.
-        source: As `HubertTokenizer.from_pretrained` takes them.
-        **options: Of `from_pretrained`; of one file, `dtype` alone.
+        source: A file, directory or id, as in `HubertTokenizer.from_pretrained`.
+        **options: Of `from_pretrained`; for one file only `dtype`.
     """
     if Path(source).is_file():
         return cls.from_file(source, dtype=options.get("dtype"))

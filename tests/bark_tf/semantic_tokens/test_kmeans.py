@@ -7,7 +7,6 @@ import pytest
 from safetensors.numpy import load, save
 
 from bark_tf.semantic_tokens import ARRAYS_NAME, FILE_NAME, load_semantic_tokenizer
-from bark_tf.semantic_tokens import features as feature_module
 from bark_tf.semantic_tokens.kmeans import KMeansTokenizer, _drawn, nearest
 
 RATE = 16_000
@@ -106,17 +105,6 @@ def test_nearest_is_the_nearest(rng):
     wanted = ((rows[:, None] - centres) ** 2).sum(-1)
     np.testing.assert_array_equal(numbers, wanted.argmin(1))
     np.testing.assert_allclose(distances, wanted.min(1), rtol=1e-4, atol=1e-5)
-
-
-def test_cepstra_are_an_orthonormal_transform():
-    cosines = feature_module._cosines(40, 40)
-    np.testing.assert_allclose(cosines.T @ cosines, np.eye(40), atol=1e-10)
-
-
-def test_a_ramp_has_a_constant_slope():
-    frames = np.arange(10, dtype=np.float32)[:, None] * 3
-    slopes = feature_module.with_slopes(frames)[:, 1]
-    np.testing.assert_allclose(slopes[2:-2], 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
