@@ -1,4 +1,4 @@
-"""Files: written beside and renamed, JSON objects read with clear errors."""
+"""Atomic writing, JSON objects, and paths that stay inside a directory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-# === Writing ===
+# Characters shown of a path that is refused.
+_SHOWN = 80
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path` and renames it on success.
+    """Yields a temporary path beside `path` and renames it on success.
 
-    Nothing half-written is ever seen under the final name.
+    Nothing half-written ever appears under the final name.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
@@ -45,3 +46,25 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
             f"{path} must hold a JSON object. Received: {type(values).__name__}"
         )
     return values
+
+
+def check_relative(path: str | os.PathLike, what: str) -> None:
+    """Refuses a path that leaves the directory it is joined to, on any system.
+
+    Only the text is checked: files in the hub's cache are links, and stay so.
+
+    Args:
+        path: A relative path with `/`.
+        what: What the path is, for the error message.
+
+    Raises:
+        ValueError: If the path is empty, absolute or contains `..`.
+    """
+    # The rules of Windows include those of POSIX: '/' starts and separates there too.
+    windows = PureWindowsPath(path) if isinstance(path, str | os.PathLike) else None
+    leaves = windows is None or windows.anchor or ".." in windows.parts
+    if leaves or not windows.parts or "\0" in str(windows):
+        raise ValueError(
+            f"{what} must be a relative path without '..'. "
+            f"Received: {str(path)[:_SHOWN]!r}"
+        )

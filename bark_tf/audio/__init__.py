@@ -1,1 +1,1 @@
-"""Sound files in and out; audio as arrays."""
+"""Reading, writing and editing of audio."""

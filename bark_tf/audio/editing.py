@@ -1,4 +1,4 @@
-"""Silence at the ends, and the level of a recording."""
+"""Trimming, silence and loudness."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import numpy as np
 
 from bark_tf.audio.reading import check_rate
 
-# === Silence at the ends ===
 _FRAME_S, _HOP_S = 0.02, 0.005
-_FAINT = 3e-4  # -70 dB below full scale
+_FAINT = 3e-4  # -70 dB
 
 
-# === Trimming and loudness ===
+# === Silence ===
 
 
 def trim(
@@ -28,11 +27,11 @@ def trim(
         audio: float32 (samples,).
         sample_rate: Samples per second.
         threshold_db: Level below which a frame of 20 ms is silent, relative to the
-            loudest; negative.
-        keep_s: Seconds of silence left at each end.
+            loudest frame; negative.
+        keep_s: Seconds of silence to keep at each end.
 
     Returns:
-        float32 (samples,), a copy; all of it if nothing stands out.
+        float32 (samples,), a copy; all of it if no frame is louder than others.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -44,10 +43,10 @@ def trim(
 
 
 def with_silence(audio: np.ndarray, sample_rate: int, silence_s: float) -> np.ndarray:
-    """Gives a recording so much silence at both ends: cut off, or added.
+    """Cuts or pads the silence at both ends of a recording to a length.
 
-    What is added is noise at -70 dB, always the same: no room is as silent as zeros, in
-    which a codec that has never met them, and recognisers too, hear things.
+    The padding is noise at -70 dB, always the same. No room is as silent as zeros, for
+    which codecs and recognisers that were not trained on them give random output.
 
     Args:
         audio: float32 (samples,).
@@ -78,10 +77,10 @@ def sound_bounds(
     threshold_db: float = -40.0,
     keep_s: float = 0.05,
 ) -> tuple[int, int]:
-    """Where sound begins and ends.
+    """Finds where sound begins and ends.
 
-    Silence is what lies below a threshold relative to the loudest 20 ms, so that a
-    quiet recording is trimmed like a loud one. A frame's mean is not sound.
+    Silence is below a threshold relative to the loudest 20 ms, so a quiet recording is
+    trimmed like a loud one. A constant offset is not sound.
 
     Args:
         audio: As for `trim`.
@@ -90,7 +89,7 @@ def sound_bounds(
         keep_s: As for `trim`.
 
     Returns:
-        Its first sample, and the one after its last.
+        The first sample of sound, and the one after the last.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -111,19 +110,19 @@ def sound_bounds(
     if not is_loud.size:
         return 0, audio.size
     keep = round(keep_s * sample_rate)
-    # A quiet frame ends where sound begins: only what the loud one adds is sound.
+    # The frame before the first loud one is quiet, so sound begins after its end.
     start = is_loud[0] * hop + (frame - hop if is_loud[0] else 0)
     end = is_loud[-1] * hop + (frame if is_loud[-1] == len(energies) - 1 else hop)
     return max(0, int(start) - keep), min(audio.size, int(end) + keep)
 
 
 def _frame_energies(audio: np.ndarray, frame: int, hop: int) -> np.ndarray:
-    """Variances of frames: float64 (frames,); the last ones may be incomplete.
+    """Computes the variance of each frame: float64 (frames,), the last ones shorter.
 
-    Each frame's own mean is left out, not that of all: speech is not symmetric, and
-    its mean would be heard in the silence around it.
+    Each frame's own mean is subtracted, not that of the recording: speech is not
+    symmetric, and its mean would count as sound in the silence around it.
     """
-    centred = audio - np.mean(audio, dtype=np.float64)  # so that no digits are lost
+    centred = audio - np.mean(audio, dtype=np.float64)  # to keep precision
     starts = np.arange(0, max(1, audio.size - frame + hop), hop)
     ends = np.minimum(starts + frame, audio.size)
 
@@ -134,20 +133,23 @@ def _frame_energies(audio: np.ndarray, frame: int, hop: int) -> np.ndarray:
     return np.maximum(means(np.square(centred)) - np.square(means(centred)), 0.0)
 
 
+# === Loudness ===
+
+
 def normalise(
     audio: np.ndarray, rms: float = 0.08, peak_limit: float = 0.95
 ) -> np.ndarray:
-    """Brings audio to a loudness, as far as its peak allows.
+    """Scales audio to a loudness, as far as its peak allows.
 
-    Nothing calls this by default: a model speaks as loudly as what it learned from.
+    Nothing calls this by default: a model speaks as loudly as its training data.
 
     Args:
         audio: float32 (samples,).
         rms: Root mean square of the result.
-        peak_limit: Largest magnitude of the result; peakier audio stays quieter.
+        peak_limit: Largest magnitude of the result, which may keep it quieter.
 
     Returns:
-        float32 (samples,), a copy; silence stays silence.
+        float32 (samples,), a copy; silence is unchanged.
 
     Raises:
         ValueError: If an argument is out of range.

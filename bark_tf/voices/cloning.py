@@ -1,12 +1,12 @@
 """A voice from a recording: the three arrays that Bark continues from.
 
-Bark takes up a voice where its recording ends: the first stage hears its last 256
-semantic tokens (5.1 s), the second and the third a little less and a little more. So
-the end of a recording counts, and one that stops in the middle of a word is continued
-in the middle of a word.
+Bark continues a voice where its recording ends. The text stage reads the last 256
+semantic tokens (5.1 s), the coarse stage a little less, the fine stage a little more.
+The end of a recording therefore matters most: if it stops in the middle of a word,
+Bark continues in the middle of a word.
 
-Nothing here learns. How near the voice comes depends on the semantic tokenizer as much
-as on the recording. A voice belongs to a person: see `CONSENT`.
+Nothing is trained. The similarity to the speaker depends on the semantic tokenizer as
+much as on the recording. A voice belongs to a person: see `CONSENT`.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ CONSENT = (
     "a voice belongs to a person: make and use one only of yourself, or of somebody "
     "who has agreed to it"
 )
-# What a voice should last; more is cut off.
+# Recommended length of a voice; the rest is cut off.
 MIN_ADVISED_S, MAX_VOICE_S = 5.0, 13.0
 ROUNDTRIP_SUFFIX = ".roundtrip.wav"
 
 # === What is worth a warning ===
-# Speech is recorded at -12 to -25 dB; below this, the codec hears little else than
-# noise, and Bark has never heard a voice so quiet.
+# Speech is usually recorded at -12 to -25 dB. Below this, little but noise reaches the
+# codec, and Bark was not trained on voices so quiet.
 _QUIET_DB = -40.0
-# Between speech and the quietest moments: 45 dB in a studio, 20 dB with a fan beside.
+# Between speech and the quietest moments: 45 dB in a studio, 20 dB beside a fan.
 _NEAR_DB = 25.0
 _CLIPPED = 1e-4
-# The recording's rate, relative to the codec's.
+# Sample rate of the recording, relative to the codec's.
 _DULL = 0.9
-# Between the time that a text takes and the one that it should take.
+# Largest factor between the expected and the measured duration of a text.
 _MOST_RATE = 2.0
-# Speech goes on at the end if its last 40 ms are as loud as this, relative to it.
+# Speech is cut off if the last 40 ms are as loud as this, relative to the speech.
 _STILL_SPEAKING_DB, _LAST_FRAMES = -10.0, 2
 
 # === Where a long recording is cut ===
@@ -76,29 +76,29 @@ _CUT_AFTER_S, _PAUSE_S, _PAUSE_HOP_S = 8.0, 0.2, 0.02
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VoiceReport:
-    """What a voice was made of.
+    """How a voice was made.
 
     Args:
         recording: Name of the file.
-        recording_s: Seconds of the whole file, as far as it says.
-        start_s: Where in it the voice begins.
-        seconds: How long the voice lasts.
-        heard_s: Seconds, at its end, that the model's first stage hears.
+        recording_s: Duration of the file in seconds, according to its header.
+        start_s: Start of the voice in the file, in seconds.
+        seconds: Duration of the voice.
+        used_s: Duration of its end that the text stage reads.
         speech_db: Level of the speech, relative to full scale.
-        distance_db: How far below it the quietest moments lie.
-        num_tokens: Of `semantic_prompt`.
-        num_frames: Of `coarse_prompt` and `fine_prompt`.
-        warnings: What is wrong with the recording, a sentence each.
-        roundtrip: float32 (samples,), the codes decoded again: all that the voice holds
-            of the sound.
-        sample_rate: Of `roundtrip`.
+        distance_db: Level difference between the speech and the quietest moments.
+        num_tokens: Length of `semantic_prompt`.
+        num_frames: Length of `coarse_prompt` and `fine_prompt`.
+        warnings: Problems of the recording, a sentence each.
+        roundtrip: float32 (samples,), the decoded codes: all that the voice keeps of
+            the sound.
+        sample_rate: Samples per second of `roundtrip`.
     """
 
     recording: str
     recording_s: float
     start_s: float
     seconds: float
-    heard_s: float
+    used_s: float
     speech_db: float
     distance_db: float
     num_tokens: int
@@ -112,7 +112,7 @@ class VoiceReport:
         return (
             f"{self.seconds:.1f} s of {self.recording} ({self.start_s:.1f} to "
             f"{end_s:.1f} s): {self.num_tokens} semantic tokens, {self.num_frames} "
-            f"frames; the model hears the last {self.heard_s:.1f} s. Speech "
+            f"frames; the model uses the last {self.used_s:.1f} s. Speech "
             f"{self.speech_db:.0f} dB, {self.distance_db:.0f} dB above the quietest "
             "moments"
         )
@@ -125,29 +125,28 @@ def make_voice(
     semantic_tokenizer: str | os.PathLike | SemanticTokenizer | None = None,
     text: str | None = None,
 ) -> tuple[VoicePreset, VoiceReport]:
-    """Makes a voice of a recording, for `BarkProcessor` and `generate`.
+    """Makes a voice for `BarkProcessor` and `generate` from a recording.
 
-    Silence at both ends is cut off. Of a longer recording, the first 13 seconds of
-    speech are taken, up to the quietest moment that ends them; no more than the first
-    minute is ever read. What is wrong with the recording is told by `report.warnings`;
-    only what cannot become a voice is an error.
+    Silence at both ends is cut off. A recording with more than 13 seconds of speech is
+    cut at the quietest moment between 8 and 13 seconds. Only the first minute is read.
+    `report.warnings` lists problems of the recording; an error is raised only if it
+    cannot become a voice.
 
     Args:
         recording: WAV, FLAC, Ogg or MP3, mono or stereo, at any rate; 5 to 13 seconds
             of one person, ending at the end of a sentence.
-        model: Checkpoint directory or repository id; its codec alone is loaded.
-        semantic_tokenizer: What makes the tokens that the model speaks, or the
-            directory where it is; the model's own by default.
-        text: What is said; used to see whether recording and text can belong together,
-            and not kept.
+        model: Checkpoint directory or repository id; only its codec is loaded.
+        semantic_tokenizer: The tokenizer whose tokens the model was trained on, or its
+            directory; the model's own by default.
+        text: Transcript, to check against the duration of the recording; not stored.
 
     Returns:
         The voice, validated against the model, and the report.
 
     Raises:
         FileNotFoundError: If there is no such model, or no semantic tokenizer.
-        ValueError: If the recording is no audio, damaged, silent or too short, or the
-            tokenizer makes other tokens than the model speaks.
+        ValueError: If the recording is not audio, damaged, silent or too short, or the
+            vocabulary or rate of the tokenizer is not the model's.
 
     Example:
         >>> voice, report = make_voice("me.wav", "suno/bark-small",
@@ -163,14 +162,13 @@ def make_voice(
     semantic = semantic_tokenizer(
         resample(piece.audio, piece.sample_rate, semantic_tokenizer.sample_rate)
     )
-    del semantic_tokenizer  # before the codec comes: one network in memory at a time
+    del semantic_tokenizer  # one network in memory at a time
     codec = _codec_of(model)
     codec_hz = codec.config.sampling_rate
-    codes = first_codes(
-        codec,
-        resample(piece.audio, piece.sample_rate, codec_hz),
-        config.fine_acoustics_config.n_fine_codebooks,
-    )
+    codes = codec.encode(
+        resample(piece.audio, piece.sample_rate, codec_hz)[None],
+        num_codebooks=config.fine_acoustics_config.n_fine_codebooks,
+    ).numpy()[0]
     coarse = config.coarse_acoustics_config
     sizes = CoarseWindow(config.semantic_config, coarse, config.codebook_size)
     semantic, codes = align(semantic, codes, sizes)
@@ -178,14 +176,14 @@ def make_voice(
     voice.validate(**config.voice_limits())
     rate_hz = config.semantic_config.semantic_rate_hz
     seconds = len(semantic) / rate_hz
-    heard_s = config.semantic_config.max_input_semantic_length / rate_hz
+    used_s = config.semantic_config.max_input_semantic_length / rate_hz
     level = levels(piece.audio, piece.sample_rate)
     report = VoiceReport(
         recording=Path(recording).name,
         recording_s=piece.recording_s,
         start_s=piece.start_s,
         seconds=seconds,
-        heard_s=min(seconds, heard_s),
+        used_s=min(seconds, used_s),
         speech_db=level.speech_db,
         distance_db=level.distance_db,
         num_tokens=len(semantic),
@@ -200,14 +198,13 @@ def make_voice(
 def save_voice(
     voice: VoicePreset, report: VoiceReport, path: str | os.PathLike
 ) -> tuple[Path, Path]:
-    """Writes NAME.npz, and NAME.roundtrip.wav beside it to hear what it holds.
+    """Writes NAME.npz, and NAME.roundtrip.wav beside it to listen to.
 
-    Both are replaced if they exist; each appears complete or not at all, the voice
-    last.
+    Existing files are replaced. Each appears complete or not at all, the voice last.
 
     Args:
-        voice: Of `make_voice`.
-        report: Of `make_voice`.
+        voice: From `make_voice`.
+        report: From `make_voice`.
         path: Where to; `.npz` is added if it is missing, folders are made.
 
     Returns:
@@ -221,7 +218,7 @@ def save_voice(
 
 
 def voice_paths(path: str | os.PathLike) -> tuple[Path, Path]:
-    """The files of a voice, `.npz` and round trip, whichever of both exists."""
+    """Returns the paths of a voice's `.npz` file and of its round trip."""
     path = Path(path)
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
@@ -257,17 +254,17 @@ class _Piece(NamedTuple):
     audio: np.ndarray  # float32 (samples,), [-1, 1]
     sample_rate: int
     start_s: float
-    speech_s: float  # before it was cut; what was read of it
+    speech_s: float  # of what was read, before cutting
     is_whole: bool  # whether the recording was read to its end
     recording_s: float
     warnings: tuple[str, ...]
 
 
 def _piece_of(opening: Opening, path: str | os.PathLike, frame_hz: float) -> _Piece:
-    """Cuts a voice out of what was read.
+    """Cuts a voice out of the beginning of a recording.
 
-    It begins a whole number of the codec's frames after the recording: what a model
-    spoke is then cut into the frames that it was made of.
+    It starts at a whole number of codec frames, so that generated audio is split into
+    the same frames that it was decoded from.
     """
     rate, warnings = opening.sample_rate, []
     whole = _mono(opening, path)
@@ -320,8 +317,8 @@ def _piece_of(opening: Opening, path: str | os.PathLike, frame_hz: float) -> _Pi
 
 
 def _mono(opening: Opening, path: str | os.PathLike) -> np.ndarray:
-    """The mean of the channels, if anything is heard in it."""
-    # Sums of floats may overflow, where a file holds any.
+    """Averages the channels; raises ValueError for silence."""
+    # Sums of floats may overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         audio = opening.samples.mean(axis=1)
     swing = float(audio.max(initial=0.0)) - float(audio.min(initial=0.0))
@@ -331,27 +328,26 @@ def _mono(opening: Opening, path: str | os.PathLike) -> np.ndarray:
         read_s = len(audio) / opening.sample_rate
         where = f" in its first {read_s:g} s" if read_s < opening.duration_s else ""
         raise ValueError(
-            f"A recording must not be silent. Received: {path}, where nothing is "
-            f"heard{where}"
+            f"A recording must not be silent. Received: {path}, with no sound{where}"
         )
     return audio
 
 
 def _trimmed(audio: np.ndarray, rate: int) -> tuple[int, np.ndarray]:
-    """Where sound begins, and audio without the silence at its ends."""
+    """Returns the first sample of sound, and audio without silence at its ends."""
     start, end = sound_bounds(audio, rate)
     return start, audio[start:end]
 
 
 def _cut(audio: np.ndarray, rate: int) -> int:
-    """Where a voice ends that has to end: in the middle of the quietest moment."""
+    """Returns the sample at which to cut: the middle of the quietest moment."""
     first, pause = round(_CUT_AFTER_S * rate), round(_PAUSE_S * rate)
     hop = max(1, round(_PAUSE_HOP_S * rate))
     part = audio[first : round(MAX_VOICE_S * rate)].astype(np.float64)
     sums = np.concatenate([[0.0], np.cumsum(np.square(part - part.mean()))])
     starts = np.arange(0, len(part) - pause + 1, hop)
     energies = sums[starts + pause] - sums[starts]
-    # The last of equally quiet ones, as in digital silence.
+    # The last of equally quiet moments, as in digital silence.
     quietest = len(starts) - 1 - int(energies[::-1].argmin())
     return first + int(starts[quietest]) + pause // 2
 
@@ -362,38 +358,38 @@ def _duration(seconds: float) -> str:
 
 
 def _doubts(piece: _Piece, codec_hz: int, text: str | None) -> list[str]:
-    """What a listener would have against a recording."""
+    """Lists problems that a listener would notice."""
     audio, rate, found = piece.audio, piece.sample_rate, []
     seconds = len(audio) / rate
     if seconds < MIN_ADVISED_S:
         found.append(
-            f"there are only {seconds:.1f} s of sound; a voice holds better with "
+            f"there are only {seconds:.1f} s of sound; a voice is more stable with "
             f"{MIN_ADVISED_S:g} to {MAX_VOICE_S:g} s"
         )
     if rate < _DULL * codec_hz:
         found.append(
             f"the recording has {rate} samples per second and nothing above "
-            f"{rate / 2000:g} kHz, the model {codec_hz}: the voice will sound dull"
+            f"{rate / 2000:g} kHz; the model has {codec_hz}: the voice will sound dull"
         )
     level = levels(audio, rate)
     if level.distance_db < _NEAR_DB:
         found.append(
             f"the quietest moments are only {level.distance_db:.0f} dB below the "
-            "speech: there may be noise, music or echo, which become part of the voice "
-            "(whispering, or speech without a pause, measures alike)"
+            "speech: noise, music or echo would become part of the voice (whispering "
+            "and speech without a pause look the same)"
         )
     last = frame_levels(audio[::-1], rate)[:_LAST_FRAMES]
     if last.mean() > level.speech_db + _STILL_SPEAKING_DB:
         found.append(
-            "the recording seems to stop while somebody speaks; a voice should end at "
-            "the end of a sentence"
+            "the recording seems to stop while somebody speaks; it should end at the "
+            "end of a sentence"
         )
     pitches = two_pitches(resample(audio, rate, PITCH_RATE))
     if pitches is not None:
         low, high = pitches
         found.append(
             f"there are two separate pitches, about {low:.0f} and {high:.0f} Hz: "
-            "perhaps two people. A voice should be one person's, in one manner"
+            "perhaps two people. A voice should be one person, speaking one way"
         )
     return [*found, *_text_doubts(piece, text)]
 
@@ -403,8 +399,8 @@ def _text_doubts(piece: _Piece, text: str | None) -> list[str]:
         return []
     if not piece.is_whole:
         return [
-            "whether the text is that of the recording was not looked at: only its "
-            f"first {MAX_S:g} s were read"
+            "the text was not checked against the recording: only its first "
+            f"{MAX_S:g} s were read"
         ]
     expected = estimate_seconds(text)
     if expected / _MOST_RATE <= piece.speech_s <= expected * _MOST_RATE:
@@ -424,10 +420,10 @@ def _tokenizer_of(
     if directory is not None or (Path(model) / FILE_NAME).is_file():
         return load_semantic_tokenizer(model if directory is None else directory)
     raise FileNotFoundError(
-        f"{str(model)!r} has no {FILE_NAME}, and a voice needs a semantic tokenizer "
-        "that makes the tokens the model speaks. The published Bark has none: give "
-        "semantic_tokenizer (--semantic-tokenizer), a directory that "
-        "`HubertTokenizer.save` or `bark-tf train-tokenizer` wrote"
+        f"{str(model)!r} has no {FILE_NAME}, and a voice needs the semantic tokenizer "
+        "of the model. The published Bark has none: set semantic_tokenizer "
+        "(--semantic-tokenizer) to a directory written by `HubertTokenizer.save` or "
+        "`bark-tf train-tokenizer`"
     )
 
 
@@ -435,28 +431,3 @@ def _codec_of(model: str | os.PathLike):
     from bark_tf.models.encodec.model import EncodecModel
 
     return EncodecModel.from_pretrained(model)
-
-
-def first_codes(codec, audio: np.ndarray, count: int) -> np.ndarray:
-    """The first codebooks of audio.
-
-    Args:
-        codec: `EncodecModel`.
-        audio: float32 (samples,) at the codec's rate.
-        count: How many codebooks.
-
-    Returns:
-        int32 (count, frames).
-
-    Raises:
-        ValueError: If the codec has fewer.
-    """
-    bandwidths = codec.config.target_bandwidths
-    enough = [b for b in bandwidths if codec.config.num_codebooks(b) >= count]
-    if not enough:
-        raise ValueError(
-            f"The codec must have {count} codebooks. "
-            f"Received: {codec.config.num_quantizers}"
-        )
-    # A later codebook refines the earlier ones, which are the same without it.
-    return codec.encode(audio[None], min(enough)).numpy()[0, :count]

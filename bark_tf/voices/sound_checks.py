@@ -1,7 +1,7 @@
-"""What is wrong with a recording, told from its samples alone, in NumPy.
+"""Checks of a recording's samples, in NumPy.
 
-Rough on purpose: each check is to find what a listener would notice at once, and to
-stay silent when in doubt. None of them understands speech.
+They are rough on purpose: each finds what a listener would notice at once, and nothing
+when in doubt. None of them understands speech.
 
 Axes: S samples, F frames.
 """
@@ -14,40 +14,40 @@ import numpy as np
 
 # === Levels ===
 _FRAME_S = 0.02
-# Of the frames' levels: the speech is taken for the loudest, noise for the quietest.
+# Percentiles of the frames' levels that stand for speech and for noise.
 _LOUD, _QUIET = 95, 5
 # Digital silence.
 _FLOOR_DB = -120.0
 
 # === Clipping ===
-# Equally high samples in a row: a sine near its top has two, speech hardly ever.
+# Equally high samples in a row: a sine has two at its top, speech rarely any.
 _FLAT_SAMPLES = 3
-# A step of 16 bits.
+# A 16-bit step.
 _SAME = 2.0**-15
-# Quieter peaks are not the end of any scale.
+# Quieter peaks are not clipped.
 _CLIPPED_PEAK = 0.5
 
 # === Pitch ===
 PITCH_RATE = 8_000
 _PITCH_HZ = (60.0, 400.0)
 _PITCH_FRAME_S, _PITCH_HOP_S = 0.05, 0.02
-# Correlation of a frame with itself one period later, from which it counts as voiced.
+# A frame is voiced if it correlates this much with itself one period later.
 _VOICED = 0.6
-# The shortest period is taken that is about as good as the best: no octave too low.
+# The shortest period that is about as good as the best, to avoid octave errors.
 _ABOUT_AS_GOOD = 0.85
 _VOICED_DB = -25.0  # relative to the speech
-# Pitch is compared between stretches of a second, each with at least 0.3 s voiced.
+# Pitch is compared between stretches of one second with at least 0.3 s voiced.
 _STRETCH_FRAMES, _MIN_VOICED = 50, 15
-# Two people: no stretch in half an octave between them, and each has two.
+# Two people: at least two stretches each, and half an octave between them.
 _GAP_OCTAVES, _MIN_STRETCHES = 0.5, 2
 
 
 class Levels(NamedTuple):
-    """How loud a recording is.
+    """Levels of a recording.
 
     Attributes:
-        speech_db: Level of its loud frames, relative to a full-scale square wave.
-        noise_db: Level of its quiet frames.
+        speech_db: Level of the loud frames, relative to a full-scale square wave.
+        noise_db: Level of the quiet frames.
     """
 
     speech_db: float
@@ -55,16 +55,19 @@ class Levels(NamedTuple):
 
     @property
     def distance_db(self) -> float:
-        """How far the quiet lies below the loud."""
+        """Level difference between loud and quiet frames."""
         return self.speech_db - self.noise_db
 
 
 def frame_levels(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Level of every 20 ms in dB: float64 (F,), whole frames, at least one.
+    """Measures the level of every 20 ms in dB.
 
     Args:
         audio: float32 (S,), at least one sample.
         sample_rate: Samples per second.
+
+    Returns:
+        float64 (F,), of whole frames, at least one.
     """
     frame = max(1, min(round(_FRAME_S * sample_rate), audio.size))
     frames = audio[: audio.size // frame * frame].reshape(-1, frame)
@@ -76,22 +79,22 @@ def frame_levels(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 def levels(audio: np.ndarray, sample_rate: int) -> Levels:
     """Measures `Levels` of audio, float32 (S,).
 
-    Speech without any pause has no quiet frames but those of its consonants, about
-    25 dB down; so the noise is at most what is found, never surely as much.
+    In speech without pauses, only consonants are quiet, about 25 dB below the rest, so
+    `noise_db` is an upper bound.
     """
     found = frame_levels(audio, sample_rate)
     return Levels(*(float(np.percentile(found, share)) for share in (_LOUD, _QUIET)))
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Share of the samples that stand in a row at the end of the scale.
+    """Measures the share of samples that are clipped.
 
     Args:
-        samples: float32 (S, channels), as they were recorded: resampling, averaging
-            channels and lossy codecs hide what was cut off.
+        samples: float32 (S, channels), as recorded: resampling, averaging channels and
+            lossy codecs hide clipping.
 
     Returns:
-        Of the worst channel, in [0, 1].
+        Share of the worst channel, in [0, 1].
     """
     return max(_clipped_share(channel) for channel in samples.T)
 
@@ -110,13 +113,13 @@ def _clipped_share(channel: np.ndarray) -> float:
 
 
 def pitches(audio: np.ndarray) -> np.ndarray:
-    """The pitch of every 20 ms in Hz, by autocorrelation; NaN where there is none.
+    """Estimates the pitch of every 20 ms by autocorrelation.
 
     Args:
         audio: float32 (S,), at `PITCH_RATE`.
 
     Returns:
-        float64 (F,).
+        float64 (F,) in Hz; NaN where there is no pitch.
     """
     frame = round(_PITCH_FRAME_S * PITCH_RATE)
     hop = round(_PITCH_HOP_S * PITCH_RATE)
@@ -145,16 +148,16 @@ def _correlation(frames: np.ndarray) -> np.ndarray:
 
 
 def two_pitches(audio: np.ndarray) -> tuple[float, float] | None:
-    """The pitches of two speakers, if two clearly separate ones are heard in turn.
+    """Finds the pitches of two speakers who take turns, if they clearly differ.
 
-    Seconds are compared, not frames: a voice that jumps within a word stays one.
-    Two people of like pitch are not told apart, and one who plays two roles is two.
+    Seconds are compared, not frames, so a voice that jumps within a word counts as one.
+    Two people of similar pitch count as one, and one person in two roles as two.
 
     Args:
         audio: float32 (S,), at `PITCH_RATE`.
 
     Returns:
-        Medians of the lower and the higher one in Hz, or None.
+        Median pitch of the lower and the higher speaker in Hz, or None.
     """
     found = pitches(audio)
     stretches = (

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from bark_tf import hub as bark_hub
-from bark_tf.files import atomic_write
 
 REPO = "toy/bark"
 BIN = "pytorch_model.bin"
@@ -99,7 +98,7 @@ def test_name_that_leaves_the_checkpoint_is_refused(name, tmp_path, hub):
     (tmp_path / "inside").mkdir()
     (tmp_path / "secret").write_text("secret")
     for place in (tmp_path / "inside", REPO):
-        with pytest.raises(ValueError, match="lie inside it"):
+        with pytest.raises(ValueError, match="must be a relative path"):
             bark_hub.find_file(place, name)
     assert hub.requests == []
 
@@ -407,7 +406,7 @@ def test_index_that_leaves_the_directory_is_refused(shard, place, tmp_path, hub)
         json.dumps({"weight_map": {"x": "a.bin", "y": shard}}).encode(),
     )
     write("a.bin", b"")
-    with pytest.raises(ValueError, match=r"lie inside it\. Received in .*index\.json"):
+    with pytest.raises(ValueError, match=r"A file in .*index\.json must be a relative"):
         bark_hub.find_weights(path_or_id)
     assert not hub.downloads("a.bin")
 
@@ -514,40 +513,6 @@ def test_push_out_of_reach(hub, checkpoint):
     ) as caught:
         bark_hub.push_folder(checkpoint, "me/voice")
     one_line(caught)
-
-
-# === Writing ===
-
-
-def test_atomic_write_replaces_at_once(tmp_path):
-    target = tmp_path / "config.json"
-    target.write_text("old")
-    with atomic_write(target) as temporary:
-        temporary.write_text("new")
-        assert temporary.parent == tmp_path and temporary.suffix == ".json"
-        assert target.read_text() == "old"
-    assert target.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_atomic_write_that_fails_leaves_the_old_file(error, tmp_path):
-    target = tmp_path / "config.json"
-    target.write_text("old")
-    with pytest.raises(error), atomic_write(target) as temporary:
-        temporary.write_text("half")
-        raise error
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_atomic_write_gives_the_usual_permissions(tmp_path):
-    """Bug: a temporary file is only its owner's, and so was every saved file."""
-    (tmp_path / "plain").touch()
-    with atomic_write(tmp_path / "saved") as temporary:
-        temporary.touch()
-    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "saved")]
-    assert modes[0] == modes[1]
 
 
 # === The stand-in ===

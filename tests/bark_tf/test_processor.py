@@ -231,7 +231,7 @@ def test_the_voices_of_transformers_own_tests_work(processor):
         "coarse_prompt": np.ones((2, 35)),
         "fine_prompt": np.ones((8, 35)),
     }
-    with pytest.warns(UserWarning, match="35 tokens goes with about 53 frames"):
+    with pytest.warns(UserWarning, match="about 53 frames for 35 tokens"):
         inputs = processor(text="Hello", voice_preset=given, return_tensors="np")
     for key in KEYS:
         np.testing.assert_array_equal(inputs["history_prompt"].get(key), given[key])

@@ -99,8 +99,8 @@ def test_a_good_recording_gives_a_voice_without_a_word(model, record):
     assert report.recording_s == 10
     assert len(np.unique(voice.semantic_prompt)) > 3
     assert np.array_equal(voice.coarse_prompt, voice.fine_prompt[:2])
-    heard_s = 16 / TOKENS_HZ  # max_input_semantic_length
-    assert report.heard_s == pytest.approx(heard_s)
+    used_s = 16 / TOKENS_HZ  # max_input_semantic_length
+    assert report.used_s == pytest.approx(used_s)
     assert "me.wav" in str(report) and "(1.1 to 7.6 s)" in str(report)
 
 
@@ -247,7 +247,7 @@ def test_too_short_is_refused_and_short_is_a_warning(model, record):
     with pytest.raises(ValueError, match=r"at least 0\.3 s"):
         make_voice(record(np.pad(hum(0.6, CODEC_HZ)[2_400:3_600], 9_000)), model)
     _, report = make_voice(record(hum(3, CODEC_HZ)), model)
-    assert said(report, "a voice holds better with 5 to 13 s")
+    assert said(report, "a voice is more stable with 5 to 13 s")
 
 
 def test_forty_minutes_are_read_for_one(model, tmp_path, monkeypatch):
@@ -379,7 +379,7 @@ def a_report(**changes):
         "recording_s": 1.0,
         "start_s": 0.0,
         "seconds": 1.0,
-        "heard_s": 1.0,
+        "used_s": 1.0,
         "speech_db": -20.0,
         "distance_db": 40.0,
         "num_tokens": 9,

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from bark_tf.voices import presets as voices
 from bark_tf.voices.presets import (
     VoicePreset,
-    check_relative,
     check_speaker_embeddings,
     list_voices,
     suno_voices,
@@ -146,7 +145,7 @@ CASES = [
     ("coarse_prompt", np.zeros((2, 0), int), r"empty.*\(2, 0\)"),
     ("coarse_prompt", np.zeros((3, 30), int), r"2 rows.*\(3, 30\)"),
     ("fine_prompt", np.zeros((7, 30), int), r"8 rows.*\(7, 30\)"),
-    ("fine_prompt", np.zeros((8, 31), int), r"equally many frames.*30\).*31\)"),
+    ("fine_prompt", np.zeros((8, 31), int), r"the same number of frames.*30\).*31\)"),
     ("semantic_prompt", np.full(20, 0.5), "whole numbers.*float64"),
     ("semantic_prompt", np.full(20, np.nan), "whole numbers"),
     ("semantic_prompt", np.full(20, np.inf), "whole numbers"),
@@ -221,7 +220,7 @@ def test_lengths_that_fit_together(num_tokens, num_frames, fits):
     if fits:
         assert voice.validate() is voice
         return
-    message = rf"{num_tokens} tokens goes with about.*Received: {num_frames} frames"
+    message = rf"frames for {num_tokens} tokens.*Received: {num_frames} frames"
     with pytest.raises(ValueError, match=message):
         voice.validate()
     with pytest.warns(UserWarning, match=message):
@@ -371,41 +370,8 @@ def write_index(directory, name="v2/a", seed=0):
     return {"repo_or_path": str(directory), name: paths}
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["a", "a.npy", "v2/a.npy", "v2/en/deep/a.npy", "v2\\a.npy", "a..b", "...", "é/中"],
-)
-def test_paths_that_stay(path):
-    check_relative(path, "A path")
-    check_relative(Path(path), "A path")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        ".",
-        "..",
-        "../a",
-        "a/../../b",
-        "a/..",
-        "/a",
-        "//host/share/a",
-        "\\a",
-        "..\\a",
-        "a\\..\\..\\b",
-        "C:a",
-        "C:\\a",
-        "c:/a",
-        "a\0b",
-        3,
-        None,
-        b"a",
-    ],
-)
+@pytest.mark.parametrize("path", ["", "../a", "a\\..\\..\\b", "C:a", "a\0b", 3, None])
 def test_paths_that_leave(path):
-    with pytest.raises(ValueError, match=r"A path must be a relative path"):
-        check_relative(path, "A path")
     paths = dict.fromkeys(KEYS, "a.npy")
     with pytest.raises(ValueError, match=r"relative path|to files"):
         check_speaker_embeddings({"a": {**paths, "fine_prompt": path}})
@@ -528,7 +494,7 @@ def test_a_listed_file_that_is_missing_or_broken(tmp_path):
     with pytest.raises(ValueError, match=r"fine_prompt\.npy is not an array file"):
         VoicePreset.load("v2/a", index)
     np.save(file, np.zeros((8, 29), int))
-    with pytest.raises(ValueError, match=r"The voice 'v2/a'.*equally many frames"):
+    with pytest.raises(ValueError, match=r"The voice 'v2/a'.*same number of frames"):
         VoicePreset.load("v2/a", index)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"fine_prompt\.npy"):

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from bark_tf.files import atomic_write, check_relative, read_json_object
+
+# === Writing ===
+
+
+def test_atomic_write_replaces_at_once(tmp_path):
+    target = tmp_path / "config.json"
+    target.write_text("old")
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == tmp_path and temporary.suffix == ".json"
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_atomic_write_that_fails_leaves_the_old_file(error, tmp_path):
+    target = tmp_path / "config.json"
+    target.write_text("old")
+    with pytest.raises(error), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_atomic_write_gives_the_usual_permissions(tmp_path):
+    """Bug: a temporary file is only its owner's, and so was every saved file."""
+    (tmp_path / "plain").touch()
+    with atomic_write(tmp_path / "saved") as temporary:
+        temporary.touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "saved")]
+    assert modes[0] == modes[1]
+
+
+# === JSON ===
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not valid JSON"), ("[1]", "JSON object.*list")]
+)
+def test_what_is_no_json_object_is_refused(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"x\.json.*{message}"):
+        read_json_object(path)
+
+
+# === Paths ===
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a", "a.npy", "v2/a.npy", "v2/en/deep/a.npy", "v2\\a.npy", "a..b", "...", "é/中"],
+)
+def test_paths_that_stay(path):
+    check_relative(path, "A path")
+    check_relative(Path(path), "A path")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        ".",
+        "..",
+        "../a",
+        "a/../../b",
+        "a/..",
+        "/a",
+        "//host/share/a",
+        "\\a",
+        "..\\a",
+        "a\\..\\..\\b",
+        "C:a",
+        "C:\\a",
+        "c:/a",
+        "a\0b",
+        3,
+        None,
+        b"a",
+    ],
+)
+def test_paths_that_leave(path):
+    with pytest.raises(ValueError, match=r"A path must be a relative path"):
+        check_relative(path, "A path")
