@@ -1,4 +1,4 @@
-"""Memory of weights: variables without content, weights of mapped files, freeing."""
+"""Memory of weights: uninitialised variables, mapped files, freeing."""
 
 from __future__ import annotations
 
@@ -21,29 +21,25 @@ _ALLOCATE_ONLY = contextvars.ContextVar("bark_tf_allocate_only", default=False)
 
 @contextlib.contextmanager
 def allocate_only() -> Iterator[None]:
-    """Variables made inside are memory without content.
+    """Leaves variables created inside uninitialised.
 
-    For weights that are read from a file right after: drawing random numbers for
-    them costs more time than reading, and untouched memory costs nothing. Building
-    makes many objects and no garbage, so Python does not look for any meanwhile.
+    For weights that are read from a file next: random numbers would cost more time than
+    reading, and untouched memory costs nothing. Building creates many objects and no
+    garbage, so garbage collection is off meanwhile.
     """
     token = _ALLOCATE_ONLY.set(True)
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
         _ALLOCATE_ONLY.reset(token)
 
 
 def drawn(initializer: str | Callable) -> Callable:
-    """An initializer for variables that are only memory inside `allocate_only`.
-
-    Args:
-        initializer: A Keras initializer, or its name.
-    """
+    """Wraps a Keras initializer, or its name, to do nothing inside `allocate_only`."""
 
     def make(shape, dtype=None):
         if _ALLOCATE_ONLY.get():
@@ -53,31 +49,31 @@ def drawn(initializer: str | Callable) -> Callable:
     return make
 
 
-# Arrays of at least this size do not go into TensorFlow's memory.
+# Larger arrays stay out of the memory of TensorFlow's allocator...
 _LARGE_BYTES = 2**16
-# They are copied in blocks of this size.
+# ... and are copied in blocks of this size.
 _BLOCK_BYTES = 16 * 2**20
-# TensorFlow reads a tensor with instructions that need it (EIGEN_MAX_ALIGN_BYTES).
+# Required by TensorFlow's instructions (EIGEN_MAX_ALIGN_BYTES).
 _ALIGNMENT = 64
 
 
 def put(variable: Any, value: Any, *, share: bool = False) -> None:
-    """Sets a Keras variable, whatever it held: nothing, or another shape.
+    """Sets a Keras variable, even if it is empty or has another shape.
 
     Args:
         variable: Keras variable.
-        value: Tensor or array of its shape (or of none, to free its memory); cast to
+        value: Tensor or array of its shape, or an empty one to free its memory; cast to
             its dtype.
-        share: Whether the variable may use the pages of a file that `value` lies in,
-            where they fit, instead of a copy. TensorFlow never writes into memory that
-            is not its own: the first change of the variable makes another copy.
+        share: Whether the variable may use the mapped file that `value` is a view of,
+            where dtype and layout fit, instead of a copy. TensorFlow never writes into
+            memory that it does not own: the first change of the variable copies it.
     """
     dtype = tf.as_dtype(variable.dtype)
     if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES:
-        fits = share and _is_mapped(value) and _fits(value, dtype)
-        value = _handed_over(value if fits else _own_memory(value, dtype), dtype)
+        is_usable = share and _is_mapped(value) and _fits(value, dtype)
+        value = _tensor_over(value if is_usable else _copied(value, dtype), dtype)
     value = tf.cast(value, dtype)
-    # Under a `tf.distribute.Strategy` one variable per device.
+    # A `tf.distribute.Strategy` has one variable per device.
     for part in getattr(variable.value, "values", (variable.value,)):
         tf.raw_ops.AssignVariableOp(
             resource=part.handle, value=value, validate_shape=False
@@ -85,14 +81,14 @@ def put(variable: Any, value: Any, *, share: bool = False) -> None:
 
 
 def _is_mapped(value: np.ndarray) -> bool:
-    """Whether an array's memory are pages of a file, or others of `mmap`."""
+    """Whether an array is a view of a mapped file or of other `mmap` pages."""
     return isinstance(value.base, mmap.mmap)
 
 
 def _fits(value: np.ndarray, dtype: tf.DType) -> bool:
-    """Whether TensorFlow could use an array's memory as it is.
+    """Whether TensorFlow can use an array's memory without a copy.
 
-    Elsewhere than on POSIX systems a file that is in use could not be replaced.
+    Outside of POSIX systems the file could not be replaced while in use.
     """
     return (
         os.name == "posix"
@@ -102,11 +98,11 @@ def _fits(value: np.ndarray, dtype: tf.DType) -> bool:
     )
 
 
-def _own_memory(value: np.ndarray, dtype: tf.DType) -> np.ndarray:
-    """A copy that never exists twice and goes back to the system when it is dropped.
+def _copied(value: np.ndarray, dtype: tf.DType) -> np.ndarray:
+    """A cast copy in pages that return to the system when it is dropped.
 
-    TensorFlow's allocator keeps what it has; memory that is handed over stays ours.
-    Pages of an array that lies in a file are let go as they are copied.
+    TensorFlow's allocator would keep the memory, and casting would make a second copy.
+    The pages of a mapped file are released as they are copied.
     """
     numpy_dtype = np.dtype(dtype.as_numpy_dtype)
     pages = mmap.mmap(-1, value.size * numpy_dtype.itemsize)
@@ -119,21 +115,20 @@ def _own_memory(value: np.ndarray, dtype: tf.DType) -> np.ndarray:
     return copy
 
 
-def _handed_over(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
-    """A tensor over an array's own memory."""
+def _tensor_over(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
+    """A tensor that uses an array's memory."""
     value = value.view()
-    value.flags.writeable = True  # nobody writes, but DLPack knows no read-only memory
+    value.flags.writeable = True  # nobody writes, but DLPack has no read-only memory
     from_dlpack = tf.experimental.dlpack.from_dlpack
-    if dtype == tf.bfloat16:  # unknown to numpy's side of the exchange
+    if dtype == tf.bfloat16:  # which NumPy's DLPack does not know
         return tf.bitcast(from_dlpack(value.view(np.uint16).__dlpack__()), dtype)
     return from_dlpack(value.__dlpack__())
 
 
 def return_free_memory() -> None:
-    """Gives the memory that the C library keeps for later back to the system.
+    """Returns memory that the C library has kept after `free` to the system.
 
-    TensorFlow frees tensors of some MB to it, and it keeps them. Only glibc has the
-    function; elsewhere nothing happens.
+    It keeps the tensors of some MB that TensorFlow frees. Does nothing without glibc.
     """
     trim = _malloc_trim()
     if trim is not None:
@@ -149,10 +144,10 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def collect(model: Any) -> None:
-    """Returns free memory between two steps of a model, if it is offloaded.
+    """Returns free memory to the system between two steps of an offloaded model.
 
-    After a prompt was read above all: the largest moment is the next one, when XLA
-    compiles and its loop begins with a copy of the caches.
+    It matters most after the prompt: memory peaks next, when XLA compiles and its loop
+    starts with a copy of the caches.
     """
     if getattr(model, "is_offloaded", False):
         return_free_memory()

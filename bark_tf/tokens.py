@@ -1,10 +1,9 @@
-"""The id layout of Bark: every offset, pad and infer token, named once.
+"""Bark's token ids: the published values, and the arithmetic between codes and ids.
 
-The published values stand here under the names that Suno gave them. Code takes them
-from the generation configuration, which may hold others; only the arithmetic between
-codes and ids lives here.
+The names are suno's. The values are the defaults of the generation configuration, from
+which all code takes them.
 
-Axes: B batch, K codebooks, T frames.
+Axes: K codebooks, T frames.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 SEMANTIC_VOCAB_SIZE = 10_000
-SEMANTIC_PAD_TOKEN = SEMANTIC_VOCAB_SIZE  # also the end of the sequence
+SEMANTIC_PAD_TOKEN = SEMANTIC_VOCAB_SIZE  # also ends the sequence
 SEMANTIC_RATE_HZ = 49.9
 
 TEXT_ENCODING_OFFSET = 10_048
@@ -41,7 +40,8 @@ def interleave(
 
     Args:
         codes: int (..., K, T), values in [0, codebook_size).
-        codebook_size: Entries per codebook; codebook k is shifted by k times this.
+        codebook_size: Entries per codebook; ids of codebook k are shifted by k times
+            this.
         offset: Id of entry 0 of codebook 0.
 
     Returns:
@@ -81,7 +81,7 @@ def deinterleave(
     tokens = np.asarray(tokens)
     if tokens.shape[-1] % num_codebooks:
         raise ValueError(
-            f"Coarse tokens come in groups of {num_codebooks}. "
+            f"The number of coarse tokens must be a multiple of {num_codebooks}. "
             f"Received: {tokens.shape[-1]} tokens"
         )
     frames = tokens.reshape(*tokens.shape[:-1], -1, num_codebooks)

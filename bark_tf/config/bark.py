@@ -165,22 +165,9 @@ class BarkConfig(Config):
         check_field(self, "initializer_range", self.initializer_range > 0, "positive")
 
     @classmethod
-    def from_sub_model_configs(
-        cls,
-        semantic_config: BarkSemanticConfig,
-        coarse_acoustics_config: BarkCoarseConfig,
-        fine_acoustics_config: BarkFineConfig,
-        codec_config: EncodecConfig,
-        **kwargs: Any,
-    ) -> BarkConfig:
-        """Joins four configurations into one; `kwargs` are further fields."""
-        return cls(
-            semantic_config,
-            coarse_acoustics_config,
-            fine_acoustics_config,
-            codec_config,
-            **kwargs,
-        )
+    def from_sub_model_configs(cls, *configs: Config, **fields: Any) -> BarkConfig:
+        """The constructor, under its name in transformers."""
+        return cls(*configs, **fields)
 
     @classmethod
     def preset(cls, name: str) -> BarkConfig:

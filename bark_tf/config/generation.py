@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from bark_tf import tokens
 from bark_tf.config.base import (
     GENERATION_CONFIG_NAME,
     Config,
@@ -100,15 +101,15 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
     model_type: ClassVar[str] = "semantic"
     part: ClassVar[str] = "semantic_config"
 
-    eos_token_id: int = 10_000
+    eos_token_id: int = tokens.SEMANTIC_PAD_TOKEN
     max_new_tokens: int = 768
     min_new_tokens: int | None = None
-    text_encoding_offset: int = 10_048
-    text_pad_token: int = 129_595
-    semantic_infer_token: int = 129_599
-    semantic_vocab_size: int = 10_000
+    text_encoding_offset: int = tokens.TEXT_ENCODING_OFFSET
+    text_pad_token: int = tokens.TEXT_PAD_TOKEN
+    semantic_infer_token: int = tokens.SEMANTIC_INFER_TOKEN
+    semantic_vocab_size: int = tokens.SEMANTIC_VOCAB_SIZE
     max_input_semantic_length: int = 256
-    semantic_rate_hz: float = 49.9
+    semantic_rate_hz: float = tokens.SEMANTIC_RATE_HZ
     min_eos_p: float | None = None
     num_return_sequences: int = 1
 
@@ -170,10 +171,10 @@ class BarkCoarseGenerationConfig(_SamplingConfig):
     model_type: ClassVar[str] = "coarse_acoustics"
     part: ClassVar[str] = "coarse_acoustics_config"
 
-    coarse_semantic_pad_token: int = 12_048
-    coarse_rate_hz: int | float = 75
-    n_coarse_codebooks: int = 2
-    coarse_infer_token: int = 12_050
+    coarse_semantic_pad_token: int = tokens.COARSE_SEMANTIC_PAD_TOKEN
+    coarse_rate_hz: int | float = tokens.COARSE_RATE_HZ
+    n_coarse_codebooks: int = tokens.N_COARSE_CODEBOOKS
+    coarse_infer_token: int = tokens.COARSE_INFER_TOKEN
     max_coarse_input_length: int = 256
     max_coarse_history: int = 630
     sliding_window_len: int = 60
@@ -211,7 +212,7 @@ class BarkFineGenerationConfig(_GenerationConfig):
     do_sample: bool | None = None
     max_fine_history_length: int = 512
     max_fine_input_length: int = 1024
-    n_fine_codebooks: int = 8
+    n_fine_codebooks: int = tokens.N_FINE_CODEBOOKS
 
     def _check(self) -> None:
         super()._check()
@@ -264,8 +265,8 @@ class BarkGenerationConfig(_GenerationConfig):
     semantic_config: BarkSemanticGenerationConfig | None = None
     coarse_acoustics_config: BarkCoarseGenerationConfig | None = None
     fine_acoustics_config: BarkFineGenerationConfig | None = None
-    sample_rate: int = 24_000
-    codebook_size: int = 1024
+    sample_rate: int = tokens.SAMPLE_RATE
+    codebook_size: int = tokens.CODEBOOK_SIZE
     compat: str | None = None
 
     def _check(self) -> None:
@@ -292,13 +293,7 @@ class BarkGenerationConfig(_GenerationConfig):
 
     @classmethod
     def from_sub_model_configs(
-        cls,
-        semantic_config: BarkSemanticGenerationConfig,
-        coarse_acoustics_config: BarkCoarseGenerationConfig,
-        fine_acoustics_config: BarkFineGenerationConfig,
-        **kwargs: Any,
+        cls, *configs: Config, **fields: Any
     ) -> BarkGenerationConfig:
-        """Joins three configurations into one; `kwargs` are further fields."""
-        return cls(
-            semantic_config, coarse_acoustics_config, fine_acoustics_config, **kwargs
-        )
+        """The constructor, under its name in transformers."""
+        return cls(*configs, **fields)

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf.convert.weights import load_weights, read_config, save_file, save_weights
+from bark_tf.convert.weights import load_weights, read_config, save_weights
 from bark_tf.memory import allocate_only, put
 
 
@@ -23,16 +23,6 @@ def check_exclusive(**given: Any) -> None:
             f"Exactly one of {' and '.join(given)} must be given. "
             f"Received: {' and '.join(present) or 'none of them'}"
         )
-
-
-def save_together(models: Sequence[Any], path: str | os.PathLike) -> None:
-    """Writes networks into one safetensors file, which each reads with `from_file`.
-
-    Args:
-        models: Networks with different checkpoint prefixes.
-        path: The file; it appears complete or not at all.
-    """
-    save_file(models, path)
 
 
 class PretrainedModel(keras.Model):

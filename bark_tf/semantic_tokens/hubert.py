@@ -23,9 +23,10 @@ import tensorflow as tf
 
 from bark_tf import tokens
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
+from bark_tf.convert.weights import save_file
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel, Moments
 from bark_tf.models.hubert.quantizer import HubertQuantizer
-from bark_tf.models.pretrained import PretrainedModel, save_together
+from bark_tf.models.pretrained import PretrainedModel
 from bark_tf.semantic_tokens.tokenizer import (
     ARRAYS_NAME,
     FILE_NAME,
@@ -271,7 +272,7 @@ class HubertTokenizer(SemanticTokenizer):
         """Writes the tokenizer with the weights that it uses; see the base class."""
         hubert = self.hubert.first_layers(self.layer)
         Path(directory).mkdir(parents=True, exist_ok=True)
-        save_together([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
+        save_file([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
         settings = {
             "kind": self.kind,
             "rate_hz": self.rate_hz,

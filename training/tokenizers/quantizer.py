@@ -564,6 +564,6 @@ class QuantizerTrainer(StageTrainer):
 
     def call(self, batch, training=False):
         """Logits of the tokens, (B, N, vocabulary)."""
-        heard, _ = self.model.hear(batch["frames"])
+        heard, _ = self.model.run_lstms(batch["frames"])
         chosen = tf.gather(heard, tf.convert_to_tensor(batch["chosen"]), batch_dims=1)
         return self.model.classify(chosen)

@@ -1,6 +1,6 @@
-"""The convolutions of EnCodec: weight norm, padding that may be causal, trimming.
+"""The convolutions of EnCodec: weight norm, causal or centred padding, trimming.
 
-Axes: B batch, T time, C channels, K taps of a kernel.
+Axes: B batch, T time, C channels.
 
 Source: facebookresearch/encodec, `encodec/modules/conv.py` and `norm.py`.
 """
@@ -20,26 +20,26 @@ GROUP_NORM_EPSILON = 1e-5
 
 
 def wide_dtype(dtype: str) -> str:
-    """The dtype for sums that half precision would spoil: at least float32."""
+    """The dtype for sums that need more than half precision: at least float32."""
     return "float64" if dtype == "float64" else "float32"
 
 
 def build_all(*layers: keras.layers.Layer) -> None:
-    """Makes the variables of layers that know their sizes without an input."""
+    """Builds layers that know their sizes without an input."""
     for layer in layers:
         layer.build(None)
 
 
 def pad_time(x: tf.Tensor, left, right, mode: str) -> tf.Tensor:
-    """Pads the time axis; works for every length of at least one.
+    """Pads the time axis of an input of at least one step.
 
-    Reflection needs more steps than it adds. A shorter input counts as followed by
-    zeros, and what these add at the end is cut again.
+    Reflection needs more steps than it adds. A shorter input is extended by zeros, and
+    the result is cut accordingly.
 
     Args:
         x: (B, T, C).
-        left: Steps to add before; static or scalar tensor.
-        right: Steps to add after; static or scalar tensor.
+        left: Steps to add before; an int or a scalar tensor.
+        right: Steps to add after; an int or a scalar tensor.
         mode: `"reflect"` (the edge is not repeated), `"constant"` (zeros), `"edge"` or
             `"replicate"` (the edge is repeated).
 
@@ -60,11 +60,11 @@ def pad_time(x: tf.Tensor, left, right, mode: str) -> tf.Tensor:
 
 
 class BaseConvolution(keras.layers.Layer):
-    """Variables, kernel and output norm of both convolutions; abstract.
+    """What both convolutions share: variables, kernel, output norm; abstract.
 
-    With weight norm the kernel is `direction * scale / ||direction||`, the norm taken
-    per index of the last axis, which is the checkpoint's first. The two factors are
-    the variables, so that a checkpoint is written back bit by bit.
+    With weight norm the kernel is `direction * scale / ||direction||`, with one norm
+    per index of the last axis, the first in the checkpoint. `direction` and `scale` are
+    the variables, so that a checkpoint round-trips bit by bit.
 
     Args:
         config: The codec's configuration.
@@ -97,7 +97,7 @@ class BaseConvolution(keras.layers.Layer):
             )
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         if self.norm is None:
             self.direction = self.add_weight(
                 self.kernel_shape, drawn("he_uniform"), autocast=False, name="direction"
@@ -114,7 +114,7 @@ class BaseConvolution(keras.layers.Layer):
         self.built = True
 
     def effective_kernel(self) -> tf.Tensor:
-        """The kernel that is applied, in the compute dtype."""
+        """The kernel after weight norm, in the compute dtype."""
         if self.norm is not None:
             return tf.cast(self.kernel, self.compute_dtype)
         wide = wide_dtype(self.compute_dtype)
@@ -124,7 +124,7 @@ class BaseConvolution(keras.layers.Layer):
         return tf.cast(direction * (scale / length), self.compute_dtype)
 
     def finish(self, x: tf.Tensor) -> tf.Tensor:
-        """Adds the bias and normalises, where the codec does."""
+        """Adds the bias and applies the output norm, if there is one."""
         x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
         return x if self.norm is None else self.norm(x)
 
@@ -140,7 +140,7 @@ class Convolution(BaseConvolution):
         config: The codec's configuration.
         in_channels: Channels of the input.
         channels: Channels of the output.
-        kernel_size: Taps.
+        kernel_size: Taps of the kernel.
         stride: Input steps per output step.
         dilation: Steps between two taps.
         **kwargs: `name`, `dtype`.
@@ -167,7 +167,7 @@ class Convolution(BaseConvolution):
         self.dilation = dilation
 
     def pad(self, x: tf.Tensor) -> tf.Tensor:
-        """Adds what the kernel reaches beyond the edges, and fills the last step."""
+        """Pads for the kernel's reach and to a whole number of strides."""
         total = (self.kernel_shape[0] - 1) * self.dilation + 1 - self.stride
         right = 0 if self.config.use_causal_conv else total // 2
         left = total - right
@@ -187,7 +187,7 @@ class Convolution(BaseConvolution):
 
 
 class TransposedConvolution(BaseConvolution):
-    """A convolution whose output has T * stride steps; kernel of 2 * stride taps.
+    """A convolution of 2 * stride taps whose output has T * stride steps.
 
     Args:
         config: The codec's configuration.
@@ -215,7 +215,7 @@ class TransposedConvolution(BaseConvolution):
         super().__init__(config, shape, channels, stride, **kwargs)
 
     def trim(self, x: tf.Tensor) -> tf.Tensor:
-        """Cuts the `stride` steps by which the plain convolution is too long."""
+        """Cuts the `stride` surplus steps of the plain transposed convolution."""
         if self.config.use_causal_conv:
             right = math.ceil(self.stride * self.config.trim_right_ratio)
         else:

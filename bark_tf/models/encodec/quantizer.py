@@ -15,15 +15,15 @@ from bark_tf.config import EncodecConfig
 from bark_tf.memory import drawn
 from bark_tf.models.encodec.conv import build_all
 
-# Codes depend on small differences, so the search is float32 under every policy.
+# The search runs in float32 under every policy: codes depend on small differences.
 SEARCH_DTYPE = "float32"
 
 
 class Codebook(keras.layers.Layer):
-    """Entries, and what training by moving averages keeps about them.
+    """The entries of a codebook, and their moving averages for training.
 
-    No variable has a gradient: a training loop moves `embed` towards the latents that
-    chose an entry.
+    No variable has a gradient: training moves `embed` towards the latents that chose an
+    entry.
 
     Args:
         size: Entries N.
@@ -34,7 +34,7 @@ class Codebook(keras.layers.Layer):
         embed: (N, D), the entries.
         embed_avg: (N, D), moving sums of the latents that chose an entry.
         cluster_size: (N,), moving counts of these latents.
-        inited: (1,), 1 once the entries have been set from data.
+        inited: (1,), 1 once the entries have been initialised from data.
     """
 
     def __init__(self, size: int, width: int, **kwargs):
@@ -43,7 +43,7 @@ class Codebook(keras.layers.Layer):
         self.width = width
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         shape = (self.size, self.width)
         self.embed = self._buffer("embed", shape, drawn("he_uniform"))
         self.embed_avg = self._buffer(
@@ -59,7 +59,7 @@ class Codebook(keras.layers.Layer):
         )
 
     def nearest(self, x: tf.Tensor) -> tf.Tensor:
-        """Finds the entry nearest to each vector; the first of equally near ones.
+        """Finds the nearest entry of each vector, the first one in a tie.
 
         Args:
             x: (B, T, D) float32.
@@ -74,12 +74,12 @@ class Codebook(keras.layers.Layer):
         return tf.argmin(distances, axis=-1, output_type=tf.int32)
 
     def lookup(self, codes: tf.Tensor) -> tf.Tensor:
-        """The entries of codes: (B, T) to (B, T, D) float32."""
+        """Looks up codes (B, T); returns (B, T, D) float32."""
         return tf.gather(self.embed, codes)
 
 
 class ResidualVectorQuantizer(keras.layers.Layer):
-    """Codebooks, each of which describes what the ones before have left over.
+    """Codebooks that each quantize the residual of the ones before.
 
     Args:
         config: The codec's configuration.
@@ -104,7 +104,7 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         ]
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(*self.codebooks)
         self.built = True
 
@@ -121,7 +121,7 @@ class ResidualVectorQuantizer(keras.layers.Layer):
         return quantized, tf.stack(codes, axis=1)
 
     def decode(self, codes: tf.Tensor) -> tf.Tensor:
-        """Sums the entries of codes.
+        """Sums the entries of all codebooks.
 
         Args:
             codes: int32 (B, num_codebooks, T), values in [0, N).

@@ -1,4 +1,4 @@
-"""SEANet, the two networks of EnCodec: audio to latent frames, and back.
+"""SEANet, the encoder and decoder of EnCodec: audio to latent frames, and back.
 
 Axes: B batch, T time, C channels, H width of an LSTM.
 
@@ -20,18 +20,18 @@ from bark_tf.models.encodec.conv import (
 )
 
 NUM_GATES = 4  # input, forget, cell, output
-# Steps of the LSTM per turn of its loop: the loop's own cost, shared by these.
-STEPS_PER_TURN = 8
-# A gate's input at which it is 0 or 1 exactly, in half precision too.
-_SHUT = 1e4
+# Steps per iteration of the LSTM's loop, to spread the loop's own cost.
+STEPS_PER_LOOP = 8
+# A gate with this input is exactly 0 or 1, in half precision too.
+_SATURATED = 1e4
 
 
 class LSTMLayer(keras.layers.Layer):
-    """One LSTM over time with torch's variables: gates i, f, g, o and two biases.
+    """An LSTM with torch's variables: gates in the order i, f, g, o, and two biases.
 
-    The biases are only ever added; both exist because the checkpoint has both. Unlike
-    `keras.layers.LSTM`, the product with the inputs is one for all steps, and the loop
-    takes several steps per turn.
+    Both biases exist because the checkpoint has both; only their sum is used. Unlike
+    `keras.layers.LSTM`, it multiplies the inputs of all steps at once, and each loop
+    iteration does several steps.
 
     Args:
         width: Channels H of the output.
@@ -51,7 +51,7 @@ class LSTMLayer(keras.layers.Layer):
         self.input_width = width if input_width is None else input_width
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         gates = NUM_GATES * self.width
         self.kernel = self.add_weight(
             (self.input_width, gates), drawn("glorot_uniform"), name="kernel"
@@ -64,11 +64,11 @@ class LSTMLayer(keras.layers.Layer):
         self.built = True
 
     def step(self, x, hidden, cell, recurrent_kernel):
-        """One step.
+        """Computes one step.
 
         Args:
-            x: (B, 4 * H), the input's share of the gates.
-            hidden: (B, H), the step before's output.
+            x: (B, 4 * H), the input's contribution to the gates.
+            hidden: (B, H), output of the previous step.
             cell: (B, H), at least float32.
             recurrent_kernel: (H, 4 * H).
 
@@ -81,72 +81,74 @@ class LSTMLayer(keras.layers.Layer):
         return tf.cast(tf.sigmoid(leave) * tf.tanh(cell), hidden.dtype), cell
 
     def call(self, x):
-        """Runs over time."""
+        """Runs over a whole sequence."""
         return self.run(x)[0]
 
     def run(self, x, state=None):
-        """Runs over a piece of time.
+        """Runs over part of a sequence.
 
         Args:
             x: (B, T, I), T at least 1.
-            state: Returned for the piece before; None at the start.
+            state: State after the previous part, or None at the start.
 
         Returns:
-            Output (B, T, H), and the state after it: hidden (B, H), cell (B, H).
+            Output (B, T, H), and the state: hidden (B, H), cell (B, H).
         """
         batch, length = tf.unstack(tf.shape(x)[:2])
         bias = self.input_bias + self.recurrent_bias
         gates = tf.matmul(x, tf.convert_to_tensor(self.kernel)) + bias
         gates = tf.transpose(gates, [1, 0, 2])  # (T, B, 4H)
-        turns = -(-length // STEPS_PER_TURN)
-        gates = self._fill(gates, turns * STEPS_PER_TURN - length, batch)
+        iterations = -(-length // STEPS_PER_LOOP)
+        gates = self._fill(gates, iterations * STEPS_PER_LOOP - length, batch)
         gates = tf.reshape(
-            gates, [turns, STEPS_PER_TURN, batch, NUM_GATES * self.width]
+            gates, [iterations, STEPS_PER_LOOP, batch, NUM_GATES * self.width]
         )
         if state is None:
             hidden = tf.zeros([batch, self.width], gates.dtype)
             state = hidden, tf.cast(hidden, wide_dtype(self.compute_dtype))
-        outputs, cell = self._loop(gates, turns, *state)
+        outputs, cell = self._loop(gates, iterations, *state)
         outputs = tf.reshape(outputs, [-1, batch, self.width])[:length]  # (T, B, H)
         return tf.transpose(outputs, [1, 0, 2]), (outputs[-1], cell)
 
     def _fill(self, gates, surplus, batch):
-        """Appends steps up to whole turns; they forget nothing and add nothing."""
-        shut = tf.constant([-1.0, 1.0, 0.0, 0.0], gates.dtype) * _SHUT
-        row = tf.repeat(shut, self.width)
+        """Appends steps that leave the cell unchanged, to fill the last iteration."""
+        inputs = tf.constant([-1.0, 1.0, 0.0, 0.0], gates.dtype) * _SATURATED
+        row = tf.repeat(inputs, self.width)
         fill = tf.broadcast_to(row, [surplus, batch, NUM_GATES * self.width])
         return tf.concat([gates, fill], axis=0)
 
-    def _loop(self, gates, turns, hidden, cell):
+    def _loop(self, gates, iterations, hidden, cell):
         kernel = tf.convert_to_tensor(self.recurrent_kernel)
-        inputs = tf.TensorArray(gates.dtype, turns).unstack(gates)
+        inputs = tf.TensorArray(gates.dtype, iterations).unstack(gates)
         outputs = tf.TensorArray(
-            gates.dtype, turns, element_shape=[STEPS_PER_TURN, None, self.width]
+            gates.dtype,
+            iterations,
+            element_shape=[STEPS_PER_LOOP, None, self.width],
         )
 
-        def turn(index, hidden, cell, outputs):
+        def iterate(index, hidden, cell, outputs):
             written = []
-            shape = hidden.shape  # of a given state, it is known and must stay so
-            for x in tf.unstack(inputs.read(index), STEPS_PER_TURN):
+            shape = hidden.shape  # if static, it must stay so in the loop
+            for x in tf.unstack(inputs.read(index), STEPS_PER_LOOP):
                 hidden, cell = self.step(x, hidden, cell, kernel)
                 written.append(hidden)
             hidden, cell = (tf.ensure_shape(part, shape) for part in (hidden, cell))
             return index + 1, hidden, cell, outputs.write(index, tf.stack(written))
 
         _, _, cell, outputs = tf.while_loop(
-            lambda index, *_: index < turns,
-            turn,
+            lambda index, *_: index < iterations,
+            iterate,
             (0, hidden, cell, outputs),
-            maximum_iterations=turns,
+            maximum_iterations=iterations,
         )
         return outputs.stack(), cell
 
 
 class SkipLSTM(keras.layers.Layer):
-    """Stacked LSTMs with one skip connection around all of them.
+    """Stacked LSTMs with one skip connection around them.
 
     Args:
-        num_layers: LSTMs; at least 1.
+        num_layers: Number of LSTMs, at least 1.
         width: Channels.
         **kwargs: `name`, `dtype`.
 
@@ -165,12 +167,12 @@ class SkipLSTM(keras.layers.Layer):
         ]
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(*self.layers)
         self.built = True
 
     def call(self, x):
-        """Runs the LSTMs one after the other."""
+        """Runs the LSTMs."""
         skipped = x
         for layer in self.layers:
             x = layer(x)
@@ -178,19 +180,19 @@ class SkipLSTM(keras.layers.Layer):
 
 
 def _lstm(config: EncodecConfig, width: int, dtype) -> list[SkipLSTM]:
-    """The LSTM between convolutions and latent, or nothing."""
+    """The LSTM between convolutions and latent, if there is one."""
     if config.num_lstm_layers == 0:
         return []
     return [SkipLSTM(config.num_lstm_layers, width, name="lstm", dtype=dtype)]
 
 
 class ResidualUnit(keras.layers.Layer):
-    """Two convolutions, narrower in between, beside a shortcut.
+    """Two convolutions with fewer channels between them, and a shortcut.
 
     Args:
         config: The codec's configuration.
         width: Channels of input and output.
-        dilation: Of the first convolution.
+        dilation: Dilation of the first convolution.
         **kwargs: `name`, `dtype`.
 
     Call arguments:
@@ -216,14 +218,14 @@ class ResidualUnit(keras.layers.Layer):
             )
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(self.conv_1, self.conv_2)
         if self.shortcut is not None:
             build_all(self.shortcut)
         self.built = True
 
     def call(self, x):
-        """Adds what the convolutions make of `x` to the shortcut."""
+        """Adds the convolutions' output to the shortcut."""
         added = self.conv_2(tf.nn.elu(self.conv_1(tf.nn.elu(x))))
         return (x if self.shortcut is None else self.shortcut(x)) + added
 
@@ -242,7 +244,7 @@ def _residual_units(config: EncodecConfig, width: int, dtype) -> list[ResidualUn
 
 
 class EncoderStage(keras.layers.Layer):
-    """Residual units, then a convolution that shortens time and doubles channels.
+    """Residual units, then a convolution that downsamples and doubles the channels.
 
     Args:
         config: The codec's configuration.
@@ -272,19 +274,19 @@ class EncoderStage(keras.layers.Layer):
         )
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(*self.residual_units, self.downsample)
         self.built = True
 
     def call(self, x):
-        """Shortens time."""
+        """Downsamples."""
         for unit in self.residual_units:
             x = unit(x)
         return self.downsample(tf.nn.elu(x))
 
 
 class DecoderStage(keras.layers.Layer):
-    """A transposed convolution that stretches time and halves channels, then units.
+    """A transposed convolution that halves the channels, then residual units.
 
     Args:
         config: The codec's configuration.
@@ -308,12 +310,12 @@ class DecoderStage(keras.layers.Layer):
         self.residual_units = _residual_units(config, width, dtype)
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(self.upsample, *self.residual_units)
         self.built = True
 
     def call(self, x):
-        """Stretches time."""
+        """Upsamples."""
         x = self.upsample(tf.nn.elu(x))
         for unit in self.residual_units:
             x = unit(x)
@@ -364,7 +366,7 @@ class Encoder(keras.layers.Layer):
         )
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(self.input_conv, *self.stages, *self.lstm, self.output_conv)
         self.built = True
 
@@ -419,7 +421,7 @@ class Decoder(keras.layers.Layer):
         )
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(self.input_conv, *self.lstm, *self.stages, self.output_conv)
         self.built = True
 

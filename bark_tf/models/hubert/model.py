@@ -1,6 +1,6 @@
-"""HuBERT base: speech to frames that tell what is spoken, 50 of them per second.
+"""HuBERT base, a speech encoder: 50 frames per second.
 
-It is used as it is, never trained: nothing here drops out or hides frames.
+It is used only for inference, so it has no dropout and no masking of frames.
 
 Axes: B batch, S samples, T frames, C channels of a convolution, D hidden_size, H heads,
 K taps of the first convolution.
@@ -27,24 +27,24 @@ from bark_tf.models.pretrained import PretrainedModel
 
 SAMPLE_RATE = 16_000
 GROUP_NORM_EPSILON = 1e-5
-# Queries whose attention is in memory at once: 12 heads * 512 * 3,000 keys = 74 MB.
+# Queries per block of the attention: 12 heads * 512 * 3,000 keys take 74 MB.
 QUERIES_PER_BLOCK = 512
 
 
-# === Level ===
+# === Group norm of a whole recording ===
 
 
 class Moments(NamedTuple):
-    """What the group norm needs to know of a recording: all of it, however long.
+    """Statistics of a whole recording for the group norm, computed in pieces.
 
-    The norm wants mean and variance of every channel over all frames of the first
-    convolution. Both follow from those of the samples under its kernel, which are few,
-    and whose sums can be taken piece by piece.
+    The norm needs mean and variance of each channel over all frames of the first
+    convolution. Both follow from the moments of the samples under the kernel's taps,
+    which are few and can be summed piece by piece.
 
     Attributes:
         count: float64 (B,), frames of the first convolution.
-        sums: float64 (B, K), of the samples under each tap.
-        products: float64 (B, K, K), sums of the products of two of them.
+        sums: float64 (B, K), sums of the samples under each tap.
+        products: float64 (B, K, K), sums of products of the samples under two taps.
     """
 
     count: tf.Tensor
@@ -52,22 +52,22 @@ class Moments(NamedTuple):
     products: tf.Tensor
 
     def plus(self, other: Moments) -> Moments:
-        """Of both pieces together."""
+        """The moments of both pieces together."""
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def moments(audio, num_samples, kernel_size: int, stride: int) -> Moments:
-    """The moments of audio.
+    """Computes the moments of audio.
 
     Args:
         audio: Float (B, S).
-        num_samples: Integers (B,), how many of them count; None: all.
+        num_samples: Integers (B,), the lengths of the rows; None for full rows.
         kernel_size: K.
         stride: Samples from one frame to the next.
 
     Returns:
-        `Moments`. Those of a recording are the sum of its pieces', if each but the
-        first begins `kernel_size - stride` samples early.
+        `Moments`. Those of a recording are the sum over its pieces, if each piece after
+        the first starts `kernel_size - stride` samples early.
     """
     taps = tf.signal.frame(tf.cast(audio, tf.float64), kernel_size, stride)  # (B, T, K)
     num_frames = tf.shape(taps)[1]
@@ -82,7 +82,7 @@ def moments(audio, num_samples, kernel_size: int, stride: int) -> Moments:
 
 
 class LevelNorm(keras.layers.Layer):
-    """A group norm with one group per channel, given the moments of the input.
+    """A group norm with one group per channel, from the moments of the input.
 
     Args:
         size: Channels C.
@@ -90,7 +90,7 @@ class LevelNorm(keras.layers.Layer):
 
     Call arguments:
         x: (B, T, C), output of the convolution.
-        kernel: (K, C), of the convolution, which sees one channel.
+        kernel: (K, C), kernel of the convolution, whose input has one channel.
         moments: `Moments` of its input.
 
     Returns:
@@ -102,7 +102,7 @@ class LevelNorm(keras.layers.Layer):
         self.size = size
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         self.gamma = self.add_weight((self.size,), "ones", name="gamma")
         self.beta = self.add_weight((self.size,), "zeros", name="beta")
         self.built = True
@@ -115,7 +115,7 @@ class LevelNorm(keras.layers.Layer):
         centred = moments.products / count[..., None] - taps[:, None] * taps[..., None]
         mean = tf.matmul(taps, kernel)  # (B, C)
         variance = tf.einsum("bij,ic,jc->bc", centred, kernel, kernel)
-        variance = tf.maximum(variance, 0)  # rounding may leave a little less
+        variance = tf.maximum(variance, 0)  # rounding may give slightly less
         scale = tf.cast(self.gamma, tf.float64) / tf.sqrt(variance + GROUP_NORM_EPSILON)
         shift = tf.cast(self.beta, tf.float64) - mean * scale
         wide = wide_dtype(self.compute_dtype)
@@ -132,7 +132,7 @@ class FrontConvolution(keras.layers.Layer):
     Args:
         in_channels: Channels of the input.
         channels: Channels of the output.
-        kernel_size: Taps.
+        kernel_size: Taps of the kernel.
         stride: Input steps per output step.
         **kwargs: `name`, `dtype`.
 
@@ -149,7 +149,7 @@ class FrontConvolution(keras.layers.Layer):
         self.stride = stride
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         self.kernel = self.add_weight(self.kernel_shape, "he_normal", name="kernel")
         self.built = True
 
@@ -159,7 +159,7 @@ class FrontConvolution(keras.layers.Layer):
 
 
 class FrontEnd(keras.layers.Layer):
-    """Audio to features, by convolutions that see 25 ms.
+    """Convolutions from audio to features, with a receptive field of 25 ms.
 
     Args:
         config: `HubertConfig`.
@@ -167,7 +167,7 @@ class FrontEnd(keras.layers.Layer):
 
     Call arguments:
         audio: (B, S).
-        level: `Moments` of all the recording.
+        level: `Moments` of the whole recording.
 
     Returns:
         (B, T, C).
@@ -192,7 +192,7 @@ class FrontEnd(keras.layers.Layer):
         self.norm = LevelNorm(config.conv_dim[0], name="norm", dtype=dtype)
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         build_all(*self.convolutions, self.norm)
         self.built = True
 
@@ -224,7 +224,7 @@ def _linear(config: HubertConfig, size: int, name: str, dtype) -> Projection:
 
 
 class FeatureProjection(keras.layers.Layer):
-    """Features to the width of the transformer.
+    """Projects features to the width of the transformer.
 
     Args:
         config: `HubertConfig`.
@@ -244,7 +244,7 @@ class FeatureProjection(keras.layers.Layer):
         self.linear = _linear(config, config.hidden_size, "linear", self.dtype_policy)
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         for layer in (self.norm, self.linear):
             layer.build((None, None, self.in_size))
         self.built = True
@@ -255,9 +255,9 @@ class FeatureProjection(keras.layers.Layer):
 
 
 class Positions(keras.layers.Layer):
-    """What the neighbours of a frame tell about its position: a grouped convolution.
+    """The positional embedding: a grouped convolution over neighbouring frames.
 
-    Its weight norm is taken for each tap, over both axes of channels.
+    Its weight norm has one norm per tap, over both axes of channels.
 
     Args:
         config: `HubertConfig`.
@@ -274,12 +274,12 @@ class Positions(keras.layers.Layer):
         super().__init__(**kwargs)
         size, taps = config.hidden_size, config.num_conv_pos_embeddings
         self.kernel_shape = (taps, size // config.num_conv_pos_embedding_groups, size)
-        # Frames that are needed on either side.
+        # Frames needed on either side.
         self.left = taps // 2
         self.right = taps - 1 - self.left
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         shape = self.kernel_shape
         self.direction = self.add_weight(
             shape, "he_normal", autocast=False, name="direction"
@@ -300,7 +300,7 @@ class Positions(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """Multi-head self-attention over all frames; memory grows with T, not its square.
+    """Multi-head self-attention over all frames, with memory linear in T.
 
     Args:
         config: `HubertConfig`.
@@ -324,7 +324,7 @@ class Attention(keras.layers.Layer):
         )
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         for layer in (self.query, self.key, self.value, self.out):
             layer.build((None, None, self.size))
         self.built = True
@@ -363,13 +363,13 @@ def _attend(query, key, value, padding):
 
 
 class Block(keras.layers.Layer):
-    """One layer: attention and MLP, each beside a skip and followed by a norm.
+    """A post-norm transformer layer: attention, then MLP, each with a residual.
 
     Args:
         config: `HubertConfig`.
         **kwargs: `name`, `dtype`.
 
-    Call arguments and returns: as in `Attention`.
+    Call arguments and returns: See `Attention`.
     """
 
     def __init__(self, config: HubertConfig, **kwargs):
@@ -383,7 +383,7 @@ class Block(keras.layers.Layer):
         self.norm_2 = _layer_norm(config, "norm_2", policy)
 
     def build(self, input_shape=None):
-        """Makes the variables."""
+        """Creates the variables."""
         for layer in (self.attention, self.norm_1, self.fc, self.norm_2):
             layer.build((None, None, self.size))
         self.proj.build((None, None, self.wide))
@@ -402,30 +402,28 @@ class Block(keras.layers.Layer):
 class HubertModel(PretrainedModel):
     """HuBERT: audio to the hidden states of any layer.
 
-    All variables exist after construction.
-
     Args:
         config: `HubertConfig`.
         name: Name of the model.
-        **kwargs: Of `keras.Model`.
+        **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         audio: Float (B, S), 16 kHz, in [-1, 1]; S at least `config.receptive_field`.
-        attention_mask: Integers (B, S), 1 for samples and 0 for the padding behind
-            them; None: all rows are whole.
-        layer: Whose output is wanted; 0: the input of the first layer. By default the
-            last. Bark's quantizers take 9.
-        output_hidden_states: Whether to return all layers' up to `layer`.
-        compat: `"hf"`: padding counts for the level of a row, as in transformers. By
-            default a row is what it would be alone.
+        attention_mask: Integers (B, S), 1 for samples and 0 for padding after them.
+            None if there is no padding.
+        layer: Layer whose output to return: 0 is the input of the first layer, the
+            default is the last. Bark's quantizers take 9.
+        output_hidden_states: Whether to return the outputs of all layers up to `layer`.
+        compat: `"hf"` includes padding in a row's group norm, as in transformers. By
+            default a row's result does not depend on padding.
 
     Returns:
-        Float (B, T, D), or a list of these, layer 0 first; T is
-        `num_frames(S)`. Frames of padding hold nothing that means anything.
+        Float (B, T, D), or a list of these from layer 0 on; T is `num_frames(S)`. The
+        values of padding frames are meaningless.
 
     Raises:
-        ValueError: If `audio` has another shape or too few samples, the mask another
-            shape or zeros in front of ones, or there is no such layer.
+        ValueError: If `audio` has another shape or too few samples, the mask has
+            another shape or zeros before ones, or there is no such layer.
 
     Example:
         >>> hubert = HubertModel(HubertConfig(num_hidden_layers=1))
@@ -449,7 +447,7 @@ class HubertModel(PretrainedModel):
             Block(config, name=f"block_{index}", dtype=policy)
             for index in range(config.num_hidden_layers)
         ]
-        # One trace or two of each serve windows of every length.
+        # One or two traces of each serve windows of all lengths.
         graph = functools.partial(tf.function, autograph=False, reduce_retracing=True)
         self._moments_graph = graph(self._moments)
         self._start_graph = graph(self._start)
@@ -457,13 +455,13 @@ class HubertModel(PretrainedModel):
         self.build()
 
     def build(self, input_shape=None):
-        """Makes the variables; the constructor has done it already."""
+        """Creates the variables; the constructor calls it."""
         if self.built:
             return
         build_all(self.front, self.projection, self.positions, *self.blocks)
         self.norm.build((None, None, self.config.hidden_size))
         if self.config.has_mask_embedding:
-            # Stood for hidden frames in training; kept for the checkpoint's sake.
+            # The embedding of masked frames: unused, but part of the checkpoint.
             self.mask_embedding = self.add_weight(
                 (self.config.hidden_size,),
                 "zeros",
@@ -473,7 +471,7 @@ class HubertModel(PretrainedModel):
         self.built = True
 
     def num_frames(self, num_samples):
-        """Frames of that many samples, a number or an array: (S - 400) // 320 + 1."""
+        """Number of frames for an int or array of samples: (S - 400) // 320 + 1."""
         config = self.config
         return (num_samples - config.receptive_field) // config.hop_length + 1
 
@@ -510,17 +508,18 @@ class HubertModel(PretrainedModel):
         return states if output_hidden_states else states[-1]
 
     def window(self, audio, level: Moments, missing, layer: int) -> tf.Tensor:
-        """Part of a recording, with what stands around it.
+        """Encodes part of a recording with its surroundings.
 
-        The T frames of the result see each other alone, but their level is that of all
-        the recording, and their positions come from real neighbours.
+        The T frames of the result attend only to each other, but the group norm uses
+        the whole recording, and the positional embedding the real neighbours.
 
         Args:
-            audio: Float (B, S), with `positions.left` frames more in front and
-                `positions.right` more behind, as far as the recording has them.
+            audio: Float (B, S), with up to `positions.left` more frames before and
+                `positions.right` after.
             level: `Moments` of the recording.
-            missing: int32 (2,), how many of these it has not, in front and behind.
-            layer: As in `call`.
+            missing: int32 (2,), how many of these frames before and after the recording
+                does not have.
+            layer: See `call`.
 
         Returns:
             (B, T, D).
@@ -535,18 +534,18 @@ class HubertModel(PretrainedModel):
         return self._placed(tf.pad(x, [[0, 0], missing, [0, 0]]))
 
     def _block(self, weights, x):
-        """A block with the weights of any other: tracing one serves them all."""
+        """Runs the first block with the weights of another, so one trace serves all."""
         block = self.blocks[0]
         with keras.StatelessScope(zip(block.weights, weights, strict=True)):
             return block(x)
 
     def _placed(self, x):
-        """The state of layer 0; `x` has what `positions` needs around."""
+        """The state of layer 0; `x` includes the frames around it for `positions`."""
         last = tf.shape(x)[1] - self.positions.right
         return self.norm(x[:, self.positions.left : last] + self.positions(x))
 
     def _encode(self, x, is_real, layer: int) -> Sequence[tf.Tensor]:
-        """The states from layer 0 to `layer`; `x` has what `positions` needs around."""
+        """The states from layer 0 to `layer`; for `x` see `_placed`."""
         x = self._placed(x)
         dtype = wide_dtype(self.compute_dtype)
         padding = attention_mask(0, 0, 0, is_real, dtype, is_causal=False).padding
@@ -556,14 +555,14 @@ class HubertModel(PretrainedModel):
         return states
 
     def first_layers(self, layer: int) -> HubertModel:
-        """The network without the layers above one, whose output stays what it is.
+        """The network without the layers above `layer`.
 
         Args:
-            layer: As in `call`.
+            layer: See `call`.
 
         Returns:
-            A network with the same weights, of at least one layer: a configuration
-            cannot have none.
+            A network with the same weights and at least one layer, which a
+            configuration needs.
         """
         count = max(1, self.checked_layer(layer))
         if count == len(self.blocks):
@@ -577,7 +576,7 @@ class HubertModel(PretrainedModel):
         return first
 
     def checked_layer(self, layer: int | None) -> int:
-        """The number of a layer; None: the last. ValueError if there is none such."""
+        """Checks the number of a layer; None means the last."""
         last = len(self.blocks)
         if layer is None:
             return last
@@ -589,7 +588,7 @@ class HubertModel(PretrainedModel):
 
 
 def _without(x, is_real):
-    """Zeros where frames are not real."""
+    """Zeros padding frames."""
     return x * tf.cast(is_real, x.dtype)[..., None]
 
 
@@ -629,6 +628,6 @@ def _check_mask(mask: np.ndarray, least: int) -> None:
     lengths = mask.sum(axis=1)
     if np.any(lengths < least):
         raise ValueError(
-            f"attention_mask must leave every row at least {least} samples. "
+            f"attention_mask must leave at least {least} samples in each row. "
             f"Received: a row of {lengths.min()}"
         )

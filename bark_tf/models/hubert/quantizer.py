@@ -1,7 +1,7 @@
-"""The community's quantizer: HuBERT's frames to the semantic tokens Bark speaks.
+"""The community's quantizer: HuBERT's frames to Bark's semantic tokens.
 
-Bark's own tokenizer was never released. These networks learned, from what Bark speaks,
-which token belongs to which frame: LSTMs, and one linear layer (version 0) or two
+Bark's own tokenizer was never released. These networks were trained on Bark's output to
+predict the token of each frame: LSTMs, then one linear layer (version 0) or two
 (version 1).
 
 Axes: B batch, T frames, D width of a frame, H width of an LSTM, V tokens.
@@ -26,18 +26,16 @@ from bark_tf.models.pretrained import PretrainedModel
 class HubertQuantizer(PretrainedModel):
     """Frames to logits of semantic tokens.
 
-    All variables exist after construction.
-
     Args:
         config: `HubertQuantizerConfig`.
         name: Name of the model.
-        **kwargs: Of `keras.Model`.
+        **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         frames: Float (B, T, D), T at least 1.
 
     Returns:
-        Logits (B, T, V); the original ends in a log-softmax, which changes no order.
+        Logits (B, T, V); the original applies a log-softmax, which keeps their order.
 
     Example:
         >>> quantizer = HubertQuantizer.from_file("quantifier_hubert_base_ls960_14.pth")
@@ -71,7 +69,7 @@ class HubertQuantizer(PretrainedModel):
         self.build()
 
     def build(self, input_shape=None):
-        """Makes the variables; the constructor has done it already."""
+        """Creates the variables; the constructor calls it."""
         if self.built:
             return
         build_all(*self.lstms)
@@ -87,24 +85,20 @@ class HubertQuantizer(PretrainedModel):
         return self.run(frames)[0]
 
     def run(self, frames, state=None):
-        """Classifies a piece of a recording's frames.
+        """Classifies part of a recording.
 
         Args:
             frames: Float (B, T, D), T at least 1.
-            state: Returned for the piece before; None at the start.
+            state: State after the previous part, or None at the start.
 
         Returns:
-            Logits (B, T, V), and the state after the piece.
+            Logits (B, T, V), and the state.
         """
-        x, after = self.hear(frames, state)
+        x, after = self.run_lstms(frames, state)
         return self.classify(x), after
 
-    def hear(self, frames, state=None):
-        """What the LSTMs make of frames; arguments and state as in `run`.
-
-        Returns:
-            (B, T, H), and the state after the piece.
-        """
+    def run_lstms(self, frames, state=None):
+        """Runs the LSTMs; see `run`. Returns their output (B, T, H) and the state."""
         x, after = tf.cast(frames, self.compute_dtype), []
         for lstm, before in zip(
             self.lstms, state or [None] * len(self.lstms), strict=True
@@ -114,7 +108,7 @@ class HubertQuantizer(PretrainedModel):
         return x, after
 
     def classify(self, x):
-        """Logits (B, T, V) of what was heard, (B, T, H)."""
+        """Logits (B, T, V) for the output (B, T, H) of the LSTMs."""
         if self.intermediate is not None:
             x = self.intermediate(x)
         return self.head(x)
@@ -122,12 +116,12 @@ class HubertQuantizer(PretrainedModel):
     def merged(self) -> HubertQuantizer:
         """The network with its two linear layers multiplied into one.
 
-        Nothing stands between them. It says the same but for rounding, in a quarter of
-        these layers' work, at the community's sizes.
+        The result is the same up to rounding. At the community's sizes, it saves three
+        quarters of the work in these layers.
 
         Returns:
-            A network of version 0; this one where that would not be less work, or
-            where `quantize` has made the layers small.
+            A network of version 0, or this one if merging would not save work or if
+            the layers are quantized.
         """
         config = self.config.replace(intermediate_size=0)
         width, size = config.hidden_size, config.output_size

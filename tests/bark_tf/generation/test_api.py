@@ -131,5 +131,5 @@ def test_unknown_options_are_named(bark, part, inputs):
 
 
 def test_coarse_tokens_of_half_a_frame_are_refused(bark):
-    with pytest.raises(ValueError, match=r"groups of 2\. Received: 5"):
+    with pytest.raises(ValueError, match=r"multiple of 2\. Received: 5"):
         bark.fine_acoustics.generate(np.full((1, 5), 21), codebook_size=8)

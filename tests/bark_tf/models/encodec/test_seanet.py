@@ -7,7 +7,7 @@ import tensorflow as tf
 import toy
 
 from bark_tf.models.encodec.seanet import (
-    STEPS_PER_TURN,
+    STEPS_PER_LOOP,
     Decoder,
     Encoder,
     LSTMLayer,
@@ -45,7 +45,7 @@ def lstm(x, layer):
 
 
 @pytest.mark.parametrize(
-    "length", [1, STEPS_PER_TURN - 1, STEPS_PER_TURN, 2 * STEPS_PER_TURN + 1]
+    "length", [1, STEPS_PER_LOOP - 1, STEPS_PER_LOOP, 2 * STEPS_PER_LOOP + 1]
 )
 def test_lstm_of_lengths_around_whole_turns(length):
     layer = randomize(LSTMLayer(5))
@@ -55,7 +55,7 @@ def test_lstm_of_lengths_around_whole_turns(length):
 
 def test_gradient_of_the_lstm():
     layer = randomize(LSTMLayer(2, dtype="float64"))
-    x = np.random.normal(size=(1, STEPS_PER_TURN + 2, 2))
+    x = np.random.normal(size=(1, STEPS_PER_LOOP + 2, 2))
     traced = tf.function(layer)
     theirs, numeric = tf.test.compute_gradient(traced, [x])
     np.testing.assert_allclose(theirs[0], numeric[0], atol=1e-6)
