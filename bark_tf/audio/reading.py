@@ -112,7 +112,7 @@ def load_opening(path: str | os.PathLike, max_s: float = MAX_S) -> Opening:
 
 def check_rate(sample_rate: int) -> None:
     """Raises ValueError unless the sample rate is a positive whole number."""
-    if not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
+    if not isinstance(sample_rate, int | np.integer) or not 0 < sample_rate < 2**31:
         raise ValueError(
             "sample_rate must be a positive whole number. "
             f"Received: sample_rate={sample_rate!r}"

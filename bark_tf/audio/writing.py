@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from bark_tf.audio.reading import check_rate
 from bark_tf.files import atomic_write
 
 # File extension -> soundfile's name of the format, the default encoding.
@@ -28,16 +29,16 @@ FORMATS = {
 }
 # Encodings that hold values outside [-1, 1].
 _UNBOUNDED = ("FLOAT", "DOUBLE")
-# Of no samples, libsndfile writes files that it cannot open.
+# Formats and encodings whose empty files libsndfile cannot open.
 _NEVER_EMPTY = ("FLAC", "MPEG_LAYER_III", "OPUS")
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-# Encoding -> the sample rates that it knows; others take any.
+# Encoding -> the sample rates it supports; others take any.
 _RATES = {"OPUS": _OPUS_RATES, "MPEG_LAYER_III": _MP3_RATES}
 
 _PCM16_SCALE = 2**15
 _PCM16_CODE, _PCM16_BYTES = 1, 2
-# A WAV file states its size in 32 bits. In a stream, the largest means "until it ends".
+# A WAV file states its size in 32 bits; the largest value stands for a stream.
 _UNKNOWN_SIZE = 2**32 - 1
 _MAX_WAV_BYTES = _UNKNOWN_SIZE - 1024  # of samples; the rest is for the header
 _BLOCK = 2**16  # samples
@@ -100,21 +101,15 @@ def _checked(audio: Any) -> np.ndarray:
     return array
 
 
-def _check_rate(sample_rate: int, subtype: str | None = None) -> None:
-    if not isinstance(sample_rate, int | np.integer) or not 0 < sample_rate < 2**31:
-        raise ValueError(
-            "sample_rate must be a positive whole number. "
-            f"Received: sample_rate={sample_rate!r}"
-        )
+def _check_encoding(
+    samples: np.ndarray, sample_rate: int, name: str, subtype: str
+) -> None:
     rates = _RATES.get(subtype, (sample_rate,))
     if sample_rate not in rates:
         raise ValueError(
             f"sample_rate of {subtype} must be one of {', '.join(map(str, rates))}. "
             f"Received: sample_rate={sample_rate}"
         )
-
-
-def _check_encoding(name: str, subtype: str, samples: np.ndarray) -> None:
     if not soundfile.check_format(name, subtype):
         known = ", ".join(soundfile.available_subtypes(name))
         raise ValueError(
@@ -123,7 +118,8 @@ def _check_encoding(name: str, subtype: str, samples: np.ndarray) -> None:
         )
     if not samples.size and not {name, subtype}.isdisjoint(_NEVER_EMPTY):
         raise ValueError(
-            f"A {name} file with {subtype} must have samples; use .wav. Received: none"
+            f"A {name} file with {subtype} must not be empty; use .wav. "
+            "Received: no samples"
         )
     if name == "WAV" and samples.nbytes > _MAX_WAV_BYTES:
         raise ValueError(
@@ -177,7 +173,7 @@ def stream_header(sample_rate: int) -> bytes:
         >>> len(stream_header(24_000))
         44
     """
-    _check_rate(sample_rate)
+    check_rate(sample_rate)
     bytes_per_second, bits = sample_rate * _PCM16_BYTES, 8 * _PCM16_BYTES
     layout = (_PCM16_CODE, 1, sample_rate, bytes_per_second, _PCM16_BYTES, bits)
     body = struct.pack("<HHIIHH", *layout)
@@ -223,13 +219,13 @@ def write_audio(
     check_destination(path)
     name, default = _format_of(path)
     subtype = default if subtype is None else subtype
-    _check_rate(sample_rate, subtype)
+    check_rate(sample_rate)
     samples = _checked(audio)
     if subtype == "PCM_16":
         samples = to_pcm16(samples)
     elif subtype not in _UNBOUNDED:
         samples = _clipped(samples)
-    _check_encoding(name, subtype, samples)
+    _check_encoding(samples, sample_rate, name, subtype)
     data = _encode(samples, sample_rate, name, subtype)
     try:
         with atomic_write(path) as temporary:

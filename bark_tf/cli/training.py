@@ -468,6 +468,24 @@ def _add_evaluate(commands: Any) -> Parser:
     parser.add_argument(
         "--voice", metavar="NAME|FILE.npz", help="default: a random voice"
     )
+    _add_judges(parser)
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="use at most N recordings and N sentences, evenly spaced",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA; faster for a few sentences",
+    )
+    return parser
+
+
+def _add_judges(parser: Parser) -> None:
     parser.add_argument(
         "--recogniser",
         metavar="NAME",
@@ -495,20 +513,6 @@ def _add_evaluate(commands: Any) -> Parser:
         metavar="NAME",
         help="sound quality model: dnsmos (extra `evaluate-quality`)",
     )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="use at most N recordings and N sentences, evenly spaced",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument(
-        "--no-xla",
-        dest="jit_compile",
-        action="store_false",
-        help="do not compile with XLA; faster for a few sentences",
-    )
-    return parser
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

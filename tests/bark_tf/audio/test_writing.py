@@ -124,7 +124,7 @@ def test_every_format_reads_back(tmp_path, suffix, num_samples):
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3", ".opus"])
 def test_an_empty_file_that_nothing_opens_is_refused(tmp_path, suffix):
-    with pytest.raises(ValueError, match=r"must have samples; use \.wav"):
+    with pytest.raises(ValueError, match=r"must not be empty; use \.wav"):
         write_audio(tmp_path / f"out{suffix}", [], RATE)
     assert list(tmp_path.iterdir()) == []
 
