@@ -1,1 +1,1 @@
-"""Text: sentences, and the ids that Bark reads."""
+"""Text: sentences and token ids."""

@@ -1,10 +1,10 @@
-"""Long text into pieces that Bark can say in one go.
+"""Splits long text into pieces that Bark can speak in one go.
 
-Sentences are found by rules, not by a trained model: the text may be in any language,
-or in several. Where a rule cannot tell, the text stays together: pieces are grouped
-again, so a missed end costs nothing, while a pause after "Dr." is heard.
+Rules find the sentences, since the text may be in any language or several. When in
+doubt they do not split: sentences are grouped again anyway, so a missed end costs
+nothing, while a pause after "Dr." is audible.
 
-No character is lost: the pieces, put together, are the text up to white space.
+No character is lost: the joined pieces equal the text up to white space.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import NamedTuple
 
 # === Numbers ===
 
-# Bark was trained on pieces of up to about 14 s, and its 768 semantic tokens end after
-# 15.4 s. Aiming at 10 s leaves room for a slow speaker.
+# Bark was trained on pieces of up to about 14 s, and its 768 semantic tokens last
+# 15.4 s. Aiming at 10 s leaves room for slow speakers.
 TARGET_S = 10.0
 MAX_S = 13.0
-# Shorter pieces invite Bark to go on inventing; they join a neighbour if they can.
+# After shorter pieces Bark tends to make up speech; they join a neighbour if possible.
 MIN_S = 2.0
 
-# The model reads 256 text tokens; the margin is for tokenizers whose count of a whole
-# is not the sum of its words'.
+# The model reads 256 text tokens; the margin is for tokenizers with other counts for a
+# text than for the sum of its words.
 TOKEN_MARGIN = 8
 MAX_TOKENS = 256 - TOKEN_MARGIN
 
-# Calm reading aloud: about 150 words per minute of 6 characters, space included.
+# Calm reading: about 150 words per minute of 6 characters, space included.
 CHARACTERS_PER_S = 15.0
-# A digit stands for a word: "7" is said "seven", "42" "forty-two".
+# A digit is read as a word: "7" as "seven", "42" as "forty-two".
 DIGITS_PER_S = CHARACTERS_PER_S / 4
 # One character is one syllable (Chinese, Korean) or more (kanji).
 SYLLABLES_PER_S = 4.5
@@ -53,7 +53,7 @@ _SYLLABLES = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
-# Written without spaces between words, their punctuation included.
+# Scripts without spaces between words, and their punctuation.
 _UNSPACED = (
     *_KANA,
     (0x2E80, 0x303F),
@@ -63,16 +63,16 @@ _UNSPACED = (
     (0xFF01, 0xFF65),
     (0x20000, 0x3FFFF),
 )
-# These write no mark at the end of a sentence, but a space.
+# Scripts that end a sentence with a space instead of a mark.
 _SPACE_ENDED = ((0x0E01, 0x0E5B), (0x0E81, 0x0EDF))  # Thai, Lao
-# Letters and marks before such a space for it to be an end.
+# The fewest characters before such a space for it to end a sentence.
 _MIN_SPACE_ENDED = 20
 
 # === Marks ===
 
-# End a sentence wherever they stand: their scripts need no space after them.
+# End a sentence anywhere: their scripts need no space after them.
 _WIDE_MARKS = "。｡！？．﹒﹖﹗।॥؟۔։።፧፨။។៕།༎᠃᠉꓿߹܀܁܂"
-# End a sentence before a space, if what follows does not say otherwise.
+# End a sentence before a space, depending on the next word.
 _LOUD_MARKS = "!?‼⁇⁈⁉‽⸮\u037e"
 _MARKS = _WIDE_MARKS + _LOUD_MARKS + ".…"
 _INVISIBLE = "\u200b\u200e\u200f\u2060\ufeff"
@@ -80,8 +80,8 @@ _CLOSERS = "\"'”’»«›‹)]}」』】》〉）］｝〕〗〙｣＂＇*_\u
 _OPENERS = "\"'“‘”’«»‹›„‚([{（［｛「『【《〈〔｢¿¡*_#—–-…" + _INVISIBLE
 _MARK = re.compile(
     rf"(?P<marks>\.(?:[ \u00a0]\.)+|[{re.escape(_MARKS)}]+)"
-    # “ closes in German and » after a space in French, both before a space or a mark;
-    # elsewhere they open. [1] is a footnote.
+    # “ closes in German, and » after a space in French, before a space or a mark; they
+    # open elsewhere. [1] is a footnote.
     rf"(?:[{re.escape(_CLOSERS)}]|\[\d{{1,3}}\]"
     r"|(?:[“‘]|[ \u00a0\u202f]»)(?=[\s,.;:!?]|\Z))*"
 )
@@ -111,10 +111,10 @@ _PAIRS = (
     (((0x30, 0x39),), ((0x30, 0x39),)),
 )
 
-# A line shorter than this, before one that starts with a capital, is a heading, a
-# verse or the end of a paragraph, not a line that an editor wrapped.
+# A shorter line before one that starts with a capital is a heading, a verse or the end
+# of a paragraph, not a wrapped line.
 _SHORT_LINE = 50
-# Characters looked at before and after a mark.
+# Characters considered before and after a mark.
 _WINDOW = 40
 
 # === Words before a full stop ===
@@ -124,7 +124,7 @@ def _words(*lines: str) -> frozenset[str]:
     return frozenset(" ".join(lines).split())
 
 
-# Something always follows: a name, or the rest of the sentence.
+# Never the last word: a name or the rest of the sentence follows.
 _NEVER_LAST = _words(
     "mr mrs ms mx messrs dr drs prof rev hon pres gov sen gen col maj capt cmdr lt sgt",
     "cpl adm supt vs cf viz approx esp incl e.g i.e",
@@ -137,12 +137,12 @@ _NEVER_LAST = _words(
     "sn doç yrd örn bkz dhr mevr bijv d.w.z t.ex bl.a f.eks např tzv tj",
     "डॉ प्रो पं ดร π.χ δηλ",
 )
-# May be the last word: it is, if one of `_STARTERS` follows.
+# The last word if one of `_STARTERS` follows.
 _SELDOM_LAST = _words(
     "jr sr st ave blvd rd sq inc ltd co corp bros dept univ assn esq ft mt oz lb lbs",
     "al ph.d str tel rep ing",
 )
-# May be the last word: it is, if a capital follows.
+# The last word if a capital follows.
 _OFTEN_LAST = _words(
     "etc usw u.s.w ecc itd itp atd enz osv o.s.v vb т.д т.п др пр руб тыс",
     "a.m p.m a.d b.c b.c.e c.e",
@@ -163,8 +163,8 @@ _STARTERS = _words(
     "El La Los Las Un Una Y Pero Le Les Il Elle Nous Vous Et Mais Lo Gli Ma",
     "Он Она Они Мы Вы Это Но И А",
 )
-# A number and a full stop are an ordinal after one of the first or before one of the
-# second: "im 19. Jahrhundert", "1. Mai".
+# A number with a full stop is an ordinal after `_BEFORE_ORDINAL` or before `_MONTHS`:
+# "im 19. Jahrhundert", "1. Mai".
 _BEFORE_ORDINAL = _words(
     "der die das dem den des am im vom zum zur beim bis jeder jede jedes ab seit und"
 )
@@ -195,7 +195,7 @@ def _character_seconds(char: str) -> float:
 
 
 def estimate_seconds(text: str) -> float:
-    """How long a calm voice needs for a text.
+    """Estimates how long a calm voice takes to read a text.
 
     Args:
         text: Any text.
@@ -215,7 +215,7 @@ def _collapse(text: str) -> str:
 
 
 def has_speech(text: str) -> bool:
-    """Whether there is anything to say: a letter, a digit or a note.
+    """Whether a text has anything to speak: a letter, a digit or a note.
 
     Example:
         >>> has_speech("Ok"), has_speech("* * *")
@@ -228,16 +228,16 @@ def has_speech(text: str) -> bool:
 
 
 def split_paragraphs(text: str) -> list[str]:
-    r"""Splits a text at its blank lines.
+    r"""Splits a text at blank lines.
 
     Args:
         text: Any text.
 
     Returns:
-        The paragraphs that are not blank, without white space around them.
+        The paragraphs, stripped; none is empty.
 
     Raises:
-        ValueError: If `text` is no string.
+        ValueError: If `text` is not a string.
 
     Example:
         >>> split_paragraphs("One.\nTwo.\n\nThree.")
@@ -249,19 +249,19 @@ def split_paragraphs(text: str) -> list[str]:
 def split_sentences(text: str) -> list[str]:
     """Splits a text into sentences.
 
-    Quotes and brackets after the mark stay with the sentence, `[laughs]` and
-    `♪ ... ♪` stay whole, and blank lines, list items and speakers ("ANNA: ...") on a
-    line of their own start a new sentence.
+    Quotes and brackets after the mark stay with the sentence, and `[laughs]` and
+    `♪ ... ♪` stay whole. Blank lines, list items and lines with a speaker
+    ("ANNA: ...") start a new sentence.
 
     Args:
-        text: Any text, of any languages and scripts.
+        text: Any text, in any languages and scripts.
 
     Returns:
-        The sentences, without white space around them; none is empty. White space
-        apart, they are the text.
+        The sentences, stripped; none is empty. Joined, they equal the text up to white
+        space.
 
     Raises:
-        ValueError: If `text` is no string.
+        ValueError: If `text` is not a string.
 
     Example:
         >>> split_sentences('Dr. Who paid 3.50. "Why?" she asked. 你好。再见！')
@@ -294,7 +294,7 @@ def _pieces(text: str, ends: Iterable[int]) -> list[str]:
 
 
 def _inside(text: str, *patterns: re.Pattern) -> bytearray:
-    """Marks the offsets at which a cut would break a match: (len(text) + 1,)."""
+    """Marks the offsets where a cut would break a match: (len(text) + 1,)."""
     inside = bytearray(len(text) + 1)
     for pattern in patterns:
         for match in pattern.finditer(text):
@@ -328,7 +328,7 @@ def _song_ends(text: str) -> Iterator[int]:
 
 
 def _space_ends(text: str) -> Iterator[int]:
-    """Ends of Thai and Lao, where a space is between sentences and phrases."""
+    """Ends in Thai and Lao, which have spaces between sentences and phrases."""
     begin = 0
     for space in _SPACES.finditer(text):
         before = text[space.start() - 1 : space.start()]
@@ -342,8 +342,8 @@ def _space_ends(text: str) -> Iterator[int]:
 
 
 def _mark_ends(text: str, other: Sequence[int], inside: bytearray) -> Iterator[int]:
-    """Adds the ends at marks to the other ends; ascending."""
-    # Without any capital, a small letter may start a sentence.
+    """Merges the ends at marks with the other ends; ascending."""
+    # In a text without capitals a small letter may start a sentence.
     is_small = not any(map(str.isupper, text))
     others = iter([*other, len(text) + 1])
     following, begin = next(others), 0
@@ -358,11 +358,11 @@ def _mark_ends(text: str, other: Sequence[int], inside: bytearray) -> Iterator[i
     yield from (end for end in (following, *others) if end <= len(text))
 
 
-# === Is it an end? ===
+# === Ends at marks ===
 
 
 def _next_words(text: str, end: int) -> list[str]:
-    """Up to two words after an offset, without quotes and brackets before them."""
+    """Up to two words after an offset, without opening quotes and brackets."""
     start = _SPACE.match(text, end).end()
     words = text[start : start + _WINDOW].split()[:2]
     return [word.lstrip(_OPENERS) for word in words if word.strip(_OPENERS)]
@@ -373,7 +373,7 @@ def _first_of(words: Sequence[str]) -> str:
 
 
 def _is_end(text: str, match: re.Match, begin: int, is_small: bool) -> bool:
-    """Whether a sentence that starts at `begin` ends with a mark."""
+    """Whether a mark ends the sentence that starts at `begin`."""
     marks = match["marks"]
     has_closer = len(marks) < len(match.group())
     after = text[match.end() : match.end() + 1]
@@ -401,14 +401,14 @@ def _is_wide_end(marks: str, after: str, has_closer: bool) -> bool:
     is_decimal = marks == "．" and after.isdigit()
     if is_decimal or unicodedata.category(after).startswith("M"):
         return False
-    # What follows a closed quote at once belongs to it: 「行く？」と言った。
+    # A letter right after a closed quote continues the sentence: 「行く？」と言った。
     return not (has_closer and after.isalnum()) and after not in _WIDE_MARKS
 
 
 def _is_full_stop(
     text: str, dot: int, begin: int, following: Sequence[str], is_small: bool
 ) -> bool:
-    """Whether a dot before a space ends its sentence; else it abbreviates."""
+    """Whether a dot before a space ends its sentence, or marks an abbreviation."""
     enumerator = _ENUMERATOR.match(text, begin)
     if enumerator and enumerator.end() == dot:
         return False
@@ -446,7 +446,7 @@ def _may_be_last(word: str, next_word: str, starts: bool, is_small: bool) -> boo
     if is_small and next_word[:1].islower():
         return word not in _ABBREVIATIONS and not _DOTTED.fullmatch(word)
     if word in _OFTEN_LAST:
-        # "5 p.m. EST" goes on.
+        # "5 p.m. EST" continues.
         return not (len(next_word) > 1 and next_word.isupper())
     if word in _SELDOM_LAST or _DOTTED.fullmatch(word):
         return starts
@@ -464,21 +464,21 @@ def group_sentences(
     target_s: float = TARGET_S,
     max_s: float = MAX_S,
 ) -> list[str]:
-    """Puts sentences together to pieces that Bark says well in one go.
+    """Groups sentences into pieces that Bark can speak in one go.
 
-    A sentence that is too long by itself is cut into about equal parts: after a
-    comma or its kin, else at a space, else between two characters.
+    A sentence that is too long is cut into roughly equal parts: after a comma or
+    similar mark, else at a space, else between two characters.
 
     Args:
         sentences: What `split_sentences` returns.
-        count_tokens: Number of the tokenizer's tokens of a text.
-        max_tokens: No piece has more; only a single character that has more by
-            itself is left whole.
-        target_s: Sentences are added up to this estimate, in seconds.
-        max_s: No piece has a longer estimate, in seconds.
+        count_tokens: Returns the number of tokens of a text.
+        max_tokens: The most tokens per piece; a single character with more stays
+            whole.
+        target_s: Sentences are added to a piece up to this estimate, in seconds.
+        max_s: The longest estimate of a piece, in seconds.
 
     Returns:
-        The pieces, white space collapsed; none is empty.
+        The pieces, with collapsed white space; none is empty.
 
     Raises:
         ValueError: If a limit is out of range.
@@ -494,7 +494,7 @@ def group_sentences(
         )
     if not 0 < target_s <= max_s < math.inf:
         raise ValueError(
-            "target_s and max_s must be positive, the first at most the second. "
+            "target_s must be positive and at most max_s. "
             f"Received: target_s={target_s}, max_s={max_s}"
         )
     limits = _Limits(count_tokens, max_tokens, target_s, max_s)
@@ -541,7 +541,7 @@ def _join(left: str, right: str) -> str:
 
 
 def _parts(sentence: str, limits: _Limits) -> Iterator[str]:
-    """The sentence itself, or what it is cut into."""
+    """The sentence itself, or its parts."""
     seconds = [0.0, *itertools.accumulate(map(_character_seconds, sentence))]
     if seconds[-1] <= limits.max_s and limits.has_room(sentence):
         if sentence:
@@ -553,11 +553,11 @@ def _parts(sentence: str, limits: _Limits) -> Iterator[str]:
         end = bisect.bisect_right(seconds, seconds[start] + limits.max_s) - 1
         end = _last_fit(sentence, start, max(start + 1, end), limits)
         if end < len(sentence):
-            rest = seconds[-1] - seconds[start]
-            even = rest / math.ceil(rest / limits.target_s)
+            left = seconds[-1] - seconds[start]
+            even = left / math.ceil(left / limits.target_s)
             aim = bisect.bisect_left(seconds, seconds[start] + even)
             end = _choose_cut(cuts, start, min(aim, end), end)
-            # In a tokenizer of one's own, a shorter text may have more tokens.
+            # With some tokenizers a shorter text has more tokens.
             end = _last_fit(sentence, start, end, limits)
         if part := sentence[start:end].strip():
             yield part
@@ -565,7 +565,7 @@ def _parts(sentence: str, limits: _Limits) -> Iterator[str]:
 
 
 def _last_fit(text: str, start: int, limit: int, limits: _Limits) -> int:
-    """About the largest end up to `limit` with which the tokens have room."""
+    """About the largest end up to `limit` at which the tokens fit."""
     if limits.has_room(text[start:limit]):
         return limit
     fits, too_far = start + 1, limit
@@ -579,7 +579,7 @@ def _last_fit(text: str, start: int, limit: int, limits: _Limits) -> int:
 
 
 def _cuts(text: str) -> tuple[list[int], ...]:
-    """Where a sentence may be cut, the best kind of places first; ascending."""
+    """Offsets where a sentence may be cut, by kind, best first; each ascending."""
     inside = _inside(text, _CUE)
     clauses = [m.end() for m in _CLAUSE.finditer(text) if not inside[m.end()]]
     spaces = [m.end() for m in _SPACES.finditer(text) if not inside[m.end()]]
@@ -590,7 +590,7 @@ def _cuts(text: str) -> tuple[list[int], ...]:
 def _choose_cut(
     levels: Sequence[Sequence[int]], start: int, aim: int, limit: int
 ) -> int:
-    """The place nearest to `aim` of the best kind that leaves no tiny part."""
+    """The offset nearest to `aim`, of the best kind that leaves no tiny part."""
     least = start + max(1, (limit - start) // 3)
     for cuts in levels:
         first, last = bisect.bisect_left(cuts, least), bisect.bisect_right(cuts, limit)
@@ -600,7 +600,7 @@ def _choose_cut(
 
 
 def _may_part(left: str, right: str) -> bool:
-    """Whether a cut between two characters leaves both of them what they are."""
+    """Whether two characters can be separated without changing either."""
     return not (
         left in _CLING_TO_NEXT
         or right in _CLING_TO_LAST

@@ -1,4 +1,4 @@
-"""Text to the ids that Bark reads: BERT's WordPiece, cased and multilingual.
+"""Bark's text tokenizer: BERT's WordPiece, cased and multilingual.
 
 Source: google-research/bert, `tokenization.py`; the vocabulary of
 `bert-base-multilingual-cased`.
@@ -32,17 +32,17 @@ _SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-# Settings of tokenizer_config.json, and their names in tokenizer.json's normalizer.
+# Settings of tokenizer_config.json -> names in tokenizer.json's normalizer.
 _NORMALIZER_FIELDS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-# A word of more characters is one unknown token, as in BERT.
+# Longer words become one unknown token, as in BERT.
 _MAX_WORD_LENGTH = 100
 _CLOSED = "closed_vocabulary"
 _NAMED_WORDS = 8
-# Characters of text shown on either side of a cut, and of refused input.
+# Characters shown on either side of a cut, and of refused input.
 _SHOWN = 30
 
 _CUT_SILENTLY = (True, "longest_first", "only_first")
@@ -53,7 +53,7 @@ Row = str | list[str] | list[int]
 
 
 def _special_token(settings: Mapping[str, Any], name: str) -> str:
-    """The spelling of a special token; older files hold it as an object."""
+    """The text of a special token; older files store it as an object."""
     token = settings.get(name)
     if isinstance(token, Mapping):
         token = token.get("content")
@@ -61,7 +61,7 @@ def _special_token(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
-    """Reads `vocab.txt`: one token a line, its id is the number of the line."""
+    """Reads `vocab.txt`: one token per line, whose number is the id."""
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -71,7 +71,7 @@ def _read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
 def _word_piece(
     vocabulary: Mapping[str, int], settings: Mapping[str, Any]
 ) -> tokenizers.Tokenizer:
-    """Builds BERT's chain of steps around a vocabulary; cased unless set otherwise."""
+    """Builds BERT's tokenizer around a vocabulary; cased unless set otherwise."""
     names = {name: _special_token(settings, name) for name in _SPECIAL_TOKENS}
     if names["unk_token"] not in vocabulary:
         raise ValueError(
@@ -102,8 +102,8 @@ def _word_piece(
 
 
 def _apply_settings(spec: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Writes the settings of tokenizer_config.json into a tokenizer.json's content."""
-    # Cutting and padding are done here, where a warning can be given.
+    """Applies the settings of tokenizer_config.json to a tokenizer.json's content."""
+    # `BarkTokenizer` truncates and pads itself, with a warning.
     spec["truncation"] = spec["padding"] = None
     normalizer = spec.get("normalizer") or {}
     if normalizer.get("type") != "BertNormalizer":
@@ -131,7 +131,7 @@ def _is_words(row: Sequence) -> bool:
 
 
 def _shorten(value: Any) -> str:
-    """What an error message shows of refused input."""
+    """Refused input as an error message shows it."""
     shown = repr(value[:_SHOWN] if isinstance(value, str | list | tuple) else value)
     return f"{type(value).__name__} {shown[: 2 * _SHOWN]}"
 
@@ -160,7 +160,7 @@ def _as_row(row: Any, index: int, is_split_into_words: bool) -> Row:
 
 
 def _as_rows(text: Any, is_split_into_words: bool) -> list[Row]:
-    """Turns every accepted form of `text` into a list of rows."""
+    """Turns any accepted form of `text` into a list of rows."""
     if text is None:
         raise ValueError(
             "text must be given: a text or a list of texts. Received: None"
@@ -175,7 +175,7 @@ def _as_rows(text: Any, is_split_into_words: bool) -> list[Row]:
 
 
 def _check_unicode(text: str, index: int = 0) -> None:
-    """Refuses what no UTF-8 file can hold: half of a surrogate pair."""
+    """Raises ValueError for lone surrogates, which UTF-8 cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -188,7 +188,7 @@ def _check_unicode(text: str, index: int = 0) -> None:
 def _place_of_cut(
     row: str | list[str], encoding: tokenizers.Encoding, count: int
 ) -> str:
-    """Shows the text around the end of the first `count` tokens."""
+    """Describes the text around the end of the first `count` tokens."""
     position = encoding.offsets[count - 1][1]
     if isinstance(row, list):
         words_before = row[: encoding.word_ids[count - 1]]
@@ -199,16 +199,16 @@ def _place_of_cut(
 
 
 class BarkTokenizer:
-    """Turns text into BERT ids, a fixed number of columns per row.
+    """Turns text into rows of BERT ids of a fixed length.
 
     Args:
-        backend: A `tokenizers.Tokenizer`. It is copied; its own truncation and padding
-            are switched off in the copy.
-        settings: What `tokenizer_config.json` holds. `do_lower_case`, `strip_accents`
-            and `tokenize_chinese_chars` win over the backend's where they are present;
-            `pad_token` and its kin name the special tokens; `closed_vocabulary` says
-            that the model was trained on whole words only, so that a word in pieces
-            is unknown to it.
+        backend: A `tokenizers.Tokenizer`. It is copied, and truncation and padding are
+            switched off in the copy.
+        settings: The content of `tokenizer_config.json`. `do_lower_case`,
+            `strip_accents` and `tokenize_chinese_chars` override the backend's;
+            `pad_token`, `unk_token` ... name the special tokens; `closed_vocabulary`
+            means that the model was trained on whole words only, so that a word in
+            pieces is unknown to it.
 
     Raises:
         ValueError: If there is no padding token, or a setting has a wrong value.
@@ -245,10 +245,9 @@ class BarkTokenizer:
         self.pad_token_id = pad_token_id
         unknown = _special_token(self._settings, "unk_token")
         self._unknown_id = self._backend.token_to_id(unknown)
-        # Such a model knows whole words; it has only heard of their pieces.
         self._is_closed = bool(self._settings.get(_CLOSED))
 
-    # === Making ===
+    # === Reading and writing ===
 
     @classmethod
     def from_vocabulary(
@@ -259,9 +258,9 @@ class BarkTokenizer:
         """Builds BERT's WordPiece around a vocabulary, cased unless set otherwise.
 
         Args:
-            vocabulary: The path of a `vocab.txt`, tokens in the order of their ids, or
-                a mapping from token to id.
-            settings: What `tokenizer_config.json` holds.
+            vocabulary: The path of a `vocab.txt`, a sequence of tokens in the order of
+                their ids, or a mapping from token to id.
+            settings: The content of `tokenizer_config.json`.
 
         Returns:
             The tokenizer.
@@ -284,7 +283,7 @@ class BarkTokenizer:
 
         Args:
             path: The file.
-            settings: What `tokenizer_config.json` holds.
+            settings: The content of `tokenizer_config.json`.
 
         Returns:
             The tokenizer.
@@ -296,7 +295,7 @@ class BarkTokenizer:
         text = json.dumps(read_json_object(path))
         try:
             backend = tokenizers.Tokenizer.from_str(text)
-        # The Rust library raises Exception itself, no subclass.
+        # The Rust library raises plain Exception.
         except Exception as error:
             raise ValueError(f"{path} is not a tokenizer: {error}") from error
         return cls(backend, settings)
@@ -305,7 +304,7 @@ class BarkTokenizer:
     def from_pretrained(
         cls, path_or_id: str | os.PathLike, **hub_options: Any
     ) -> BarkTokenizer:
-        """Reads `tokenizer.json`, or `vocab.txt` where there is none.
+        """Reads `tokenizer.json`, or `vocab.txt` if there is none.
 
         Args:
             path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
@@ -317,7 +316,7 @@ class BarkTokenizer:
 
         Raises:
             FileNotFoundError: If the checkpoint has neither file.
-            ValueError: If a file holds something else.
+            ValueError: If a file is not a tokenizer's.
         """
 
         def find(name: str) -> Path | None:
@@ -338,7 +337,7 @@ class BarkTokenizer:
         """Writes `tokenizer.json` and `tokenizer_config.json`, as transformers does.
 
         Args:
-            directory: Made if missing.
+            directory: Created if missing.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -359,8 +358,8 @@ class BarkTokenizer:
             "WordPiece",
         )
         config: dict[str, Any] = {
-            # BertTokenizer rebuilds its steps from this file, with lower case by
-            # default, so every setting is written out.
+            # BertTokenizer reads its settings from this file, with lower case by
+            # default, so all of them are written.
             "tokenizer_class": "BertTokenizer"
             if is_bert
             else "PreTrainedTokenizerFast",
@@ -378,16 +377,16 @@ class BarkTokenizer:
                 config[name] = self._settings[name]
         return config
 
-    # === Looking inside ===
+    # === Vocabulary ===
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
-        """The tokenizer of the `tokenizers` package that does the work."""
+        """The underlying `tokenizers.Tokenizer`."""
         return self._backend
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id, special tokens included."""
+        """The largest id plus one, special tokens included."""
         return self._vocab_size
 
     def __len__(self) -> int:
@@ -400,18 +399,18 @@ class BarkTokenizer:
     # === Encoding ===
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Turns one text into ids, neither cut nor padded.
+        """Turns one text into ids, neither truncated nor padded.
 
         Args:
-            text: The text; the literal strings `[PAD]`, `[CLS]` ... in it are read as
-                special tokens, as in transformers.
-            add_special_tokens: Whether `[CLS]` and `[SEP]` are put around.
+            text: The text. The strings `[PAD]`, `[CLS]` ... in it become special
+                tokens, as in transformers.
+            add_special_tokens: Whether to add `[CLS]` and `[SEP]`.
 
         Returns:
             The ids, in [0, vocab_size); empty if nothing in the text has a token.
 
         Raises:
-            ValueError: If the text is no string or holds a lone surrogate.
+            ValueError: If the text is not a string or has a lone surrogate.
         """
         if not isinstance(text, str):
             raise ValueError(f"text must be one text. Received: {_shorten(text)}")
@@ -419,11 +418,11 @@ class BarkTokenizer:
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Turns ids back into text; spaces are only as good as WordPiece keeps them.
+        """Turns ids back into text; WordPiece does not preserve all spaces.
 
         Args:
             ids: Ids in [0, vocab_size).
-            skip_special_tokens: Whether `[PAD]` and its kin are left out.
+            skip_special_tokens: Whether to leave out `[PAD]`, `[CLS]` ...
 
         Returns:
             The text.
@@ -446,26 +445,26 @@ class BarkTokenizer:
 
         Args:
             text: A text; a list of texts; with `is_split_into_words`, a list of words
-                or a list of lists of words; or a list of ids or lists of ids in
-                [0, vocab_size), which are taken as they are.
+                or a list of lists of words; or a list of ids or of lists of ids in
+                [0, vocab_size), which are used unchanged.
             max_length: Columns. Bark's published models read exactly 256.
-            add_special_tokens: Whether `[CLS]` and `[SEP]` are put around texts. Bark
-                was trained without.
-            return_attention_mask: Whether the mask is among the results.
-            return_token_type_ids: Whether BERT's segment ids, all 0, are.
+            add_special_tokens: Whether to add `[CLS]` and `[SEP]` to texts. Bark was
+                trained without.
+            return_attention_mask: Whether to return the mask.
+            return_token_type_ids: Whether to return BERT's segment ids, all 0.
             is_split_into_words: Whether lists of strings are words of one text.
-            truncation: None cuts longer text with a warning, True cuts silently,
-                False refuses it.
+            truncation: None truncates long text with a warning, True silently; False
+                raises ValueError.
 
         Returns:
-            `input_ids` int32 (batch, max_length), padded on the right, and if asked
-            for `attention_mask` and `token_type_ids` of the same form.
+            `input_ids` int32 (batch, max_length), padded on the right, and on request
+            `attention_mask` and `token_type_ids` of the same shape and dtype.
 
         Raises:
             ValueError: If a text is missing, empty, of another type or, with
-                `truncation=False`, too long; if an id is out of range.
+                `truncation=False`, too long; or an id is out of range.
 
-        Words that the vocabulary lacks are named in a warning.
+        Warns about words that are not in the vocabulary.
         """
         self._check_window(max_length, add_special_tokens)
         if truncation is not None and truncation not in _CUT_SILENTLY + _NEVER_CUT:
@@ -537,8 +536,8 @@ class BarkTokenizer:
     def _unknown_words(
         self, row: str | list[str], encoding: tokenizers.Encoding
     ) -> list[str]:
-        """The words that the vocabulary lacks, each once, in order."""
-        # Each is a new list of everything whenever it is asked for.
+        """The words that are not in the vocabulary, each once, in order."""
+        # Each access to these attributes copies the whole list.
         ids, offsets = encoding.ids, encoding.offsets
         pieces: dict[int, list[int]] = {}
         for place, word in enumerate(encoding.word_ids):
@@ -562,13 +561,13 @@ class BarkTokenizer:
 
 
 def _report_unknown(words: list[str], index: int) -> None:
-    """Names the words that will not sound as written."""
+    """Warns about words that will not sound as written."""
     if not words:
         return
     more = ", ..." if len(words) > _NAMED_WORDS else ""
     named = ", ".join(repr(word[:_SHOWN]) for word in words[:_NAMED_WORDS])
     warnings.warn(
-        f"The model's vocabulary has no {named}{more}: spoken as well as it can be. "
+        f"The model's vocabulary has no {named}{more}: the speech may differ. "
         f"Received: text of row {index}",
         UserWarning,
         stacklevel=2,
@@ -582,7 +581,7 @@ def _report_cut(
     truncation: bool | str | None,
     place: str = "",
 ) -> None:
-    """Says what does not fit, unless it was asked not to."""
+    """Warns about or refuses text that does not fit, unless truncated silently."""
     if count <= room or truncation in _CUT_SILENTLY:
         return
     lost = f"the last {count - room} of {count} tokens of row {index}"

@@ -1,7 +1,7 @@
-"""Pairs of semantic tokens and audio that a model makes itself, from texts.
+"""Pairs of semantic tokens and audio that a model generates from texts.
 
-What a model speaks tells which sound belongs to which of its tokens. Pairs are shards
-like those of `bark-tf prepare`: with text ids, semantic tokens, codes and audio.
+They show which sound belongs to which token. Pairs are shards like those of
+`bark-tf prepare`, with text ids, semantic tokens, codes and audio.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..data.prepare import Report, make_shards, tokens_info
 from ..data.shards import DatasetInfo, Skipped, Utterance
 from ..evaluation.scores import BATCH_SIZE, EMPTY_ROWS
 
-# Generation is slow: little is lost when it is killed.
+# Small, since generation is slow and a killed run loses its last shard.
 SHARD_SIZE = 2 * BATCH_SIZE
 VALIDATION = 0.1
 ANYBODY = "anybody"
@@ -30,10 +30,10 @@ class Line(NamedTuple):
     """A text to speak.
 
     Attributes:
-        id: Its number, as text.
-        text: What is said.
-        speaker: Who says it.
-        voice: As `BarkProcessor` takes it; None: anybody.
+        id: Its number, as a string.
+        text: The text.
+        speaker: Name of the voice.
+        voice: The voice, as `BarkProcessor` takes it; None: any.
         seed: Decides the take.
     """
 
@@ -56,31 +56,31 @@ def make_pairs(
     shard_size: int = SHARD_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Lets a model speak texts, and keeps tokens and audio.
+    """Generates speech from texts with a model, and stores tokens and audio.
 
-    Every text has a seed of its own, so that a pair does not depend on the others.
+    Each text has its own seed, so a pair does not depend on the others.
 
     Args:
-        texts: What is said, 5 to 13 seconds each for the published Bark.
-        out: Directory for the shards, `train` and `validation`. One that an earlier
-            call with the same arguments left is completed.
+        texts: Texts of 5 to 13 seconds each, for the published Bark.
+        out: Directory for the shards, `train` and `validation`. An interrupted call
+            resumes when it is repeated with the same arguments.
         model: Directory or id of the checkpoint.
-        voices: Who speaks, in turns, as `BarkProcessor` takes voices; none: anybody,
-            which teaches a quantizer many voices.
+        voices: Voices to use in turn, as `BarkProcessor` takes them; none: any voice,
+            which teaches a quantizer many.
         validation: Share of the texts that is held out, in [0, 1).
-        seed: Of the first text's take; the others' follow.
+        seed: Seed of the first text; the others count up from it.
         jit_compile: Whether decoding is compiled with XLA.
         shard_size: Texts per shard.
         progress: Called with (texts done, texts).
 
     Returns:
-        `Report`. Texts at which the model said nothing are among the skipped.
+        `Report`. Texts for which the model generated nothing are skipped.
 
     Raises:
         FileNotFoundError: If there is no such model or voice.
         ValueError: If there are no texts, a number is out of range, or `out` was made
             with other arguments.
-        OSError: If the disk is full; what is finished stays.
+        OSError: If the disk is full; finished shards stay.
 
     Example:
         >>> make_pairs(texts, "pairs", model="suno/bark-small").utterances
@@ -89,7 +89,7 @@ def make_pairs(
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be in [0, 1). Received: {validation}")
     if not texts:
-        raise ValueError("texts must hold what is to be said. Received: no texts")
+        raise ValueError("texts must not be empty. Received: no texts")
     names = [os.fspath(voice) for voice in voices] or [None]
     lines = [
         Line(
@@ -101,7 +101,7 @@ def make_pairs(
         )
         for number, text in enumerate(texts)
     ]
-    maker = _Maker(os.fspath(model), names, seed, jit_compile)
+    maker = _PairMaker(os.fspath(model), names, seed, jit_compile)
     return make_shards(
         lines,
         out,
@@ -112,8 +112,8 @@ def make_pairs(
     )
 
 
-class _Maker:
-    """Speaks; to `make_shards` what `prepare.Maker` is for recordings."""
+class _PairMaker:
+    """Makes pairs for `make_shards`, as `prepare.Maker` makes utterances."""
 
     def __init__(
         self, model: str, voices: Sequence[str | None], seed: int, jit_compile: bool
@@ -131,7 +131,7 @@ class _Maker:
                 self._voices[voice] = found["history_prompt"]
 
     def info(self, fingerprint: dict[str, Any]) -> DatasetInfo:
-        """What the records are."""
+        """The description of the shards."""
         voices = [voice for voice in self._voices if voice is not None]
         return tokens_info(
             self._model,
@@ -143,7 +143,7 @@ class _Maker:
         )
 
     def utterances(self, lines: Sequence[Line]) -> Iterator[Utterance | Skipped]:
-        """Speaks texts; each gives a pair or why it cannot, in order."""
+        """Speaks texts; yields a pair, or the reason why there is none, in order."""
         problems = {line.id: self._problem(line) for line in lines}
         spoken = {}
         readable = [line for line in lines if problems[line.id] is None]
@@ -157,17 +157,19 @@ class _Maker:
             yield spoken[line.id] if reason is None else Skipped(line.id, "", reason)
 
     def _problem(self, line: Line) -> str | None:
-        """Why a text cannot be read, if so."""
+        """The reason why the model cannot read a text, or None."""
         count = len(self._processor.tokenizer.encode(line.text))
         if not count:
             return "nothing in its text has a token"
         if count > self._limit:
-            return f"its text is longer than the {self._limit} tokens a model reads"
+            return (
+                f"its text is longer than the {self._limit} tokens that a model reads"
+            )
         return None
 
     def _spoken(self, lines: Sequence[Line]) -> dict[str, Utterance]:
-        """The pairs of those texts at which the model said something, by id."""
-        # Another size of batch would be another program to compile.
+        """Pairs by id, without the texts for which the model generated nothing."""
+        # Another batch size would compile another program.
         rows = [*lines, *lines[-1:] * (BATCH_SIZE - len(lines))]
         inputs = self._processor([row.text for row in rows], return_tensors="np")
         with warnings.catch_warnings():

@@ -1,14 +1,14 @@
-"""Training of the quantizer that turns HuBERT's frames into a model's semantic tokens.
+"""Training of the quantizer that maps HuBERT's frames to a model's semantic tokens.
 
-It learns from pairs of audio and tokens, as a rule those that the model made itself
-(`pairs.py`). HuBERT is not trained: its frames are computed once and kept in files.
-Which frame is to say which token is `nearest_frames`'s to tell, as in tokenizing.
+It learns from pairs of audio and tokens, usually those that the model generated itself
+(`pairs.py`). HuBERT is frozen: its frames are computed once and stored in files.
+`nearest_frames` assigns a frame to each token, as when audio is tokenized.
 
     OUT/semantic_tokenizer.*                what `load_semantic_tokenizer` reads
     OUT/training/quantizer/frames/          frames and tokens, 100 KB per second
     OUT/training/quantizer/                 the run: checkpoints, logs
 
-The folder `training` is of no use once the run is done.
+The folder `training` can be deleted when training is done.
 
 Axes: B batch, T frames, N tokens, D width of a frame.
 """
@@ -39,6 +39,7 @@ from bark_tf.files import atomic_write
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.losses import IGNORED_LABEL
+from bark_tf.semantic_tokens import check_tokenizer
 from bark_tf.semantic_tokens.hubert import (
     LAYER,
     HubertTokenizer,
@@ -56,9 +57,9 @@ from ..runs.trainers import StageTrainer
 SPLITS = ("train", "validation")
 STEPS = 3_000
 BATCH_SIZE = 8
-# Frames of an example, 20 s: a batch's logits, 8 x 1,000 x 10,000, are 320 MB.
+# Frames per example, 20 s: the logits of a batch, 8 x 1,000 x 10,000, take 320 MB.
 MAX_FRAMES = 1_000
-# Pairs whose frames are in one file, and in memory while it is written.
+# Pairs per file of frames, which are in memory while it is written.
 _PAIRS_PER_FILE = 64
 _INPUTS_NAME = "inputs.json"
 
@@ -66,15 +67,15 @@ Progress = Callable[[str, int, int], None]
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody listens to."""
+    """The default progress: reports nothing."""
 
 
 def quantizer_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
-    """How a quantizer is trained as a rule: it keeps the best of twenty validations.
+    """The default training options: the best of twenty validations is kept.
 
     Args:
-        steps: Batches in all.
-        seed: Of all random choices.
+        steps: Number of batches.
+        seed: Decides all random choices.
     """
     return TrainingOptions(
         steps=steps,
@@ -93,15 +94,13 @@ def quantizer_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
 
 
 class QuantizerScore(NamedTuple):
-    """How well a tokenizer finds the tokens that a model spoke, in audio new to it.
-
-    Nothing of the tokens is given to it: it tokenizes the audio as it does any other.
+    """How well a tokenizer recovers the tokens of held-out generated audio.
 
     Attributes:
-        pairs: How many were tokenized.
-        tokens: That the model spoke.
-        hits: Of these, how many were found in their place.
-        changes: Fewest changes that turn what the model spoke into what was found.
+        pairs: Number of pairs.
+        tokens: Tokens that the model generated.
+        hits: Tokens recovered in their place.
+        changes: Edit distance between generated and recovered tokens.
     """
 
     pairs: int
@@ -111,12 +110,12 @@ class QuantizerScore(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Share of the tokens that were found in their place."""
+        """Share of tokens recovered in their place."""
         return self.hits / self.tokens
 
     @property
     def edit_distance(self) -> float:
-        """Changes per token: 0 where all is found, about 1 where nothing is."""
+        """Changes per token: 0 for a perfect tokenizer, about 1 for a useless one."""
         return self.changes / self.tokens
 
     def __str__(self) -> str:
@@ -133,7 +132,7 @@ def quantizer_score(
     shards: ShardSet,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizerScore:
-    """Tokenizes audio and compares with the tokens that it was made of.
+    """Tokenizes audio and compares with the tokens that it was generated from.
 
     Args:
         tokenizer: The tokenizer.
@@ -144,19 +143,21 @@ def quantizer_score(
         `QuantizerScore`.
     """
     tokens = hits = changes = 0
-    for number, (audio, spoken) in enumerate(_heard(shards)):
+    for number, (audio, truth) in enumerate(_resampled(shards)):
         found = tokenizer(audio)
-        both = min(len(spoken), len(found))
-        tokens += len(spoken)
-        hits += int(np.sum(spoken[:both] == found[:both]))
-        changes += edit_distance(spoken, found)
+        both = min(len(truth), len(found))
+        tokens += len(truth)
+        hits += int(np.sum(truth[:both] == found[:both]))
+        changes += edit_distance(truth, found)
         if progress is not None:
             progress(number + 1, len(shards))
     return QuantizerScore(len(shards), tokens, hits, changes)
 
 
-def _heard(shards: ShardSet, numbers: Sequence[int] | None = None) -> Iterator[tuple]:
-    """Audio as HuBERT takes it, and semantic tokens."""
+def _resampled(
+    shards: ShardSet, numbers: Sequence[int] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Audio at HuBERT's rate, and semantic tokens."""
     for number in range(len(shards)) if numbers is None else numbers:
         pair = shards[number]
         yield resample(pair.audio, shards.info.sample_rate, SAMPLE_RATE), pair.semantic
@@ -178,24 +179,23 @@ def train_quantizer(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> tuple[HubertTokenizer, QuantizerScore]:
-    """Trains a quantizer, saves HuBERT and it as a tokenizer, and measures that.
+    """Trains a quantizer, saves it with HuBERT as a tokenizer, and scores that.
 
-    Killed and started again, it goes on where it was.
+    A killed run resumes when it is started again.
 
     Args:
-        data: What `make_pairs` made: shards with tokens and audio in `train` and
+        data: Output of `make_pairs`: shards with tokens and audio in `train` and
             `validation`.
-        out: Directory for the tokenizer, as a rule that of the model that will be
-            given the tokens.
-        hubert: The network, or where it is, as in `HubertTokenizer.from_pretrained`.
-        layer: Whose output the quantizer reads.
+        out: Directory for the tokenizer, usually that of the model.
+        hubert: The network, or its path or id as in `HubertTokenizer.from_pretrained`.
+        layer: The layer that the quantizer reads.
         quantizer: A quantizer to start from: the community's `.pth`, or a directory;
-            None: from nothing.
-        hidden_size: Width of the LSTMs of one from nothing; None: 1024, as the
+            None: random weights.
+        hidden_size: Width of the LSTMs without `quantizer`; None: 1024, as in the
             community's.
         options: By default `quantizer_options()`.
         batch_size: Pairs per step.
-        restart: Forget what an earlier run of the same `out` has done.
+        restart: Whether to delete an earlier run in `out`.
         progress: Called with (what, done, total).
 
     Returns:
@@ -204,13 +204,12 @@ def train_quantizer(
 
     Raises:
         FileNotFoundError: If there are no pairs, no HuBERT or no quantizer.
-        ValueError: If things do not fit together; the message says which.
+        ValueError: If arguments do not fit together; the message says which.
     """
     out, options = Path(out), options or quantizer_options()
     progress = progress or _silent
     pairs = _pairs(Path(data))
     info = pairs["train"].info
-    _check_model(out, info)
     if not isinstance(hubert, HubertModel):
         hubert = open_network(HubertModel, hubert)
     layer = hubert.checked_layer(layer)
@@ -219,6 +218,8 @@ def train_quantizer(
     tokenizer = HubertTokenizer(
         hubert, network, layer=layer, rate_hz=info.semantic_rate_hz
     )
+    if (out / GENERATION_CONFIG_NAME).is_file():
+        check_tokenizer(tokenizer, BarkSemanticGenerationConfig.from_pretrained(out))
     run = out / "training" / "quantizer"
     if restart:
         shutil.rmtree(run, ignore_errors=True)
@@ -259,16 +260,16 @@ def train_quantizer(
 
 
 def _pairs(data: Path) -> dict[str, ShardSet]:
-    """The pairs to learn from, and the held-out ones."""
+    """Opens the training pairs and the held-out ones."""
     if not (data / "train").is_dir():
         raise FileNotFoundError(
-            f"{str(data)!r} holds no pairs: there is no folder 'train'. "
-            "`bark-tf train-tokenizer --kind quantizer --make-pairs` makes them"
+            f"{str(data)!r} holds no pairs: there is no folder 'train'. Make them with "
+            "`bark-tf train-tokenizer --kind quantizer --make-pairs`"
         )
     if not (data / "validation").is_dir():
         raise ValueError(
-            f"{str(data)!r} holds no pairs out, so nothing could be measured: make "
-            "them from more texts, or with a larger --validation"
+            f"{str(data)!r} has no held-out pairs: make pairs from more texts, or with "
+            "a larger --validation"
         )
     pairs = {split: ShardSet(data / split) for split in SPLITS}
     for split, shards in pairs.items():
@@ -278,24 +279,10 @@ def _pairs(data: Path) -> dict[str, ShardSet]:
         ):
             if not has:
                 raise ValueError(
-                    f"A quantizer learns from pairs of semantic tokens and audio. "
+                    "Expected pairs of semantic tokens and audio. "
                     f"Received: {str(data / split)!r} without {what}"
                 )
     return pairs
-
-
-def _check_model(out: Path, info: DatasetInfo) -> None:
-    """Refuses to put a tokenizer beside a model that speaks other tokens."""
-    if not (out / GENERATION_CONFIG_NAME).is_file():
-        return
-    config = BarkSemanticGenerationConfig.from_pretrained(out)
-    wanted = config.semantic_vocab_size, config.semantic_rate_hz
-    found = info.semantic_vocab_size, info.semantic_rate_hz
-    if found != wanted:
-        raise ValueError(
-            f"The pairs must hold the tokens that the model in {str(out)!r} speaks, "
-            f"{wanted[0]} at {wanted[1]} Hz. Received: {found[0]} at {found[1]} Hz"
-        )
 
 
 def _network(
@@ -313,19 +300,19 @@ def _network(
         return HubertQuantizer(config)
     if hidden_size is not None:
         raise ValueError(
-            "hidden_size is that of the quantizer to start from. Received: both"
+            "hidden_size is set by the quantizer to start from. Received: both"
         )
     network = open_network(HubertQuantizer, start)
     if network.config.output_size != info.semantic_vocab_size:
         raise ValueError(
-            f"The quantizer to start from must know the pairs' "
+            "The quantizer to start from must have the pairs' "
             f"{info.semantic_vocab_size} tokens. "
-            f"Received: one of {network.config.output_size}"
+            f"Received: {network.config.output_size}"
         )
     return network
 
 
-# === What a run was started with ===
+# === The inputs of a run ===
 
 
 def _inputs(
@@ -334,7 +321,7 @@ def _inputs(
     network: HubertQuantizer,
     start: str | os.PathLike | None,
 ) -> dict[str, Any]:
-    """What must not change between two parts of a run, besides its options."""
+    """What must not change when a run resumes, besides its options."""
     known = [
         [dataclasses.asdict(s.info), s.ids, s.lengths.tolist()] for s in pairs.values()
     ]
@@ -355,7 +342,7 @@ def _digest(network: keras.Model) -> str:
 
 
 def _claim(run: Path, inputs: Mapping[str, Any]) -> None:
-    """Notes what a run is started with; refuses to go on with something else."""
+    """Records the inputs of a run; refuses to resume it with other inputs."""
     path = run / _INPUTS_NAME
     if not path.is_file():
         run.mkdir(parents=True, exist_ok=True)
@@ -366,8 +353,8 @@ def _claim(run: Path, inputs: Mapping[str, Any]) -> None:
     names = ", ".join(name for name in inputs if before.get(name) != inputs[name])
     if names:
         raise ValueError(
-            f"{str(run)!r} holds a run that was started with something else ({names} "
-            "differ). Choose another directory, or start again with --restart"
+            f"{str(run)!r} holds a run with other inputs ({names} differ). Choose "
+            "another directory, or start again with --restart"
         )
 
 
@@ -375,7 +362,7 @@ def _claim(run: Path, inputs: Mapping[str, Any]) -> None:
 
 
 class Pair(NamedTuple):
-    """Where the frames of a pair are, and its tokens."""
+    """The place of a pair's frames in a file, and its tokens."""
 
     path: Path
     start: int
@@ -384,15 +371,15 @@ class Pair(NamedTuple):
 
 
 class Frames(Sequence):
-    """HuBERT's frames of pairs, computed once, read from files when asked for.
+    """HuBERT's frames of pairs, computed once and read from files on access.
 
-    They are kept in float16: three digits say enough of what a norm has scaled.
+    They are stored in float16; the frames are normalised, so three digits are enough.
 
     Args:
-        directory: Of the files; those that are there are taken as they are.
-        name: The beginning of their names.
+        directory: For the files; existing ones are reused.
+        name: Prefix of their names.
         shards: The pairs.
-        tokenizer: Has HuBERT and the layer.
+        tokenizer: Holds HuBERT and the layer.
         progress: Called with (pairs done, pairs).
 
     Attributes:
@@ -413,7 +400,7 @@ class Frames(Sequence):
             numbers = range(start, min(start + _PAIRS_PER_FILE, len(shards)))
             path = directory / f"{name}-{start // _PAIRS_PER_FILE:05d}.safetensors"
             if not path.is_file():
-                _write_frames(path, _heard(shards, numbers), tokenizer)
+                _write_frames(path, _resampled(shards, numbers), tokenizer)
             self._pairs += _read_pairs(path)
             progress(numbers.stop, len(shards))
         self.lengths = np.array([pair.stop - pair.start for pair in self._pairs])
@@ -426,7 +413,7 @@ class Frames(Sequence):
         from safetensors import safe_open
 
         path, start, stop, semantic = self._pairs[index]
-        # A handle per read: threads share nothing.
+        # A handle per read, since threads must not share one.
         with safe_open(path, framework="numpy") as file:
             return file.get_slice("frames")[start:stop], semantic
 
@@ -468,16 +455,16 @@ def _read_pairs(path: Path) -> Iterator[Pair]:
 
 
 class QuantizerExamples:
-    """Frames, and for each token the frame that is to say it; for `Batches`.
+    """Examples for `Batches`: frames, tokens, and the frame of each token.
 
-    Of a pair with more than `MAX_FRAMES` frames, each epoch takes another piece.
+    Pairs of more than `MAX_FRAMES` frames are cropped, differently in each epoch.
 
     Args:
         frames: `Frames`, or other pairs of frames (T, D) and tokens (N,) with
             `lengths`.
         rate_hz: Tokens per second.
-        config: Of the HuBERT.
-        seed: Of the choice of pieces.
+        config: HuBERT's configuration.
+        seed: Decides the crops.
 
     Attributes:
         lengths: int64 (pairs,), frames.
@@ -496,11 +483,11 @@ class QuantizerExamples:
         return len(self._frames)
 
     def example(self, index: int, epoch: int = 0) -> dict[str, np.ndarray]:
-        """One pair, or a piece of it.
+        """One pair, or a crop of it.
 
         Returns:
-            `frames` float16 (T, D); `chosen` int32 (N,), numbers of frames, ascending;
-            `targets` int32 (N,), the tokens that they say.
+            `frames` float16 (T, D); `chosen` int32 (N,), the index of each token's
+            frame, ascending; `targets` int32 (N,), the tokens.
         """
         frames, targets = self._frames[index]
         chosen = nearest_frames(
@@ -539,14 +526,14 @@ class QuantizerExamples:
     def without_targets(
         self, example: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The same example, of which nothing counts."""
+        """The same example with all targets ignored."""
         nothing = np.full_like(example["targets"], IGNORED_LABEL)
         return {**example, "targets": nothing}
 
 
 def _filled(array: np.ndarray, length: int, fill: int) -> np.ndarray:
-    rest = [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)]
-    return np.pad(array, rest, constant_values=fill)
+    widths = [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, widths, constant_values=fill)
 
 
 class QuantizerTrainer(StageTrainer):
@@ -564,6 +551,6 @@ class QuantizerTrainer(StageTrainer):
 
     def call(self, batch, training=False):
         """Logits of the tokens, (B, N, vocabulary)."""
-        heard, _ = self.model.run_lstms(batch["frames"])
-        chosen = tf.gather(heard, tf.convert_to_tensor(batch["chosen"]), batch_dims=1)
+        states, _ = self.model.run_lstms(batch["frames"])
+        chosen = tf.gather(states, tf.convert_to_tensor(batch["chosen"]), batch_dims=1)
         return self.model.classify(chosen)

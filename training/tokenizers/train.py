@@ -1,4 +1,4 @@
-"""Learning a semantic tokenizer from prepared audio."""
+"""Training of a k-means semantic tokenizer on prepared audio."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def train_tokenizer(
     """Fits k-means to audio and saves the tokenizer.
 
     Args:
-        data: Shards with audio, or a directory whose folder `train` holds them.
-        out: Directory, as a rule that of the model that will speak the tokens.
-        vocab_size: Clusters; by default what the model in `out` speaks.
+        data: Shards with audio, or a directory with a folder `train` of them.
+        out: Directory for the tokenizer, usually that of the model.
+        vocab_size: Number of clusters; by default that of the model in `out`.
         rate_hz: Tokens per second; by default the model's.
-        seed: Of all random choices.
+        seed: Decides all random choices.
         progress: Called with (rounds done, rounds).
 
     Returns:

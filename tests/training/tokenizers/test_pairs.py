@@ -114,7 +114,7 @@ def test_killed_it_goes_on_with_the_shards_that_are_there(
     class Killed(Exception):
         pass
 
-    spoken, speak_rows = [], module._Maker._spoken
+    spoken, speak_rows = [], module._PairMaker._spoken
 
     def dies(self, lines):
         if len(spoken) == 2:
@@ -122,12 +122,12 @@ def test_killed_it_goes_on_with_the_shards_that_are_there(
         spoken.append(lines)
         return speak_rows(self, lines)
 
-    monkeypatch.setattr(module._Maker, "_spoken", dies)
+    monkeypatch.setattr(module._PairMaker, "_spoken", dies)
     with pytest.raises(Killed):
         speak(model, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
     assert before
-    monkeypatch.setattr(module._Maker, "_spoken", speak_rows)
+    monkeypatch.setattr(module._PairMaker, "_spoken", speak_rows)
     speak(model, tmp_path)
     for path, time in before.items():
         assert path.stat().st_mtime_ns == time

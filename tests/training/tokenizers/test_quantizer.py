@@ -117,7 +117,7 @@ def trained(pairs, out, hubert, **changes):
 
 @pytest.fixture(scope="module")
 def made(pairs, hubert, tmp_path_factory):
-    """A quantizer that has learned all there is to learn; and where it is."""
+    """A fully trained quantizer, its score and its directory."""
     out = tmp_path_factory.mktemp("made")
     return *trained(pairs, out, hubert), out
 
@@ -125,7 +125,7 @@ def made(pairs, hubert, tmp_path_factory):
 # What is learned ----------------------------------------------------------------------
 
 
-def test_tokens_of_audio_never_heard_are_found(made, pairs):
+def test_tokens_of_held_out_audio_are_found(made, pairs):
     tokenizer, score, out = made
     assert (score.pairs, score.tokens) == (6, 6 * 30)
     assert score.accuracy > 0.9 and score.edit_distance < 0.1
@@ -142,7 +142,7 @@ def test_what_is_saved_has_no_layer_that_nobody_reads(made):
     assert len(tokenizer.hubert.blocks) == 2 and len(loaded.hubert.blocks) == 1
 
 
-def test_what_stopped_goes_on_with_the_frames_that_are_there(
+def test_a_stopped_run_resumes_with_the_frames_on_disk(
     made, pairs, hubert, tmp_path, monkeypatch
 ):
     """Stopped after its first checkpoint, it ends with the same weights.
@@ -206,13 +206,13 @@ def test_every_token_is_said_by_the_frame_at_its_time(rate_hz, sizes):
     examples = QuantizerExamples(Held(sizes), rate_hz=rate_hz, config=CONFIG)
     example = examples.example(0)
     centres = (example["targets"] + 0.5) / rate_hz
-    heard = example["frames"][example["chosen"], 0].astype(float)
+    frames = example["frames"][example["chosen"], 0].astype(float)
     assert len(example["targets"]) == sizes[1]
     # Half the distance of two frames.
-    assert np.abs(centres - (heard * 320 + 200) / 16_000).max() <= 0.01
+    assert np.abs(centres - (frames * 320 + 200) / 16_000).max() <= 0.01
 
 
-def test_of_what_is_long_each_epoch_takes_a_piece(monkeypatch):
+def test_long_pairs_are_cropped_differently_in_each_epoch(monkeypatch):
     monkeypatch.setattr(module, "MAX_FRAMES", 20)
     examples = QuantizerExamples(Held((99, 50)), rate_hz=25.0, config=CONFIG, seed=1)
     assert examples.longest == 20
@@ -221,8 +221,8 @@ def test_of_what_is_long_each_epoch_takes_a_piece(monkeypatch):
         one, again = examples.example(0, epoch), examples.example(0, epoch)
         for name, array in one.items():
             np.testing.assert_array_equal(array, again[name])
-        heard = one["frames"][one["chosen"], 0]
-        np.testing.assert_array_equal(heard, np.rint(2 * one["targets"] + 0.4))
+        said = one["frames"][one["chosen"], 0]
+        np.testing.assert_array_equal(said, np.rint(2 * one["targets"] + 0.4))
         assert len(one["frames"]) == 20 and 9 <= len(one["targets"]) <= 11
         starts.add(float(one["frames"][0, 0]))
     assert len(starts) > 4
@@ -269,7 +269,7 @@ def test_without_pairs_there_is_advice(pairs, hubert, tmp_path):
     with pytest.raises(FileNotFoundError, match="--make-pairs"):
         trained(tmp_path, tmp_path / "out", hubert)
     write_pairs(tmp_path, validation=0)
-    with pytest.raises(ValueError, match="holds no pairs out"):
+    with pytest.raises(ValueError, match="has no held-out pairs"):
         trained(tmp_path, tmp_path / "out", hubert)
     assert not (tmp_path / "out").exists()
 
@@ -289,19 +289,19 @@ def test_other_tokens_are_refused(made, pairs, hubert, tmp_path):
         trained(pairs, tmp_path / "model", hubert)
     sizes = HubertQuantizerConfig(input_size=16, hidden_size=4, output_size=7)
     HubertQuantizer(sizes).save_pretrained(tmp_path / "seven")
-    with pytest.raises(ValueError, match=r"the pairs' 6 tokens. Received: one of 7"):
+    with pytest.raises(ValueError, match=r"the pairs' 6 tokens. Received: 7"):
         trained(pairs, tmp_path, hubert, hidden_size=None, quantizer=tmp_path / "seven")
-    with pytest.raises(ValueError, match="hidden_size is that of the quantizer"):
+    with pytest.raises(ValueError, match="hidden_size is set by the quantizer"):
         trained(pairs, tmp_path, hubert, quantizer=tmp_path / "seven")
     with pytest.raises(ValueError, match="layer must be"):
         trained(pairs, tmp_path, hubert, layer=3)
 
 
-def test_another_run_is_not_gone_on_with(made, pairs, hubert):
-    with pytest.raises(ValueError, match=r"something else \(quantizer differ\)"):
+def test_a_run_with_other_inputs_is_not_resumed(made, pairs, hubert):
+    with pytest.raises(ValueError, match=r"other inputs \(quantizer differ\)"):
         trained(pairs, made[2], hubert, hidden_size=25)
     other = HubertModel(CONFIG)
-    with pytest.raises(ValueError, match=r"something else \(hubert differ\)"):
+    with pytest.raises(ValueError, match=r"other inputs \(hubert differ\)"):
         trained(pairs, made[2], other)
     with pytest.raises(ValueError, match="--restart"):
         trained(pairs, made[2], hubert, options=quantizer_options(7))
