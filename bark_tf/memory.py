@@ -16,6 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# === Uninitialised variables ===
+
+
 _ALLOCATE_ONLY = contextvars.ContextVar("bark_tf_allocate_only", default=False)
 
 
@@ -49,35 +52,15 @@ def drawn(initializer: str | Callable) -> Callable:
     return make
 
 
+# === Setting variables ===
+
+
 # Larger arrays stay out of the memory of TensorFlow's allocator...
 _LARGE_BYTES = 2**16
 # ... and are copied in blocks of this size.
 _BLOCK_BYTES = 16 * 2**20
 # Required by TensorFlow's instructions (EIGEN_MAX_ALIGN_BYTES).
 _ALIGNMENT = 64
-
-
-def put(variable: Any, value: Any, *, share: bool = False) -> None:
-    """Sets a Keras variable, even if it is empty or has another shape.
-
-    Args:
-        variable: Keras variable.
-        value: Tensor or array of its shape, or an empty one to free its memory; cast to
-            its dtype.
-        share: Whether the variable may use the mapped file that `value` is a view of,
-            where dtype and layout fit, instead of a copy. TensorFlow never writes into
-            memory that it does not own: the first change of the variable copies it.
-    """
-    dtype = tf.as_dtype(variable.dtype)
-    if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES:
-        is_usable = share and _is_mapped(value) and _fits(value, dtype)
-        value = _tensor_over(value if is_usable else _copied(value, dtype), dtype)
-    value = tf.cast(value, dtype)
-    # A `tf.distribute.Strategy` has one variable per device.
-    for part in getattr(variable.value, "values", (variable.value,)):
-        tf.raw_ops.AssignVariableOp(
-            resource=part.handle, value=value, validate_shape=False
-        )
 
 
 def _is_mapped(value: np.ndarray) -> bool:
@@ -125,14 +108,30 @@ def _tensor_over(value: np.ndarray, dtype: tf.DType) -> tf.Tensor:
     return from_dlpack(value.__dlpack__())
 
 
-def return_free_memory() -> None:
-    """Returns memory that the C library has kept after `free` to the system.
+def put(variable: Any, value: Any, *, share: bool = False) -> None:
+    """Sets a Keras variable, even if it is empty or has another shape.
 
-    It keeps the tensors of some MB that TensorFlow frees. Does nothing without glibc.
+    Args:
+        variable: Keras variable.
+        value: Tensor or array of its shape, or an empty one to free its memory; cast to
+            its dtype.
+        share: Whether the variable may use the mapped file that `value` is a view of,
+            where dtype and layout fit, instead of a copy. TensorFlow never writes into
+            memory that it does not own: the first change of the variable copies it.
     """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
+    dtype = tf.as_dtype(variable.dtype)
+    if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES:
+        is_usable = share and _is_mapped(value) and _fits(value, dtype)
+        value = _tensor_over(value if is_usable else _copied(value, dtype), dtype)
+    value = tf.cast(value, dtype)
+    # A `tf.distribute.Strategy` has one variable per device.
+    for part in getattr(variable.value, "values", (variable.value,)):
+        tf.raw_ops.AssignVariableOp(
+            resource=part.handle, value=value, validate_shape=False
+        )
+
+
+# === Freeing ===
 
 
 @functools.cache
@@ -141,6 +140,16 @@ def _malloc_trim() -> Callable[[int], int] | None:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return None
+
+
+def return_free_memory() -> None:
+    """Returns memory that the C library has kept after `free` to the system.
+
+    It keeps the tensors of some MB that TensorFlow frees. Does nothing without glibc.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 def collect(model: Any) -> None:

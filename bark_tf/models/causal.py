@@ -52,6 +52,17 @@ def _past_of(cache, num_heads: int):
     return tuple(pair(layer) for layer in cache)
 
 
+def _check_length(x, past_key_values, block_size: int) -> None:
+    """Checks that all positions exist, as far as shapes are known."""
+    time = x.shape[1]
+    past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+    if time is not None and past is not None and past + time > block_size:
+        raise ValueError(
+            f"The sequence must fit into block_size={block_size} positions. "
+            f"Received: {past} past and {time} new positions"
+        )
+
+
 class BarkCausalModel(TransformerModel):
     """A GPT-2-like language model over token ids.
 
@@ -188,17 +199,6 @@ class BarkCausalModel(TransformerModel):
             self.lm_head.kernel, [start, 0], [size, self.config.hidden_size]
         )
         return matmul_rows(tf.cast(x, self.compute_dtype), rows)
-
-
-def _check_length(x, past_key_values, block_size: int) -> None:
-    """Checks that all positions exist, as far as shapes are known."""
-    time = x.shape[1]
-    past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
-    if time is not None and past is not None and past + time > block_size:
-        raise ValueError(
-            f"The sequence must fit into block_size={block_size} positions. "
-            f"Received: {past} past and {time} new positions"
-        )
 
 
 @keras.saving.register_keras_serializable("bark_tf")

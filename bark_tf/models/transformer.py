@@ -109,19 +109,25 @@ class ForwardOutput(NamedTuple):
     attentions: tuple[tf.Tensor, ...]
 
 
+def _layer_head_mask(head_mask, layer: int):
+    if head_mask is None:
+        return None
+    head_mask = tf.convert_to_tensor(head_mask)
+    return head_mask if head_mask.shape.rank == 1 else head_mask[layer]
+
+
 class TransformerModel(PretrainedModel):
     """What the causal models and the fine model share; abstract.
 
     Args:
         config: `BarkSubModelConfig`.
         norm_bias: Whether the layer norms have a bias.
-        is_causal: Whether later positions are hidden from a position.
         gradient_checkpointing: Whether training recomputes the blocks instead of
             keeping their activations: less memory, about a third more time.
         **kwargs: Arguments of `keras.Model`.
     """
 
-    norm_bias: bool
+    # Whether later positions are hidden from a position.
     is_causal: ClassVar[bool]
 
     def __init__(self, config, *, norm_bias, gradient_checkpointing=False, **kwargs):
@@ -151,6 +157,18 @@ class TransformerModel(PretrainedModel):
         )
         table.build()
         return table
+
+    def _head(self, name: str) -> Projection:
+        """Builds an output head, which has no bias."""
+        head = Projection(
+            self.config.output_vocab_size,
+            bias=False,
+            kernel_initializer=Normal(self.config.initializer_range),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        head.build((None, None, self.config.hidden_size))
+        return head
 
     @abc.abstractmethod
     def loss_from_labels(self, logits, labels, sample_weight=None):
@@ -345,22 +363,3 @@ class TransformerModel(PretrainedModel):
             weights.append(attention)
         x = self.final_norm(x)
         return ForwardOutput(x, tuple(caches), (*states, x), tuple(weights))
-
-    def _head(self, name: str) -> Projection:
-        """Builds an output head, which has no bias."""
-        head = Projection(
-            self.config.output_vocab_size,
-            bias=False,
-            kernel_initializer=Normal(self.config.initializer_range),
-            name=name,
-            dtype=self.dtype_policy,
-        )
-        head.build((None, None, self.config.hidden_size))
-        return head
-
-
-def _layer_head_mask(head_mask, layer: int):
-    if head_mask is None:
-        return None
-    head_mask = tf.convert_to_tensor(head_mask)
-    return head_mask if head_mask.shape.rank == 1 else head_mask[layer]

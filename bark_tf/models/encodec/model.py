@@ -21,6 +21,16 @@ from bark_tf.models.pretrained import PretrainedModel
 _AUDIO_DTYPE = "float32"
 
 
+def _check_supported(config: EncodecConfig) -> None:
+    for field, supported in (("normalize", False), ("chunk_length_s", None)):
+        value = getattr(config, field)
+        if value != supported:
+            raise ValueError(
+                f"EncodecModel supports only {field}={supported}, because other codecs "
+                f"need more than the codes to decode. Received: {field}={value}"
+            )
+
+
 @keras.saving.register_keras_serializable("bark_tf")
 class EncodecModel(PretrainedModel):
     """The neural audio codec that turns Bark's codes into audio.
@@ -202,13 +212,3 @@ class EncodecModel(PretrainedModel):
                 f"Received: values in [{codes.min()}, {codes.max()}]"
             )
         return tf.cast(codes, tf.int32)
-
-
-def _check_supported(config: EncodecConfig) -> None:
-    for field, supported in (("normalize", False), ("chunk_length_s", None)):
-        value = getattr(config, field)
-        if value != supported:
-            raise ValueError(
-                f"EncodecModel supports only {field}={supported}, because other codecs "
-                f"need more than the codes to decode. Received: {field}={value}"
-            )

@@ -30,7 +30,6 @@ GROUP_NORM_EPSILON = 1e-5
 # Queries per block of the attention: 12 heads * 512 * 3,000 keys take 74 MB.
 QUERIES_PER_BLOCK = 512
 
-
 # === Group norm of a whole recording ===
 
 
@@ -126,6 +125,23 @@ class LevelNorm(keras.layers.Layer):
 # === Layers ===
 
 
+def _gelu(x):
+    return tf.nn.gelu(x, approximate=False)
+
+
+def _layer_norm(config: HubertConfig, name: str, dtype) -> keras.layers.Layer:
+    return keras.layers.LayerNormalization(
+        epsilon=config.layer_norm_eps, name=name, dtype=dtype
+    )
+
+
+def _linear(config: HubertConfig, size: int, name: str, dtype) -> Projection:
+    initializer = Normal(config.initializer_range)
+    return Projection(
+        size, True, kernel_initializer=initializer, name=name, dtype=dtype
+    )
+
+
 class FrontConvolution(keras.layers.Layer):
     """A convolution without padding and bias.
 
@@ -206,23 +222,6 @@ class FrontEnd(keras.layers.Layer):
         return x
 
 
-def _gelu(x):
-    return tf.nn.gelu(x, approximate=False)
-
-
-def _layer_norm(config: HubertConfig, name: str, dtype) -> keras.layers.Layer:
-    return keras.layers.LayerNormalization(
-        epsilon=config.layer_norm_eps, name=name, dtype=dtype
-    )
-
-
-def _linear(config: HubertConfig, size: int, name: str, dtype) -> Projection:
-    initializer = Normal(config.initializer_range)
-    return Projection(
-        size, True, kernel_initializer=initializer, name=name, dtype=dtype
-    )
-
-
 class FeatureProjection(keras.layers.Layer):
     """Projects features to the width of the transformer.
 
@@ -299,6 +298,14 @@ class Positions(keras.layers.Layer):
         return _gelu(tf.nn.conv1d(x, kernel, 1, "VALID") + self.bias)
 
 
+def _attend(query, key, value, padding):
+    scores = tf.matmul(query, key, transpose_b=True)
+    scores = tf.cast(scores, wide_dtype(query.dtype.name))
+    if padding is not None:
+        scores += padding
+    return tf.matmul(tf.cast(tf.nn.softmax(scores), value.dtype), value)
+
+
 class Attention(keras.layers.Layer):
     """Multi-head self-attention over all frames, with memory linear in T.
 
@@ -354,14 +361,6 @@ class Attention(keras.layers.Layer):
         return tf.transpose(x, [0, 2, 1, 3])
 
 
-def _attend(query, key, value, padding):
-    scores = tf.matmul(query, key, transpose_b=True)
-    scores = tf.cast(scores, wide_dtype(query.dtype.name))
-    if padding is not None:
-        scores += padding
-    return tf.matmul(tf.cast(tf.nn.softmax(scores), value.dtype), value)
-
-
 class Block(keras.layers.Layer):
     """A post-norm transformer layer: attention, then MLP, each with a residual.
 
@@ -396,6 +395,52 @@ class Block(keras.layers.Layer):
 
 
 # === The network ===
+
+
+def _checked_audio(audio: Any, config: HubertConfig) -> tf.Tensor:
+    audio = tf.convert_to_tensor(audio)
+    least = config.receptive_field
+    is_short = audio.shape.rank == 2 and (audio.shape[1] or least) < least
+    if not audio.dtype.is_floating or audio.shape.rank != 2 or is_short:
+        raise ValueError(
+            f"audio must be floating point of shape (batch, samples) with at least "
+            f"{least} samples. Received: {audio.dtype.name} of shape {audio.shape}"
+        )
+    return audio
+
+
+def _check_mask(mask: np.ndarray, least: int) -> None:
+    if np.any(np.diff(mask, axis=1) > 0) or not np.all(np.isin(mask, (0, 1))):
+        raise ValueError(
+            "attention_mask must be ones for samples, then zeros for padding. "
+            "Received: another order, or other values"
+        )
+    lengths = mask.sum(axis=1)
+    if np.any(lengths < least):
+        raise ValueError(
+            f"attention_mask must leave at least {least} samples in each row. "
+            f"Received: a row of {lengths.min()}"
+        )
+
+
+def _lengths(mask: Any, audio: tf.Tensor, config: HubertConfig) -> tf.Tensor | None:
+    """Samples of each row, int32 (B,); values are checked where they are known."""
+    if mask is None:
+        return None
+    mask = tf.cast(mask, tf.int32)
+    if not mask.shape.is_compatible_with(audio.shape):
+        raise ValueError(
+            f"attention_mask must have the shape of audio, {audio.shape}. "
+            f"Received: {mask.shape}"
+        )
+    if hasattr(mask, "numpy"):
+        _check_mask(mask.numpy(), config.receptive_field)
+    return tf.reduce_sum(mask, axis=1)
+
+
+def _without(x, is_real):
+    """Zeros padding frames."""
+    return x * tf.cast(is_real, x.dtype)[..., None]
 
 
 @keras.saving.register_keras_serializable("bark_tf")
@@ -585,49 +630,3 @@ class HubertModel(PretrainedModel):
                 f"layer must be a whole number from 0 to {last}. Received: {layer!r}"
             )
         return layer
-
-
-def _without(x, is_real):
-    """Zeros padding frames."""
-    return x * tf.cast(is_real, x.dtype)[..., None]
-
-
-def _checked_audio(audio: Any, config: HubertConfig) -> tf.Tensor:
-    audio = tf.convert_to_tensor(audio)
-    least = config.receptive_field
-    is_short = audio.shape.rank == 2 and (audio.shape[1] or least) < least
-    if not audio.dtype.is_floating or audio.shape.rank != 2 or is_short:
-        raise ValueError(
-            f"audio must be floating point of shape (batch, samples) with at least "
-            f"{least} samples. Received: {audio.dtype.name} of shape {audio.shape}"
-        )
-    return audio
-
-
-def _lengths(mask: Any, audio: tf.Tensor, config: HubertConfig) -> tf.Tensor | None:
-    """Samples of each row, int32 (B,); values are checked where they are known."""
-    if mask is None:
-        return None
-    mask = tf.cast(mask, tf.int32)
-    if not mask.shape.is_compatible_with(audio.shape):
-        raise ValueError(
-            f"attention_mask must have the shape of audio, {audio.shape}. "
-            f"Received: {mask.shape}"
-        )
-    if hasattr(mask, "numpy"):
-        _check_mask(mask.numpy(), config.receptive_field)
-    return tf.reduce_sum(mask, axis=1)
-
-
-def _check_mask(mask: np.ndarray, least: int) -> None:
-    if np.any(np.diff(mask, axis=1) > 0) or not np.all(np.isin(mask, (0, 1))):
-        raise ValueError(
-            "attention_mask must be ones for samples, then zeros for padding. "
-            "Received: another order, or other values"
-        )
-    lengths = mask.sum(axis=1)
-    if np.any(lengths < least):
-        raise ValueError(
-            f"attention_mask must leave at least {least} samples in each row. "
-            f"Received: a row of {lengths.min()}"
-        )
