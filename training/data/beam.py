@@ -1,8 +1,7 @@
-"""Shards made on Apache Beam, by the functions that make them here.
+"""Makes shards on Apache Beam, in one process, in several or on a cluster.
 
-The runner decides where: in this process, in several, on a cluster. Every worker needs
-this package with its extra `train`, and must see the dataset, the model and the
-output under the same paths. Needs the extra `beam`.
+Every worker needs this package with its extra `train`, and must see the dataset, the
+model and the output under the same paths. Needs the extra `beam`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from .datasets import Recording
-from .prepare import Job, Maker, Settings, make_shard
+from .encoding import Job, Maker, Settings, make_shard
 from .shards import DatasetInfo, is_finished
 
-# Beam's DirectRunner downloads a program before anything else and is this one only
-# where that fails.
+# Beam's DirectRunner first downloads a program and uses this runner only if that fails.
 _DIRECT = "FnApiRunner"
 _DIRECT_NAMES = ("direct", "directrunner")
 
@@ -37,16 +35,16 @@ def run_jobs(
     """Makes shards on a runner of Apache Beam.
 
     Args:
-        jobs: Shards to make.
-        settings: Of all of them.
-        info: What the records must be.
-        runner: Its name, such as `"DirectRunner"` or `"FlinkRunner"`.
-        options: The pipeline's own, such as `"--direct_num_workers=4"`.
-        done: Called with the number of recordings, at the end.
+        jobs: The shards to make.
+        settings: Settings of all shards.
+        info: Description of the dataset.
+        runner: Name of the runner, such as `"DirectRunner"` or `"FlinkRunner"`.
+        options: Options of the pipeline, such as `"--direct_num_workers=4"`.
+        done: Called with the number of recordings at the end.
 
     Raises:
-        ValueError: If Beam knows no such runner.
-        OSError: If a worker's disk is full, or workers write where nobody here sees it.
+        ValueError: If the runner is unknown.
+        OSError: If a worker's disk is full, or its files are not visible here.
         RuntimeError: If the pipeline fails for another reason.
     """
     if not jobs:
@@ -84,13 +82,13 @@ class _MakeShards(apache_beam.DoFn):
 
     def process(self, packed: tuple) -> None:
         job = _unpacked(packed)
-        # A runner may repeat what it believes lost.
+        # A runner may repeat work that it believes lost.
         if not is_finished(job.path):
             make_shard(job, self._maker, self._info)
 
 
 def _packed(job: Job) -> tuple:
-    """A job of plain values, which every coder of Beam takes."""
+    """A job in built-in types, which all of Beam's coders support."""
     rows = [(*one[:3], os.fspath(one.path)) for one in job.recordings]
     return (os.path.abspath(job.path), rows)
 
@@ -102,7 +100,7 @@ def _unpacked(packed: tuple) -> Job:
 
 
 def _absolute(settings: Settings) -> Settings:
-    """The same settings for a worker that runs in another directory."""
+    """Makes paths absolute, for workers with another working directory."""
     found = {"model": settings.model, "semantic_tokenizer": settings.semantic_tokenizer}
     paths = {
         name: os.path.abspath(path)
@@ -113,7 +111,7 @@ def _absolute(settings: Settings) -> Settings:
 
 
 def _in_one_line(error: Exception) -> Exception:
-    """What went wrong in a worker; runners give it as a traceback in a text."""
+    """The last line of the traceback that a runner reports as text."""
     last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
     if f"[Errno {errno.ENOSPC}]" in last[0]:
         return OSError(errno.ENOSPC, last[0])

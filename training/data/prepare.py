@@ -1,21 +1,18 @@
-"""Recordings and their texts become what training reads.
+"""Prepares recordings and their texts for training.
 
 `prepare` writes
 
     OUT/train/, OUT/validation/     shards, see `shards.py`
-    OUT/report.json, OUT/report.md  what there is, and what was skipped and why
+    OUT/report.json, OUT/report.md  statistics, and what was skipped and why
 
-Which recordings are held out is decided by their texts alone, so that no sentence is on
-both sides, whoever speaks it, and so that it never moves. Without `validation` there is
-only `train`.
-
-The same functions make a shard here, in worker processes and on Apache Beam
-(`beam.py`); a shard depends on its own recordings only. Killed and started again, the
-finished shards stay as they are.
+The text alone decides whether a recording is held out, so a sentence is never on both
+sides, whoever speaks it, and never changes sides. Without `validation` there is only
+`train`. A run that was killed resumes with the first unfinished shard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -25,74 +22,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from bark_tf.audio.editing import trim, with_silence
-from bark_tf.config import BarkGenerationConfig
 from bark_tf.files import atomic_write
-from bark_tf.generation.coarse import CoarseWindow, align
 from bark_tf.optional import required
-from bark_tf.semantic_tokens import (
-    check_tokenizer,
-    load_semantic_tokenizer,
-)
 
-from .audio import load_many
 from .datasets import Problem, Recording, read_dataset
-from .shards import (
-    DatasetInfo,
-    Skipped,
-    Utterance,
-    is_finished,
-    read_index,
-    shard_path,
-    write_shard,
-)
+from .encoding import Job, Maker, Settings, make_shard
+from .shards import DatasetInfo, Skipped, is_finished, read_index, shard_path
 
 SHARD_SIZE = 256
 SAMPLE_RATE = 24_000
 MAX_S = 60.0
 SPLITS = ("train", "validation")
-# Examples of each reason that the summary shows.
+# Recordings that the summary names per reason.
 _SHOWN = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides the content of shards; travels to workers.
-
-    Args:
-        model: Directory or id of the checkpoint, or None: audio only.
-        semantic_tokenizer: Directory of the semantic tokenizer, or None.
-        keep_audio: Whether audio is kept.
-        sample_rate: Of the audio when there is no model.
-        trim: Whether silence at both ends is cut.
-        max_s: Longer recordings are skipped.
-        silence_s: Seconds of silence that both ends get, or None: as they are.
-    """
-
-    model: str | None
-    semantic_tokenizer: str | None
-    keep_audio: bool
-    sample_rate: int
-    trim: bool
-    max_s: float
-    silence_s: float | None = None
-
-
-class Job(NamedTuple):
-    """One shard to make.
-
-    Attributes:
-        path: Of its records.
-        recordings: In order.
-    """
-
-    path: Path
-    recordings: tuple[Recording, ...]
 
 
 def prepare(
@@ -117,50 +63,55 @@ def prepare(
     """Prepares a dataset for training.
 
     Args:
-        dataset: As `datasets.read_dataset` takes it.
-        out: Directory for the shards; made if missing. One that an earlier run with
-            the same settings left is completed.
-        model: Checkpoint whose text ids, codes and semantic tokens are made; None
-            keeps the audio alone, for training a codec and a tokenizer.
-        semantic_tokenizer: Directory of the semantic tokenizer; the model's by default.
-        keep_audio: Whether audio is kept beside the tokens.
-        sample_rate: Without a model: of the audio, 24,000 by default.
-        validation: Share of the texts that is held out, in [0, 1).
-        limit: Only the first recordings.
+        dataset: A dataset in one of the forms of `datasets.read_dataset`.
+        out: Directory for the shards, created if missing. An unfinished run with the
+            same settings is resumed.
+        model: Checkpoint to encode for: text ids, semantic tokens and codes. None
+            saves audio only, to train a codec and a tokenizer.
+        semantic_tokenizer: Directory of the semantic tokenizer. None: the model's.
+        keep_audio: Whether to save audio beside the tokens.
+        sample_rate: Sample rate of the audio without a model. None: 24,000.
+        validation: Share of the texts to hold out, in [0, 1).
+        limit: Number of recordings to read from the start of the dataset. None: all.
         shard_size: Recordings per shard.
-        num_workers: Processes.
-        trim: Whether silence at both ends is cut.
-        max_s: Longer recordings are skipped.
-        silence_s: Seconds of silence that each recording gets at both ends, where there
-            is more or less, so that all begin and end alike. None: at most 0.05, or
-            with `trim=False` as they are.
-        runner: Name of an Apache Beam runner, in place of our own processes.
-        runner_options: Its options, such as `"--direct_num_workers=4"`.
+        num_workers: Number of processes.
+        trim: Whether to cut silence at both ends.
+        max_s: Seconds; longer recordings are skipped.
+        silence_s: Seconds of silence that both ends of every recording get, by cutting
+            or adding. None: at most 0.05, or with `trim=False` unchanged.
+        runner: Name of an Apache Beam runner to use instead of processes.
+        runner_options: Options of the runner, such as `"--direct_num_workers=4"`.
         progress: Called with (recordings done, recordings).
 
     Returns:
         `Report`; `str(report)` is a summary to print.
 
     Raises:
-        FileNotFoundError: If there is no such dataset or model.
+        FileNotFoundError: If the dataset or the model does not exist.
         ValueError: If nothing is usable, or `out` was made with other settings.
-        ImportError: If a package is missing that reading or the runner needs.
-        OSError: If the disk is full; what is finished stays.
+        ImportError: If the runner needs a package that is missing.
+        OSError: If the disk is full; finished shards stay.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be in [0, 1). Received: {validation}")
     if model is not None and sample_rate is not None:
-        raise ValueError("sample_rate is the model's own. Received: both")
+        raise ValueError(
+            "sample_rate must be None with a model, which has its own. Received: both"
+        )
     if silence_s is not None and not 0 <= silence_s < max_s:
         raise ValueError(
             f"silence_s must be at least 0 and below max_s={max_s}. "
             f"Received: silence_s={silence_s}"
         )
     if silence_s is not None and not trim:
-        raise ValueError("silence_s is for trim=True. Received: trim=False too")
+        raise ValueError("silence_s needs trim=True. Received: trim=False")
     if runner is not None and num_workers > 1:
-        raise ValueError("A runner has workers of its own. Received: num_workers too")
-    _check_tools(runner)
+        raise ValueError(
+            "num_workers must be 1 with a runner, which has its own workers. "
+            f"Received: num_workers={num_workers}"
+        )
+    if runner is not None:  # fail before any work
+        required("apache_beam", "Preparing on a runner", "beam")
     settings = Settings(
         model=None if model is None else os.fspath(model),
         semantic_tokenizer=semantic_tokenizer and os.fspath(semantic_tokenizer),
@@ -206,16 +157,16 @@ def make_shards(
     run: Callable[[Sequence[Job], DatasetInfo, _Done], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Makes the shards that are missing, of recordings or of what is spoken.
+    """Makes the missing shards of a directory.
 
     Args:
-        recordings: `Recording`s, or others with `id`, `speaker` and `text`.
-        out: As in `prepare`.
-        maker: A `Maker`, or another with `info` and `utterances`.
-        validation: As in `prepare`.
+        recordings: `Recording`s, or other objects with `id`, `speaker` and `text`.
+        out: See `prepare`.
+        maker: A `Maker`, or another object with `info` and `utterances`.
+        validation: See `prepare`.
         shard_size: Recordings per shard.
-        problems: What has been left out already, for the report.
-        run: Makes shards; by default one after the other.
+        problems: Lines of the dataset that could not be used, for the report.
+        run: Makes shards. None: one after the other in this process.
         progress: Called with (recordings done, recordings).
 
     Returns:
@@ -223,7 +174,7 @@ def make_shards(
 
     Raises:
         ValueError: If `out` was made with other settings.
-        OSError: If the disk is full; what is finished stays.
+        OSError: If the disk is full; finished shards stay.
     """
     info = maker.info(_fingerprint(recordings, validation, shard_size))
     out = Path(out)
@@ -258,11 +209,11 @@ class _Done:
             self._progress(self._count, self._total)
 
 
-# === What goes where ===
+# === Splits and shards ===
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether a text belongs to the validation; a function of its words alone."""
+    """Whether a text is held out for validation; depends on its words alone."""
     words = " ".join(text.lower().split())
     rest, twentieth = divmod(
         int(hashlib.sha256(words.encode("utf-8")).hexdigest(), 16), 20
@@ -284,14 +235,14 @@ def _jobs(
 def _fingerprint(
     recordings: Sequence[Recording], validation: float, size: int
 ) -> dict[str, Any]:
-    """What makes two runs the same, besides the settings."""
+    """What two runs must share besides the settings to make the same shards."""
     lines = "\n".join(f"{r.id}\t{r.speaker}\t{r.text}" for r in recordings)
     digest = hashlib.sha256(lines.encode("utf-8")).hexdigest()
     return {"recordings": digest, "validation": validation, "shard_size": size}
 
 
 def _claim(out: Path, jobs: Sequence[Job], info: DatasetInfo) -> None:
-    """Writes what the records are, unless an earlier run has; refuses another's."""
+    """Writes `dataset.json`; ValueError if a run with other settings has written it."""
     for folder in sorted({job.path.parent for job in jobs}):
         try:
             before = DatasetInfo.load(folder)
@@ -303,172 +254,29 @@ def _claim(out: Path, jobs: Sequence[Job], info: DatasetInfo) -> None:
             old, new = dataclasses.asdict(before), dataclasses.asdict(info)
             names = ", ".join(name for name in new if old[name] != new[name])
             raise ValueError(
-                f"{str(out)!r} was prepared from something else ({names} differ). "
+                f"{str(out)!r} holds another prepared dataset ({names} differ). "
                 "Choose another directory, or delete this one"
             )
         for unfinished in folder.glob(".shard-*"):  # of a run that was killed
             unfinished.unlink(missing_ok=True)
 
 
-def _check_tools(runner: str | None) -> None:
-    """Fails before any work if a package is missing."""
-    if runner is not None:
-        required("apache_beam", "Preparing on a runner", "beam")
+@contextlib.contextmanager
+def _full_disk_explained(out: Path) -> Iterator[None]:
+    """Says in the error of a full disk how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"The disk of {str(out)!r} is full. Finished shards stay; repeat the "
+            "command to resume",
+        ) from error
 
 
-class _full_disk_explained:
-    """Turns a full disk into a sentence."""
-
-    def __init__(self, out: Path):
-        self._out = out
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC,
-                f"The disk of {str(self._out)!r} is full. Finished shards stay; the "
-                "same command goes on",
-            ) from error
-
-
-# === Making ===
-
-
-class Maker:
-    """Turns recordings into utterances; holds the model.
-
-    Args:
-        settings: `Settings`.
-    """
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self._processor = None
-        if settings.model is None:
-            self.sample_rate = settings.sample_rate
-            return
-        from bark_tf.models.encodec.model import EncodecModel
-        from bark_tf.processor import BarkProcessor
-
-        model = settings.model
-        self._processor = BarkProcessor.from_pretrained(model)
-        self._codec = EncodecModel.from_pretrained(model)
-        self._config = BarkGenerationConfig.from_pretrained(model)
-        self._tokenizer = load_semantic_tokenizer(settings.semantic_tokenizer or model)
-        self.sample_rate = self._codec.config.sampling_rate
-        self._num_codebooks = self._config.fine_acoustics_config.n_fine_codebooks
-        self._sizes = CoarseWindow.of(self._config)
-        check_tokenizer(self._tokenizer, self._config.semantic_config)
-        # One trace for every length.
-        spec = tf.TensorSpec((1, 1, None), tf.float32)
-        self._encode = tf.function(
-            lambda audio: self._codec.encode(audio, num_codebooks=self._num_codebooks),
-            input_signature=[spec],
-            autograph=False,
-        )
-
-    def info(self, fingerprint: dict[str, Any]) -> DatasetInfo:
-        """What the records are."""
-        settings = dataclasses.asdict(self.settings)
-        settings = {**settings, **fingerprint}
-        if self._processor is None:
-            return DatasetInfo(
-                sample_rate=self.sample_rate,
-                has_tokens=False,
-                has_audio=True,
-                settings=settings,
-            )
-        return tokens_info(
-            self.settings.model,
-            self._config,
-            sample_rate=self.sample_rate,
-            has_audio=self.settings.keep_audio,
-            text_vocab_size=self._processor.tokenizer.vocab_size,
-            settings=settings,
-        )
-
-    def utterances(
-        self, recordings: Sequence[Recording]
-    ) -> Iterator[Utterance | Skipped]:
-        """Reads and encodes; each recording gives an utterance or why it cannot."""
-        paths = [recording.path for recording in recordings]
-        audios = load_many(paths, self.sample_rate, max_s=self.settings.max_s)
-        for recording, audio in zip(recordings, audios, strict=True):
-            try:
-                if isinstance(audio, Exception):
-                    raise audio
-                yield self.utterance(recording, audio)
-            except ValueError as error:
-                reason = _without_path(str(error), recording.path)
-                yield Skipped(recording.id, recording.path.name, reason)
-
-    def utterance(self, recording: Recording, audio: np.ndarray) -> Utterance:
-        """Encodes one recording.
-
-        Raises:
-            ValueError: If it is of no use; the message says why.
-        """
-        if self.settings.silence_s is not None:
-            audio = with_silence(audio, self.sample_rate, self.settings.silence_s)
-        elif self.settings.trim:
-            audio = trim(audio, self.sample_rate)
-        kept = audio if self.settings.keep_audio else None
-        names = (recording.id, recording.text, recording.speaker)
-        if self._processor is None:
-            nothing = np.zeros(0, np.int32)
-            return Utterance(*names, nothing, nothing, np.zeros((0, 0), int), kept)
-        text_ids = self._processor.tokenizer.encode(recording.text)
-        if not text_ids:
-            raise ValueError("nothing in its text has a token")
-        semantic = self._semantic(audio)
-        codes = self._codes(audio)
-        semantic, codes = align(semantic, codes, self._sizes)
-        return Utterance(*names, np.array(text_ids, np.int32), semantic, codes, kept)
-
-    def _codes(self, audio: np.ndarray) -> np.ndarray:
-        """int32 (codebooks, frames)."""
-        return self._encode(audio[None, None])[0].numpy()
-
-    def _semantic(self, audio: np.ndarray) -> np.ndarray:
-        if self._tokenizer.sample_rate != self.sample_rate:
-            import soxr
-
-            rates = (self.sample_rate, self._tokenizer.sample_rate)
-            audio = soxr.resample(audio, *rates).astype(np.float32)
-        return self._tokenizer(audio)
-
-
-def tokens_info(model: str, config: BarkGenerationConfig, **facts: Any) -> DatasetInfo:
-    """What records with a model's tokens are.
-
-    Args:
-        model: Directory or id of the checkpoint.
-        config: Its generation configuration.
-        **facts: Of `DatasetInfo`: what the configuration does not tell.
-    """
-    return DatasetInfo(
-        has_tokens=True,
-        num_codebooks=config.fine_acoustics_config.n_fine_codebooks,
-        codebook_size=config.codebook_size,
-        frame_rate=float(config.coarse_acoustics_config.coarse_rate_hz),
-        semantic_vocab_size=config.semantic_config.semantic_vocab_size,
-        semantic_rate_hz=float(config.semantic_config.semantic_rate_hz),
-        model=model,
-        **facts,
-    )
-
-
-def make_shard(job: Job, maker: Maker, info: DatasetInfo) -> None:
-    """Makes one shard."""
-    write_shard(job.path, maker.utterances(job.recordings), info)
-
-
-def _without_path(reason: str, path: Path) -> str:
-    """A reason that is the same for all recordings with the same problem."""
-    return reason.replace(str(path), "the recording").replace(repr(str(path)), "it")
+# === Worker processes ===
 
 
 _maker = None  # of a worker process
@@ -498,14 +306,15 @@ def _run_in_processes(jobs, settings, info, num_workers: int, done: _Done) -> No
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was prepared, and what was not.
+    """Statistics of a prepared dataset.
 
     Args:
-        hours: Of audio, per split.
-        utterances: Number, per split.
-        speakers: Number of utterances of each.
-        seconds: Shortest, median and longest utterance.
-        skipped: What could not be used, in order.
+        hours: Split -> hours of audio.
+        utterances: Split -> number of utterances.
+        speakers: Speaker -> number of utterances.
+        seconds: Length of the shortest, median and longest utterance: `min`, `median`
+            and `max`.
+        skipped: Recordings that could not be used, in order.
     """
 
     hours: dict[str, float]
@@ -516,7 +325,7 @@ class Report:
 
     @classmethod
     def of(cls, jobs: Sequence[Job], problems: Sequence[Problem]) -> Report:
-        """Reads the indices of finished shards."""
+        """Reads the indices of finished shards and adds the dataset's problems."""
         rows: dict[str, list[dict[str, Any]]] = {}
         skipped = [Skipped(p.id, p.where, p.reason) for p in problems]
         for job in jobs:

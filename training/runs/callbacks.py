@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: logs, validation, checkpoints, stopping."""
+"""Callbacks of a run: logs, validation, checkpoints, signals, audio samples."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import safetensors.numpy
 import tensorflow as tf
 
 from bark_tf.files import atomic_write
@@ -30,15 +31,15 @@ _SPECTROGRAM_WINDOW = 1024
 
 
 class Log(keras.callbacks.Callback):
-    """Writes means of some steps as a line of JSON, and for TensorBoard if installed.
+    """Logs metrics as lines of JSON, and for TensorBoard if it is installed.
 
     Args:
-        directory: Of the run.
+        directory: Directory of the run.
         options: `TrainingOptions`.
-        start: Steps taken before; later lines of the log are from a part of the run
-            that no checkpoint holds, and are cut off.
+        start: Step of the checkpoint that is resumed. Later lines of the log are
+            removed: no checkpoint includes their steps.
         progress: Called with (name, steps taken, steps).
-        writes: Whether this process writes; False for all workers but one.
+        writes: Whether this process writes; False for all workers but the chief.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class Log(keras.callbacks.Callback):
         if not writes:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        self._cut()
+        self._truncate()
         # TensorFlow writes TensorBoard's files through the package of that name.
         if importlib.util.find_spec("tensorboard") is not None:
             folder = str(directory / _TENSORBOARD)
             self._writer = tf.summary.create_file_writer(folder)
 
-    def _cut(self) -> None:
+    def _truncate(self) -> None:
         lines = [line for line in self._lines() if line["step"] <= self.start]
         with atomic_write(self._path) as temporary:
             text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -78,12 +79,12 @@ class Log(keras.callbacks.Callback):
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # the last line of a run that was killed
+            except ValueError:  # half a line, from a run that was killed
                 break
         return lines
 
     def history(self) -> dict[str, list[float]]:
-        """All lines, by name."""
+        """All lines: name -> values."""
         history: dict[str, list[float]] = {}
         for line in self._lines():
             for name, value in line.items():
@@ -91,7 +92,7 @@ class Log(keras.callbacks.Callback):
         return history
 
     def on_train_batch_end(self, batch, logs=None):
-        """Counts, and writes every `log_every` steps."""
+        """Writes a line every `log_every` steps."""
         self.step = self.start + batch + 1
         if self.step % self.options.log_every and self.step != self.options.steps:
             return
@@ -108,7 +109,7 @@ class Log(keras.callbacks.Callback):
             self._progress(name, self.step, self.options.steps)
 
     def check(self, values: dict[str, float]) -> None:
-        """Raises FloatingPointError if a value is no number."""
+        """Raises FloatingPointError if a value is not finite."""
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             raise FloatingPointError(
@@ -118,7 +119,7 @@ class Log(keras.callbacks.Callback):
             )
 
     def write(self, values: dict[str, float]) -> None:
-        """Adds a line, and TensorBoard's scalars."""
+        """Adds a line to the log, and scalars to TensorBoard."""
         if not self.writes:
             return
         with open(self._path, "a", encoding="utf-8") as file:
@@ -131,21 +132,22 @@ class Log(keras.callbacks.Callback):
         self._writer.flush()
 
     def on_train_end(self, logs=None):
-        """Closes TensorBoard's file."""
+        """Closes the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Validation(keras.callbacks.Callback):
-    """Measures on held-out data, and ends the run when it gets no better.
+    """Validates on held-out data and stops the run early.
 
     Args:
-        directory: Of the run; the best weights are kept there if `patience` is set.
+        directory: Directory of the run, where the best weights are saved if `patience`
+            is set.
         validation: `Batches`, or None.
         options: `TrainingOptions`.
         start: Steps taken before.
-        log: Where the values are written.
-        workers: Of `strategies.workers_of`.
+        log: `Log` that the values are written to.
+        workers: Result of `strategies.workers_of`.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class Validation(keras.callbacks.Callback):
         due = step % self.options.validate_every == 0 or step == self.options.steps
         if self.validation is None or not due:
             return
-        # Evaluation shares the metrics with training.
+        # Training and evaluation share the metrics.
         variables = [v for metric in self.model.metrics for v in metric.variables]
         before = [variable.numpy() for variable in variables]
         values = self.workers.evaluate(self.model, self.validation)
@@ -193,30 +195,26 @@ class Validation(keras.callbacks.Callback):
 
 
 def _save_best(directory: Path, model: keras.Model) -> None:
-    from safetensors.numpy import save_file
-
     weights = {str(i): np.asarray(v.numpy()) for i, v in enumerate(model.weights)}
     with atomic_write(directory / BEST_NAME) as temporary:
-        save_file(weights, temporary)
+        safetensors.numpy.save_file(weights, temporary)
 
 
 def restore_best(directory: Path, model: keras.Model) -> None:
-    """Gives a model the weights of its best validation, if there was one."""
-    from safetensors.numpy import load_file
-
+    """Loads the weights of the best validation into a model, if there was one."""
     path = directory / BEST_NAME
     if path.is_file():
-        weights = load_file(path)
+        weights = safetensors.numpy.load_file(path)
         for i, variable in enumerate(model.weights):
             variable.assign(weights[str(i)])
 
 
 class StopOnSignal:
-    """Lets a step end when Ctrl-C or a request to terminate comes; a second one kills.
+    """Lets the current step finish on SIGINT or SIGTERM; a second signal kills.
 
     Attributes:
-        asked: Whether one has come to this process.
-        came: Whether the run stops for one, of this process or of another worker.
+        asked: Whether this process has received a signal.
+        came: Whether the run stops because this or another worker has.
     """
 
     def __init__(self):
@@ -243,14 +241,14 @@ class StopOnSignal:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes checkpoints, and the last one when the run is asked to stop.
+    """Writes checkpoints regularly, and when the run stops.
 
     Args:
-        directory: Of the run.
+        directory: Directory of the run.
         options: `TrainingOptions`.
         start: Steps taken before.
-        facts: Kept in every checkpoint.
-        log: Says whether the values are still numbers, and who writes.
+        facts: JSON values stored in every checkpoint.
+        log: `Log` that checks the metrics first and knows whether this process writes.
     """
 
     def __init__(self, directory: Path, options: Any, start: int, facts, log: Log):
@@ -259,7 +257,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.facts, self.log = facts, log
 
     def on_train_batch_end(self, batch, logs=None):
-        """Saves when it is time to."""
+        """Saves every `checkpoint_every` steps and after the last one."""
         step = self.start + batch + 1
         is_last = step == self.options.steps or self.model.stop_training
         if step % self.options.checkpoint_every and not is_last:
@@ -276,16 +274,16 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class AudioSamples(keras.callbacks.Callback):
-    """Lets one hear a run: audio and spectrograms for TensorBoard.
+    """Writes audio and spectrograms for TensorBoard.
 
     Args:
-        directory: Of the run.
+        directory: Directory of the run.
         every: Steps between two samples.
-        make: Called with the step; gives name -> float32 (samples,).
+        make: Called with the step; returns name -> float32 (samples,).
         sample_rate: Samples per second.
 
     Attributes:
-        start: Steps taken before; `train` sets it.
+        start: Steps taken before, set by `train`.
 
     Raises:
         ImportError: If TensorBoard is not installed.
@@ -320,7 +318,7 @@ class AudioSamples(keras.callbacks.Callback):
 
 
 def _picture(audio: np.ndarray) -> tf.Tensor:
-    """A spectrogram as a picture: (1, frequencies, time, 1), in [0, 1], 80 dB deep."""
+    """A spectrogram image, (1, frequencies, time, 1) in [0, 1], 80 dB of range."""
     missing = max(0, _SPECTROGRAM_WINDOW - audio.shape[1])
     levels = magnitudes(np.pad(audio, ((0, 0), (0, missing))), _SPECTROGRAM_WINDOW)
     decibels = 20 * tf.math.log(levels + 1e-7) / math.log(10)

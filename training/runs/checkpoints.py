@@ -1,7 +1,8 @@
-"""Checkpoints of a run: everything that changes, written at once or not at all.
+"""Checkpoints of a run, written completely or not at all.
 
-A checkpoint is a folder `step-00000500` with `state.safetensors`, all variables of the
-trainer and of its optimizers, and `state.json`. It has its name only when complete.
+A checkpoint is a folder such as `step-00000500`. `state.safetensors` holds all
+variables of the trainer and its optimizers, `state.json` the step and other facts. The
+folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
+import safetensors.numpy
 
 _PREFIX = "step-"
-# Keras numbers objects of one kind by how many the process has made.
+# Keras numbers objects in the order in which the process creates them.
 _NUMBER = re.compile(r"_\d+(?=/|$)")
 _ARRAYS, _FACTS = "state.safetensors", "state.json"
 
@@ -29,12 +32,12 @@ def state_of(trainer: keras.Model) -> dict[str, Any]:
     """All variables of a run, by unique names.
 
     Args:
-        trainer: Compiled model. Beside its own variables (weights, seeds, metrics) and
-            those of its optimizer it may list further `optimizers`.
+        trainer: Compiled model. It may have an attribute `optimizers` with several
+            optimizers.
 
     Returns:
-        Name -> Keras variable. A name holds the place in the order of creation, and the
-        path, which tells two runs of different shape apart.
+        Name -> Keras variable: weights, seeds, metrics and optimizer state. A name
+        consists of the place in the order of creation and the path.
     """
     groups = {"model": trainer.variables}
     optimizers = getattr(trainer, "optimizers", None) or [trainer.optimizer]
@@ -48,7 +51,7 @@ def state_of(trainer: keras.Model) -> dict[str, Any]:
 
 
 def _once(variables):
-    """Variables without repetitions, in order."""
+    """Variables in order, without duplicates."""
     return list({id(variable): variable for variable in variables}.values())
 
 
@@ -64,22 +67,20 @@ def save(
     """Writes a checkpoint and removes old ones.
 
     Args:
-        directory: Of the run; made if missing.
-        step: Steps that have been taken.
+        directory: Directory of the run, created if missing.
+        step: Steps taken.
         trainer: See `state_of`.
-        facts: What else is to be known, as JSON holds it.
-        keep: Newest checkpoints that stay.
-        writes: False for all workers but one: metrics are sums over all of them, so
-            everyone has to ask for the values.
+        facts: Other JSON values to store.
+        keep: Number of checkpoints to keep.
+        writes: False for all workers but the chief. They must still call this
+            function: reading a metric sums it over all workers.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: If it cannot be written; the older ones are untouched then.
+        OSError: If it cannot be written; older checkpoints stay as they are.
     """
-    from safetensors.numpy import save_file
-
     directory = Path(directory)
     final = directory / f"{_PREFIX}{step:08d}"
     arrays = {name: _plain(v.numpy()) for name, v in state_of(trainer).items()}
@@ -89,7 +90,7 @@ def save(
     temporary = directory / f".{final.name}.{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        save_file(arrays, temporary / _ARRAYS)
+        safetensors.numpy.save_file(arrays, temporary / _ARRAYS)
         text = json.dumps({**facts, "step": step}, indent=2) + "\n"
         (temporary / _FACTS).write_text(text, encoding="utf-8")
         for name in (_ARRAYS, _FACTS):
@@ -107,13 +108,13 @@ def save(
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """An array that safetensors knows: bfloat16 as its bits, always contiguous."""
+    """A contiguous array that safetensors can store: bfloat16 as its bits."""
     array = np.ascontiguousarray(array).reshape(np.shape(array))
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 
 def _folders(directory: Path) -> list[Path]:
-    """Complete checkpoints, the newest first."""
+    """Complete checkpoints, newest first."""
     found = directory.glob(f"{_PREFIX}*") if directory.is_dir() else []
     return sorted((p for p in found if (p / _FACTS).is_file()), reverse=True)
 
@@ -121,18 +122,20 @@ def _folders(directory: Path) -> list[Path]:
 def restore(
     directory: str | os.PathLike, trainer: keras.Model
 ) -> dict[str, Any] | None:
-    """Brings a trainer to the newest checkpoint that can be read.
+    """Loads the newest readable checkpoint into a trainer.
 
     Args:
-        directory: Of the run.
-        trainer: Compiled and built as it was when the checkpoint was written.
+        directory: Directory of the run.
+        trainer: Compiled and built as when the checkpoint was written.
 
     Returns:
-        The facts with `step`, or None if there is no checkpoint. One that is damaged
-        is named in a warning, and the one before is taken.
+        The facts with `step`, or None if there is no checkpoint.
 
     Raises:
-        ValueError: If the checkpoint is that of another model or optimizer.
+        ValueError: If the checkpoint belongs to another model or optimizer.
+
+    Warns:
+        UserWarning: If a checkpoint is damaged; the one before is used.
     """
     for folder in _folders(Path(directory)):
         try:
@@ -140,7 +143,7 @@ def restore(
             arrays = _read(folder / _ARRAYS)
         except (OSError, ValueError) as error:
             warnings.warn(
-                f"The checkpoint {str(folder)!r} is damaged and left out: {error}",
+                f"The checkpoint {str(folder)!r} is damaged and skipped: {error}",
                 stacklevel=2,
             )
             continue
@@ -150,12 +153,9 @@ def restore(
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from error
 
 
@@ -172,7 +172,5 @@ def _assign(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], folder: 
     for name, variable in state.items():
         value = arrays[name]
         if variable.dtype == "bfloat16":
-            import ml_dtypes
-
             value = value.view(ml_dtypes.bfloat16)
         variable.assign(value)

@@ -1,8 +1,7 @@
 """The training run: Keras `fit` with a schedule, exact checkpoints and logs.
 
-A run is a directory. Started again after whatever stopped it, it goes on from the
-newest checkpoint, and every weight is, bit for bit, what it would have been without the
-stop.
+A run is a directory. A run that was stopped, however, resumes from the newest
+checkpoint and ends with the same weights, bit for bit, as one that was not.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ _NOT_DECAYED = ("bias", "gamma", "beta", "scale")
 
 
 def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:
-    """The optimizer with everything that the options ask for.
+    """The optimizer that the options describe.
 
     Raises:
-        ImportError: If this Keras has no such Muon.
+        ImportError: If Muon needs a newer Keras.
     """
     settings = {
         "learning_rate": WarmUpCosine(
@@ -73,31 +72,31 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Trains until `options.steps` steps have been taken, in this run or before.
+    """Trains until the run has taken `options.steps` steps, earlier starts included.
 
     Args:
         trainer: A `StageTrainer`, a `CodecTrainer`, or any Keras model whose
-            `train_step` takes what the batches give. It is compiled here unless it is.
-            A `StageTrainer` that was made in the scope of a strategy trains on all
-            devices of that; every worker of a cluster calls this function.
+            `train_step` takes the batches. It is compiled here if it is not yet. A
+            `StageTrainer` created in the scope of a strategy trains on all its
+            devices; every worker of a cluster calls this function.
         batches: `Batches`, or anything with `dataset(start, steps)`.
         options: `TrainingOptions`.
-        directory: Of the run: checkpoints, `log.jsonl`, TensorBoard's files.
+        directory: Directory of the run, for checkpoints, `log.jsonl` and TensorBoard.
         validation: Held-out data of the same kind, or None.
-        callbacks: Further callbacks of Keras.
+        callbacks: Additional Keras callbacks.
         progress: Called with (name, steps taken, steps).
 
     Returns:
-        What the log holds: name -> one value per line.
+        The log: name -> one value per line.
 
     Raises:
-        ValueError: If `directory` holds a run with other options, or workers disagree
-            about it.
-        ConnectionError: If another worker is gone.
-        FloatingPointError: If the loss is no longer a number; the last checkpoint is
-            from before.
-        KeyboardInterrupt: If Ctrl-C or a signal to terminate came; a checkpoint has
-            been written.
+        ValueError: If `directory` holds a run with other options, or the workers do
+            not agree on it.
+        ConnectionError: If another worker is lost.
+        FloatingPointError: If the loss is not finite; the last checkpoint is from
+            before.
+        KeyboardInterrupt: After Ctrl-C or a signal to terminate; a checkpoint has been
+            written.
     """
     directory = Path(directory)
     workers = strategies.workers_of(trainer.distribute_strategy)
@@ -114,7 +113,7 @@ def train(
     workers.check_same(start, "newest checkpoint (step)")
     workers.check_same(int(fingerprint[:15], 16), "options (fingerprint)")
     log = Log(directory, options, start, progress, writes=workers.is_chief)
-    workers.wait()  # until the log is cut
+    workers.wait()  # until the log is truncated
     if start < options.steps:
         validate = Validation(directory, validation, options, start, log, workers)
         facts = {"options": fingerprint}
@@ -122,9 +121,10 @@ def train(
         for callback in callbacks:
             if isinstance(callback, AudioSamples):
                 callback.start = start
-        rest, callbacks = options.steps - start, [log, validate, keep, *callbacks]
+        callbacks = [log, validate, keep, *callbacks]
         with StopOnSignal() as stop:
-            workers.fit(trainer, batches, start, rest, callbacks, stop)
+            steps = options.steps - start
+            workers.fit(trainer, batches, start, steps, callbacks, stop)
         if stop.came:
             raise KeyboardInterrupt
     elif options.ema is not None:
@@ -145,7 +145,7 @@ def _compile(trainer: keras.Model, options: TrainingOptions) -> None:
 
 
 def _fingerprint(options: TrainingOptions) -> str:
-    """What must not change between two parts of a run."""
+    """Hash of the options that a resumed run must share."""
     free = ("checkpoint_every", "keep", "log_every")
     values = dataclasses.asdict(options)
     values = {name: value for name, value in values.items() if name not in free}

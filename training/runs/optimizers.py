@@ -1,4 +1,4 @@
-"""AdamW that passes over every variable once; Muon as Bark's networks need it."""
+"""AdamW with a fused update, and Muon configured for Bark's networks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("bark_tf")
 class AdamW(keras.optimizers.AdamW):
-    """Keras' AdamW, the same numbers from TensorFlow's fused update.
+    """Keras' AdamW, computed by TensorFlow's fused update.
 
-    Keras writes the update as ten operations, each of which reads and writes arrays of
-    a variable's size: much of a step, for the embeddings of Bark's text, 100 million
-    numbers of which a step has read 800.
+    Keras computes the update in ten operations, each over arrays of a variable's size.
+    Bark's text embedding has 100 million values, of which a step reads 800, so this
+    takes much of a step.
 
     Args:
-        *args: Of `keras.optimizers.AdamW`.
-        amsgrad: False; the fused update has none.
-        **kwargs: Of `keras.optimizers.AdamW`.
+        *args: Passed to `keras.optimizers.AdamW`.
+        amsgrad: Must be False: the fused update does not support it.
+        **kwargs: Passed to `keras.optimizers.AdamW`.
 
     Raises:
         ValueError: If `amsgrad` is true.
@@ -55,19 +55,19 @@ class AdamW(keras.optimizers.AdamW):
 
 
 def muon(beta_1: float, beta_2: float, **kwargs) -> keras.optimizers.Optimizer:
-    """Keras' Muon: for kernels between layers; embeddings and heads get AdamW.
+    """Keras' Muon for hidden kernels, with AdamW for embeddings, heads and the rest.
 
     Args:
-        beta_1: AdamW's memory of gradients.
-        beta_2: AdamW's memory of squared gradients.
-        **kwargs: Of `keras.optimizers.Muon`; one learning rate fits both kinds.
+        beta_1: AdamW's decay of the mean gradient.
+        beta_2: AdamW's decay of the mean squared gradient.
+        **kwargs: Passed to `keras.optimizers.Muon`; both share the learning rate.
 
     Raises:
         ImportError: If Keras is older than 3.13.
 
     Source:
-        K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024; its
-        step is scaled as in "Muon is scalable for LLM training", arXiv 2502.16982.
+        K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024, with
+        the scale of "Muon is scalable for LLM training", arXiv 2502.16982.
     """
     kind = getattr(keras.optimizers, "Muon", None)
     if kind is None or "rms_rate" not in inspect.signature(kind).parameters:

@@ -1,4 +1,4 @@
-"""What one hears of a run in TensorBoard: a recording, or a text that is spoken."""
+"""Audio samples of a run for TensorBoard: a recording, or a spoken text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from bark_tf.processor import BarkProcessor
 
 from ..data.shards import ShardSet
 
-# Seconds of a recording that are heard.
+# Seconds of a recording that go into a sample.
 _MAX_S = 8.0
 Make = Callable[[int], dict[str, np.ndarray]]
 
 
 def codec_samples(codec: EncodecModel, shards: ShardSet) -> Make:
-    """The first recording, and what the codec makes of it.
+    """Samples of the codec: the first recording and its reconstruction.
 
     Args:
         codec: The codec in training.
-        shards: Recordings with audio, held-out ones if there are any.
+        shards: Recordings with audio.
 
     Returns:
-        For `AudioSamples`: called with the step, name -> float32 (samples,).
+        A function for `AudioSamples`: step -> {name: float32 (samples,)}.
     """
     longest = int(_MAX_S * codec.config.sampling_rate)
     audio = np.asarray(shards.audios[0], np.float32)[:longest]
@@ -35,25 +35,24 @@ def codec_samples(codec: EncodecModel, shards: ShardSet) -> Make:
 
     def make(step: int) -> dict[str, np.ndarray]:
         codes = codec.encode(audio[None], bandwidth=bandwidth)
-        again = np.asarray(codec.decode(codes))[0, : len(audio)]
-        return {"recording": audio, "reconstruction": again}
+        decoded = np.asarray(codec.decode(codes))[0, : len(audio)]
+        return {"recording": audio, "reconstruction": decoded}
 
     return make
 
 
 def speech_samples(part: str, network: Any, base: str, shards: ShardSet) -> Make:
-    """The first recording's text, spoken by the model with one network in training.
+    """Samples of a transformer: the first recording's text, spoken by the whole model.
 
     Args:
-        part: Name of the network among `BarkModel.parts`.
-        network: The network in training; it is used as it is, adapters and all.
-        base: Checkpoint with the other networks, which are in memory from the first
-            sample on.
-        shards: Recordings, held-out ones if there are any.
+        part: Name of the network in `BarkModel.parts`.
+        network: The network in training, with its adapters if it has any.
+        base: Checkpoint with the other networks, loaded for the first sample.
+        shards: Recordings.
 
     Returns:
-        For `AudioSamples`: called with the step, name -> float32 (samples,). Nothing
-        if the model says nothing.
+        A function for `AudioSamples`: step -> {name: float32 (samples,)}; an empty
+        dict if the model generates no audio.
     """
     text = shards[0].text
     ready: list[Any] = []
@@ -65,9 +64,9 @@ def speech_samples(part: str, network: Any, base: str, shards: ShardSet) -> Make
             ready.extend((inputs, bark))
         inputs, bark = ready
         with warnings.catch_warnings():
-            # A model that has learned little says nothing, or does not stop.
+            # At first the model may generate nothing, or not stop.
             warnings.simplefilter("ignore", UserWarning)
-            # Heard a few times in a run: compiling would cost more than it saves.
+            # Few samples per run: compiling would cost more than it saves.
             audio = bark.generate(**inputs, seed=0, jit_compile=False)
         audio = np.asarray(audio)[0]
         return {"speech": audio} if audio.size else {}

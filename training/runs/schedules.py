@@ -1,4 +1,4 @@
-"""Learning rates: a warm-up, then a cosine."""
+"""The learning rate: linear warm-up, then cosine decay."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("bark_tf")
 class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises in a line, then falls along half a cosine, then stays.
+    """Linear warm-up, half a cosine of decay, then constant.
 
     Args:
         peak: Learning rate after the warm-up.
-        steps: Steps in all.
-        warmup_steps: Steps of the rise; the first step already has a rate above 0.
-        final_share: Share of the peak at which it ends.
+        steps: Total number of steps.
+        warmup_steps: Steps of the warm-up; the first has a rate above 0 already.
+        final_share: Share of the peak at the end.
 
     Example:
         >>> [round(float(WarmUpCosine(1.0, 4, 2, 0.0)(step)), 2) for step in range(5)]
@@ -34,7 +34,7 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps, self.final_share = warmup_steps, final_share
 
     def __call__(self, step):
-        """The rate of a step, float32 ()."""
+        """The learning rate of a step, float32 ()."""
         step = tf.cast(step, tf.float32)
         rise = (step + 1) / max(1, self.warmup_steps)
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)

@@ -1,11 +1,11 @@
 """Training on several devices and on several machines.
 
-A replica is one device. It holds all weights and works on its share of every batch's
-rows; weights move by the gradient of the mean over the targets of *all* replicas. So
-the steps are those that one device takes with the whole batch.
+A replica is one device. It holds all weights and processes its share of the rows of
+every batch. The gradient is that of the mean over the targets of *all* replicas, so the
+updates equal those of one device with the whole batch.
 
-A worker is one process of a cluster, on a machine of its own as a rule. All of them see
-the same directories; the first one, the chief, writes.
+A worker is one process of a cluster, usually on its own machine. All workers share
+their directories; the first one, the chief, writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 NAMES = ("mirrored", "multi-worker")
 _CONFIG_VARIABLE = "TF_CONFIG"
-# How TensorFlow reports that another worker does not answer.
+# The errors by which TensorFlow reports that another worker does not answer.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -32,16 +32,16 @@ _LOST = (
 
 
 def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
-    """The strategy of a name.
+    """Creates a strategy by name.
 
     Args:
-        name: `"mirrored"`: all GPUs of this machine, or all logical CPU devices where
-            there is none. `"multi-worker"`: all devices of the machines that the
-            environment variable TF_CONFIG names; waits until all have started. Has to
-            be made before TensorFlow computes anything. None: no strategy.
+        name: `"mirrored"`: all GPUs of this machine, or all logical CPU devices if
+            there are none. `"multi-worker"`: all devices of the machines in the
+            environment variable TF_CONFIG; waits until all have started, and must be
+            created before TensorFlow computes anything. None: no strategy.
 
     Raises:
-        ValueError: If there is no such strategy, or TF_CONFIG names no cluster.
+        ValueError: If the name is unknown, or TF_CONFIG describes no cluster.
         ConnectionError: If the other workers do not start.
 
     Example:
@@ -65,7 +65,7 @@ def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
 
 
 def _check_cluster(text: str) -> None:
-    """Raises ValueError unless TF_CONFIG says who all are, and who this one is."""
+    """Raises ValueError unless TF_CONFIG lists all workers and identifies this one."""
     try:
         config = json.loads(text)
         kind, index = config["task"]["type"], config["task"]["index"]
@@ -74,7 +74,7 @@ def _check_cluster(text: str) -> None:
         address = None
     if not isinstance(address, str) or kind not in ("chief", "worker"):
         raise ValueError(
-            f"{_CONFIG_VARIABLE} must name the workers and say which of them this is, "
+            f"{_CONFIG_VARIABLE} must list all workers and identify this one, "
             'such as {"cluster": {"worker": ["10.0.0.1:4000", "10.0.0.2:4000"]}, '
             f'"task": {{"type": "worker", "index": 0}}}}. Received: {text!r}'
         )
@@ -83,19 +83,19 @@ def _check_cluster(text: str) -> None:
 # === Inside a step ===
 
 
-def together(values: Sequence[Any], weight) -> tuple[list[Any], tf.Tensor]:
-    """Weighted means over all replicas; where there is only one, what it was given.
+def mean_over_replicas(values: Sequence[Any], weight) -> tuple[list[Any], tf.Tensor]:
+    """Weighted means over all replicas.
 
-    A mean of the replicas' means would give a target less weight the more of them its
-    replica has.
+    A plain mean of the replicas' means would give less weight to the targets of a
+    replica that has many.
 
     Args:
         values: Means over this replica's targets: tensors, gradients, or None.
-        weight: What this replica's targets weigh in all, float32 ().
+        weight: Total weight of this replica's targets, float32 ().
 
     Returns:
-        Means over the targets of all replicas, the same everywhere; and what those
-        weigh in all.
+        Means over the targets of all replicas, equal on all of them; and the total
+        weight of those targets.
     """
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
@@ -110,7 +110,7 @@ def together(values: Sequence[Any], weight) -> tuple[list[Any], tf.Tensor]:
 
 
 def share_of_replica(value) -> tf.Tensor:
-    """The part of a sum that one replica adds to a metric; all add up to the sum."""
+    """One replica's equal share of a value, for metrics that sum over replicas."""
     return value / tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -118,45 +118,45 @@ def share_of_replica(value) -> tf.Tensor:
 
 
 def workers_of(strategy: tf.distribute.Strategy | None) -> Alone | Replicas:
-    """Who takes the steps of a run.
+    """Chooses what takes the steps of a run.
 
     Args:
-        strategy: One of Keras and TensorFlow, their default one, or None.
+        strategy: A strategy of TensorFlow, its default one, or None.
     """
     several = tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy
     return Replicas(strategy) if isinstance(strategy, several) else Alone()
 
 
 class Alone:
-    """One device: Keras does everything."""
+    """One device, trained by Keras."""
 
     is_chief = True
 
     def lost_workers_reported(self) -> contextlib.AbstractContextManager:
-        """There is nobody to lose."""
+        """See `Replicas`."""
         return contextlib.nullcontext()
 
     def wait(self) -> None:
-        """Goes on when all workers are here."""
+        """See `Replicas`."""
 
     def check_same(self, value: int, what: str) -> None:
-        """Raises ValueError unless all workers have the same value."""
+        """See `Replicas`."""
 
     def fit(self, trainer, batches, start, steps, callbacks, stop) -> None:
-        """Takes steps; see `Replicas.fit`."""
+        """See `Replicas`."""
 
-        def heed(batch, logs=None):
+        def stop_if_asked(batch, logs=None):
             if stop.asked:
                 stop.came = trainer.stop_training = True
 
-        heed = keras.callbacks.LambdaCallback(on_train_batch_end=heed)
+        stopper = keras.callbacks.LambdaCallback(on_train_batch_end=stop_if_asked)
         trainer.fit(
             batches.dataset(start, steps),
             steps_per_epoch=steps,
             epochs=1,
             verbose=0,
             shuffle=False,
-            callbacks=[heed, *callbacks],
+            callbacks=[stopper, *callbacks],
         )
 
     def evaluate(self, trainer, batches) -> dict[str, float]:
@@ -167,12 +167,12 @@ class Alone:
 
 
 class Replicas:
-    """Several devices, of this process or of several workers, that share every batch.
+    """Several devices, in this process or in several workers, that share every batch.
 
-    Differs: from Keras's `fit`, which fails with several workers (a PerReplica reaches
-    NumPy), and whose optimizers under a strategy clip the gradients of each replica
-    before they add them, and cannot accumulate them. Here replicas measure, and the
-    optimizer moves all of them at once, as it moves one.
+    Differs: Keras's `fit` fails with several workers (a PerReplica reaches NumPy), and
+    under a strategy its optimizers clip each replica's gradients before summing and
+    cannot accumulate. Here the replicas compute gradients, and the optimizer applies
+    the mean once, as on one device.
 
     Args:
         strategy: `tf.distribute.MirroredStrategy`, or `MultiWorkerMirroredStrategy`.
@@ -184,7 +184,7 @@ class Replicas:
     def __init__(self, strategy: tf.distribute.Strategy):
         self.strategy = strategy
         self.num_workers, self._index = 1, 0
-        self._tested = self._test = None  # a trainer and its traced step
+        self._tested = self._test = None  # a trainer and its traced test step
         resolver = strategy.cluster_resolver
         if resolver is not None and resolver.task_type is not None:
             jobs = resolver.cluster_spec().as_dict()
@@ -198,7 +198,7 @@ class Replicas:
         self.is_chief = self._index == 0
 
     def lost_workers_reported(self) -> contextlib.AbstractContextManager:
-        """Inside, TensorFlow's errors about other workers become a ConnectionError."""
+        """A context that raises ConnectionError if a worker is lost."""
         return (
             contextlib.nullcontext()
             if self.num_workers == 1
@@ -206,7 +206,7 @@ class Replicas:
         )
 
     def wait(self) -> None:
-        """Goes on when all workers are here."""
+        """Waits until all workers have arrived here."""
         self._gather(0)
 
     def check_same(self, value: int, what: str) -> None:
@@ -214,8 +214,8 @@ class Replicas:
         values = self._gather(value)
         if len(set(values)) > 1:
             raise ValueError(
-                f"All workers must have the same {what}: they read and write the same "
-                f"directory and are started alike. Received: {values}"
+                f"All workers must have the same {what}: start them with the same "
+                f"command and a shared directory. Received: {values}"
             )
 
     def _gather(self, value: int) -> list[int]:
@@ -234,17 +234,17 @@ class Replicas:
             start: Steps taken before.
             steps: Steps to take.
             callbacks: Of Keras.
-            stop: `StopOnSignal`; when it has come to one worker, all stop after the
+            stop: `StopOnSignal`; if one worker is asked to stop, all stop after the
                 same step.
 
         Raises:
             ValueError: If a batch cannot be shared, or inside the strategy's scope.
-            ConnectionError: If another worker is gone.
+            ConnectionError: If another worker is lost.
         """
         if tf.distribute.has_strategy():
             raise ValueError(
-                "Training must begin outside of the strategy's scope, which is only "
-                "for making the trainer. Received: a call inside of it"
+                "Training must start outside of the strategy's scope, which is only "
+                "for creating the trainer. Received: a call inside of it"
             )
         callbacks = keras.callbacks.CallbackList(callbacks, model=trainer)
         step = self._step(trainer)
@@ -274,11 +274,11 @@ class Replicas:
         return {name: float(value) for name, value in logs.items()}
 
     def _step(self, trainer) -> Callable:
-        """A step of all replicas; it also adds up a number of each worker."""
+        """A training step of all replicas, which also sums a number over them."""
 
         def of_replica(batch, number):
             replica = tf.distribute.get_replica_context()
-            number = tf.identity(number)  # one for each replica
+            number = tf.identity(number)  # one per replica
             total = replica.all_reduce(tf.distribute.ReduceOp.SUM, number)
             return *trainer.gradients(batch), total
 
@@ -300,7 +300,7 @@ class Replicas:
         return step
 
     def _first(self, value):
-        """What is the same on all replicas, once."""
+        """The first replica's value of what is equal on all."""
         return self.strategy.experimental_local_results(value)[0]
 
     def _shares(self, batches, start: int, steps: int) -> Iterator[Mapping[str, Any]]:
@@ -329,14 +329,14 @@ def _lost_workers_reported() -> Iterator[None]:
         yield
     except _LOST as error:
         raise ConnectionError(
-            "Another worker is gone or cannot be reached. Start all workers again: the "
-            "run goes on from its newest checkpoint. TensorFlow says: "
+            "Another worker is gone or cannot be reached. Start all workers again to "
+            "resume from the newest checkpoint. TensorFlow says: "
             + _reason(error.message)
         ) from error
 
 
 def _reason(message: str) -> str:
-    """The first line that is not about where in a graph something happened."""
+    """The first line that is not about a place in the graph."""
     about_places = (" ", "Graph execution error", "Detected at", "<stack traces")
     lines = [line for line in message.splitlines() if line.strip()]
     return next((x for x in lines if not x.startswith(about_places)), message)

@@ -1,23 +1,19 @@
-"""The losses of the three transformers, as Keras models that `fit` trains."""
+"""Keras models that compute the losses of the three transformers, for `fit`."""
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
 
-from bark_tf.config import (
-    BarkGenerationConfig,
-)
+from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.semantic import prompt_embeddings
 from bark_tf.models.losses import IGNORED_LABEL, cross_entropy
 
 from . import strategies
 
-# === Trainers ===
-
 
 class StageTrainer(keras.Model):
-    """A network with its loss on batches of its stage's examples; abstract.
+    """A network and its loss on batches of its stage; abstract.
 
     Args:
         model: The network.
@@ -25,11 +21,11 @@ class StageTrainer(keras.Model):
         **kwargs: `name`.
 
     Call arguments:
-        batch: What `StageExamples.pad` gives.
-        training: Whether dropout is on.
+        batch: A batch from `StageExamples.pad`.
+        training: Whether to apply dropout.
 
     Returns:
-        Logits (B, L, vocabulary) of the targets, at least float32.
+        Logits of the targets, (B, L, vocabulary), at least float32.
     """
 
     stage: str
@@ -44,18 +40,18 @@ class StageTrainer(keras.Model):
 
     @property
     def metrics(self):
-        """Means over targets, which Keras resets between epochs."""
+        """Means over the targets; Keras resets them between epochs."""
         return [self._loss, self._accuracy]
 
     def loss_and_weight(self, batch, training: bool = False):
-        """The loss of a batch, for a step of any kind of training.
+        """The loss of a batch, for use outside of `fit`.
 
         Args:
-            batch: What `StageExamples.pad` gives.
-            training: Whether dropout is on.
+            batch: A batch from `StageExamples.pad`.
+            training: Whether to apply dropout.
 
         Returns:
-            The mean cross-entropy over targets, float32 (); and the sum of the
+            The mean cross-entropy over the targets, float32 (); and the sum of the
             targets' weights, float32 ().
         """
         loss, weight, _ = self._measure(batch, training)
@@ -76,20 +72,23 @@ class StageTrainer(keras.Model):
         return loss, total, accuracy
 
     def gradients(self, batch):
-        """What a step knows before the weights move.
+        """Gradients and metrics of a batch.
 
         Args:
-            batch: What `StageExamples.pad` gives; of several replicas, a share of it.
+            batch: A batch from `StageExamples.pad`; with several replicas, this one's
+                share of it.
 
         Returns:
-            Gradients of the mean over the targets of all replicas, one per trainable
-            variable; and the logs.
+            Gradients of the mean loss over the targets of all replicas, one per
+            trainable variable; and the logs.
         """
         with tf.GradientTape() as tape:
             loss, weight, accuracy = self._measure(batch, training=True)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        means, weight = strategies.together([loss, accuracy, *gradients], weight)
+        means, weight = strategies.mean_over_replicas(
+            [loss, accuracy, *gradients], weight
+        )
         loss, accuracy, *gradients = means
         return gradients, self._reported(loss, weight, accuracy)
 
@@ -104,7 +103,9 @@ class StageTrainer(keras.Model):
         """See `keras.Model.test_step`."""
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         loss, weight, accuracy = self._measure(batch, training=False)
-        (loss, accuracy), weight = strategies.together([loss, accuracy], weight)
+        (loss, accuracy), weight = strategies.mean_over_replicas(
+            [loss, accuracy], weight
+        )
         return self._reported(loss, weight, accuracy)
 
     def _reported(self, loss, weight, accuracy):
@@ -120,7 +121,7 @@ class SemanticTrainer(StageTrainer):
     stage = "semantic"
 
     def call(self, batch, training=False):
-        """Logits of the tokens after the prompt."""
+        """Logits of the semantic tokens."""
         config = self.generation_config.semantic_config
         read = batch.get("read")
         if read is None:
@@ -135,7 +136,7 @@ class SemanticTrainer(StageTrainer):
             read[:, :-1],
         )
         x = self.model.forward(x, training=training).hidden
-        # The infer token stands at position P and says the first token.
+        # The infer token at position P predicts the first token.
         return self.model.logits(x[:, config.max_input_semantic_length :])
 
 
@@ -145,7 +146,7 @@ class CoarseTrainer(StageTrainer):
     stage = "coarse"
 
     def call(self, batch, training=False):
-        """Logits of the tokens after the infer token."""
+        """Logits of the coarse tokens."""
         infer = self.generation_config.coarse_acoustics_config.max_coarse_input_length
         x = self.model.token_embedding(batch["ids"])
         x = self.model.forward(x, training=training).hidden
@@ -158,7 +159,7 @@ class FineTrainer(StageTrainer):
     stage = "fine"
 
     def call(self, batch, training=False):
-        """Logits of all frames of the window."""
+        """Logits of one codebook for all frames of the window."""
         codebook = tf.convert_to_tensor(batch["codebook"])
         x = self.model.embed(codebook, batch["ids"])
         x = self.model.forward(x, training=training).hidden

@@ -16,7 +16,8 @@ import numpy as np
 from bark_tf.bark import BarkModel
 from bark_tf.processor import BarkProcessor
 
-from ..data.prepare import Report, make_shards, tokens_info
+from ..data.encoding import tokens_info
+from ..data.prepare import Report, make_shards
 from ..data.shards import DatasetInfo, Skipped, Utterance
 from ..evaluation.scores import BATCH_SIZE, EMPTY_ROWS
 

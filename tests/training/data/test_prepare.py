@@ -110,7 +110,7 @@ def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
     [
         ({"silence_s": -1}, "silence_s must be at least 0"),
         ({"silence_s": 50, "max_s": 40}, "below max_s=40"),
-        ({"silence_s": 0.1, "trim": False}, "silence_s is for trim=True"),
+        ({"silence_s": 0.1, "trim": False}, "silence_s needs trim=True"),
     ],
 )
 def test_a_silence_that_makes_no_sense_is_refused(recordings, tmp_path, wrong, message):
@@ -121,7 +121,8 @@ def test_a_silence_that_makes_no_sense_is_refused(recordings, tmp_path, wrong, m
 # Dies, as by a kill from outside, in the middle of the third shard.
 KILLED = """
 import os, signal, sys
-from bark_tf.training.data import prepare as module
+from bark_tf.training.data import encoding as module
+from bark_tf.training.data.prepare import prepare
 
 write_shard = module.write_shard
 
@@ -134,7 +135,7 @@ def dies(path, entries, info):
     write_shard(path, until_killed(), info)
 
 module.write_shard = dies
-module.prepare(sys.argv[1], sys.argv[2], sample_rate=8_000, shard_size=3)
+prepare(sys.argv[1], sys.argv[2], sample_rate=8_000, shard_size=3)
 """
 
 
@@ -249,7 +250,7 @@ def test_all_that_is_of_no_use_has_a_row_with_its_reason(tmp_path):
 
 
 def test_another_dataset_or_setting_is_refused(recordings, audio):
-    with pytest.raises(ValueError, match="prepared from something else"):
+    with pytest.raises(ValueError, match="another prepared dataset"):
         prepare(recordings, audio[1], sample_rate=RATE, trim=False)
 
 
@@ -280,9 +281,9 @@ def test_aligned_lengths_fit(tokens, frames):
 def test_wrong_arguments_are_refused(recordings, tmp_path):
     with pytest.raises(ValueError, match="validation must be"):
         prepare(recordings, tmp_path, validation=1.0)
-    with pytest.raises(ValueError, match="sample_rate is the model's own"):
+    with pytest.raises(ValueError, match="sample_rate must be None with a model"):
         prepare(recordings, tmp_path, model="x", sample_rate=RATE)
-    with pytest.raises(ValueError, match="workers of its own"):
+    with pytest.raises(ValueError, match="num_workers must be 1 with a runner"):
         prepare(recordings, tmp_path, runner="DirectRunner", num_workers=2)
     with pytest.raises(FileNotFoundError):
         prepare(tmp_path / "absent", tmp_path / "out")

@@ -253,7 +253,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(toy_runs):
 )
 def test_a_cluster_without_names_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(ValueError, match=r"TF_CONFIG must name the workers.*Received"):
+    with pytest.raises(ValueError, match=r"TF_CONFIG must list all workers.*Received"):
         strategy_of("multi-worker")
 
 

@@ -133,7 +133,7 @@ def test_killed_it_goes_on_with_the_shards_that_are_there(
         assert path.stat().st_mtime_ns == time
     for path in made[0].rglob("shard-*"):
         assert (tmp_path / path.relative_to(made[0])).read_bytes() == path.read_bytes()
-    with pytest.raises(ValueError, match="prepared from something else"):
+    with pytest.raises(ValueError, match="another prepared dataset"):
         speak(model, tmp_path, seed=1)
 
 
