@@ -1,7 +1,7 @@
-"""Batches: which examples belong to which step, as a function of seed and step alone.
+"""Batches, as a function of seed and step alone.
 
-Nothing has to be saved to go on where a run stopped: the batches of the steps to come
-are the same whether the steps before were taken in this process or not.
+So a run resumes without any saved state of its data: the batches to come are the same
+whether or not this process has made the ones before.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# Batches among which examples are sorted by length: enough for little padding, few
-# enough for chance.
+# Examples are sorted by length within so many batches: enough for little padding, few
+# enough to stay random.
 _SORTED_BATCHES = 32
-_AHEAD = 8  # batches made before they are asked for
+_PREFETCHED = 8  # batches
 
 
 class Batches:
     """A stream of batches of one stage.
 
     Args:
-        examples: `StageExamples`, or anything with `len`, `lengths`, `example(index,
-            epoch)`, `longest`, `length_of`, `pad` and `without_targets`.
+        examples: `StageExamples`, or any object with its `__len__`, `lengths`,
+            `example`, `longest`, `length_of`, `pad` and `without_targets`.
         batch_size: Rows per batch, over all workers.
-        seed: Decides the order.
-        num_buckets: Batches are padded to one of so many lengths; each is traced once.
-        shuffle: False gives every example once per epoch and in order, the last batch
-            filled up with rows that do not count.
-        shard: (index, count): this worker's share of each batch's rows.
+        seed: Seed of the order.
+        num_buckets: Number of lengths that batches are padded to; each is traced once.
+        shuffle: Whether to shuffle. False gives every example once per epoch, in order;
+            rows without targets fill up the last batch.
+        shard: (index, count), the share of every batch's rows that this worker gets.
 
     Raises:
-        ValueError: If a number does not fit.
+        ValueError: If a number is out of range.
 
     Example:
         >>> batches = Batches(examples, batch_size=8)
@@ -67,12 +67,12 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches per pass over the examples."""
+        """Batches per epoch."""
         count = len(self.examples) / self.batch_size
         return max(1, int(count) if self.shuffle else int(np.ceil(count)))
 
     def with_shard(self, index: int, count: int) -> Batches:
-        """The same stream, of which one worker takes its rows."""
+        """The same stream, restricted to one worker's rows."""
         return Batches(
             self.examples,
             self.batch_size,
@@ -91,7 +91,7 @@ class Batches:
             example if row >= 0 else self.examples.without_targets(example)
             for row, example in zip(rows, made, strict=True)
         ]
-        # The bucket is that of the whole batch: workers agree on it.
+        # The bucket depends on the whole batch, so all workers pad alike.
         length = self._bucket(max(map(self.examples.length_of, made)))
         index, count = self.shard
         share = self.batch_size // count
@@ -102,7 +102,7 @@ class Batches:
         return min(-(-length // step) * step, self.examples.longest)
 
     def _rows(self, epoch: int) -> np.ndarray:
-        """Numbers of examples, (steps, batch_size); -1 where there is none."""
+        """Indices of examples, (steps, batch_size); -1 fills up the last batch."""
         if epoch == self._epoch:
             return self._order
         count, size = len(self.examples), self.batch_size
@@ -111,7 +111,7 @@ class Batches:
             order[:count] = np.arange(count)
         else:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-            # Fewer examples than a batch come several times.
+            # If there are fewer examples than rows in a batch, they repeat.
             order = np.resize(rng.permutation(count), self.steps_per_epoch * size)
             order = self._by_length(order, rng)
         self._epoch, self._order = epoch, order.reshape(-1, size)
@@ -126,14 +126,14 @@ class Batches:
         return batches[rng.permutation(len(batches))]
 
     def dataset(self, start: int = 0, steps: int | None = None) -> tf.data.Dataset:
-        """The batches from a step on, made ahead of time.
+        """The batches from a step on, prefetched.
 
         Args:
             start: First step.
-            steps: Number of batches; None: endless.
+            steps: Number of batches. None: endless.
 
         Returns:
-            Dataset of dictionaries of tensors.
+            A dataset of dictionaries of tensors.
         """
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
@@ -146,9 +146,9 @@ class Batches:
             for name, array in first.items()
         }
         dataset = tf.data.Dataset.from_generator(batches, output_signature=spec)
-        return dataset.prefetch(_AHEAD)
+        return dataset.prefetch(_PREFETCHED)
 
     @staticmethod
     def _axes(name: str, array: np.ndarray) -> list[int | None]:
-        """Lengths differ from batch to batch, what follows them does not."""
+        """The axes after the first: lengths vary between batches, others do not."""
         return [None, *array.shape[2:]] if array.ndim > 1 else []

@@ -1,8 +1,8 @@
-"""Datasets of recordings with their texts: what is usable, and what is not and why.
+"""Reads datasets of recordings with transcripts and reports what is unusable.
 
-Three forms are read: LJSpeech's `metadata.csv`, a folder of audio files with a `.txt`
-beside each, and JSON lines. Nothing is decoded here. Audio is taken from the dataset's
-own directory only; links that lead out of it count as leaving it.
+Three formats: LJSpeech's `metadata.csv`, a folder of audio files with a `.txt` file
+beside each, and JSON lines. No audio is decoded here. Audio files must be inside the
+dataset's directory, also after following links.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SHOWN_PROBLEMS = 3
 
 
 class Recording(NamedTuple):
-    """One usable line of a dataset.
+    """A usable recording of a dataset.
 
     Args:
-        id: Its name, unique in the dataset.
-        text: What is said: one line, not empty.
-        speaker: Who says it; the dataset's name where it does not tell.
+        id: Unique name.
+        text: Transcript: one line, not empty.
+        speaker: Name of the speaker; the dataset's name if it gives none.
         path: Absolute path of the audio file.
     """
 
@@ -42,12 +42,12 @@ class Recording(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One line or file of a dataset that cannot be used.
+    """A line or file of a dataset that cannot be used.
 
     Args:
-        id: Its name, `""` where it has none.
+        id: Name of the recording, or `""`.
         reason: What is wrong.
-        where: `"metadata.csv:17"`, or a file relative to the dataset.
+        where: A line such as `"metadata.csv:17"`, or a file relative to the dataset.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Problem(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A line that was read, before it is checked."""
+    """A line, read but not checked."""
 
     id: str
     text: str
@@ -68,23 +68,23 @@ class _Row(NamedTuple):
 def read_dataset(
     path: str | os.PathLike,
 ) -> tuple[list[Recording], list[Problem]]:
-    """Lists the recordings of a dataset, and what in it cannot be used.
+    """Lists the recordings of a dataset and its problems.
 
-    Three forms:
+    Three formats:
 
     * LJSpeech: a directory with `metadata.csv`, or that file. Lines are `id|text` or
-      `id|text|normalised`, where the normalised text wins; the audio is `id` with one
+      `id|text|normalised`; the normalised text is preferred. The audio is `id` with one
       of `AUDIO_SUFFIXES`, beside the file or in `wavs/`. Or a directory of such
-      directories, one per speaker, whose names then begin the ids.
-    * A directory of audio files, sub-directories included, with a `.txt` of the same
-      name beside each. The first sub-directory is the speaker; hidden files and
-      directories are left out.
+      directories, one per speaker, whose names are prefixed to the ids.
+    * A directory of audio files, sub-directories included, with a `.txt` file of the
+      same name beside each. The first sub-directory is the speaker. Hidden files and
+      directories are ignored.
     * A `.jsonl` file of objects with `audio` (a path relative to the file), `text` and
       optionally `speaker` and `id`.
 
     Files are UTF-8, with or without a byte order mark. In texts, control characters and
-    runs of white space become one space. Of lines with the same id the first usable one
-    counts.
+    runs of white space become one space. If lines share an id, the first usable one is
+    taken.
 
     Args:
         path: Directory, `.csv` or `.jsonl`.
@@ -93,8 +93,8 @@ def read_dataset(
         The recordings in the dataset's order (directories: by name), and the problems.
 
     Raises:
-        FileNotFoundError: If there is no such path.
-        ValueError: If the path is nothing of this kind, or nothing in it is usable.
+        FileNotFoundError: If the path does not exist.
+        ValueError: If the path is not a dataset, or nothing in it is usable.
     """
     path = Path(path)
     if not path.exists():
@@ -125,13 +125,13 @@ def _rows(path: Path, base: Path) -> Iterator[_Row | Problem]:
 
 
 def _speaker_rows(folder: Path) -> Iterator[_Row | Problem]:
-    """One speaker's folder of LJSpeech form, among others."""
+    """The rows of one of several speakers' LJSpeech folders."""
     name = folder.name
     for row in _line_rows(folder / METADATA, name, _metadata_row):
         row = row._replace(where=f"{name}/{row.where}")
         if isinstance(row, _Row):
             candidates = tuple(f"{name}/{file}" for file in row.candidates)
-            # Two speakers may count their recordings alike.
+            # Two speakers may use the same ids.
             number = row.id and f"{name}/{row.id}"
             row = row._replace(id=number, candidates=candidates)
         yield row
@@ -151,9 +151,9 @@ def _nothing_usable(path: Path, problems: list[Problem]) -> str:
 def _line_rows(
     path: Path, speaker: str, read_row: Callable[[str, str, str], _Row | Problem]
 ) -> Iterator[_Row | Problem]:
-    """Reads a file line by line, so that one bad line costs only itself."""
+    """Reads a file line by line; a bad line does not affect the others."""
     with open(path, "rb") as file:
-        # By "\n" alone: str.splitlines would also cut at characters inside a text.
+        # str.splitlines would also split at characters inside a text.
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(_BOM)
@@ -214,7 +214,7 @@ def _check_json(entry: dict[str, Any]) -> None:
         value = entry.get(key)
         if key in _REQUIRED_KEYS and not isinstance(value, str):
             raise ValueError(f"{key} must be a string")
-        # Numbers are common names of speakers.
+        # Speakers and ids are often numbers.
         if isinstance(value, bool) or not isinstance(value, str | int | None):
             raise ValueError(f"{key} must be a string or a whole number")
     if not Path(entry["audio"]).name:
@@ -270,7 +270,7 @@ def _folder_row(base: Path, file: str, speaker: str) -> _Row | Problem:
 
 
 def _clean(text: str) -> str:
-    """One line without control characters or doubled spaces."""
+    """One line without control characters or repeated spaces."""
     spaced = (" " if unicodedata.category(c) in _CONTROL else c for c in text)
     return " ".join("".join(spaced).split())
 
@@ -298,12 +298,12 @@ def _checked(row: _Row, base: Path, seen: dict[str, str]) -> Recording:
         if not value:
             raise ValueError(f"{name} is empty")
         if value != _printable(value):
-            # Half a surrogate pair, or a file name in another encoding.
+            # A lone surrogate, or a file name in another encoding.
             raise ValueError(f"{name} has characters that are not Unicode")
         if name != "text" and value != _clean(value):
-            raise ValueError(f"{name} has control characters or surplus spaces")
+            raise ValueError(f"{name} has control characters or extra spaces")
     if row.id in seen:
-        raise ValueError(f"the id was used before, in {seen[row.id]}")
+        raise ValueError(f"the id is already used in {seen[row.id]}")
     return Recording(row.id, row.text, row.speaker, _find(base, row.candidates))
 
 
@@ -319,20 +319,20 @@ def _find(base: Path, candidates: tuple[str, ...]) -> Path:
                 return path
         except OSError as error:
             raise ValueError(f"the audio file: {error.strerror}") from error
-    others = "" if len(candidates) == 1 else ", nor with another ending"
+    others = "" if len(candidates) == 1 else ", nor with another suffix"
     raise ValueError(f"no audio file {candidates[0]}{others}")
 
 
 def _inside(base: Path, relative: str) -> Path:
-    """The absolute path of a file of the dataset; ValueError if it leads elsewhere."""
+    """The absolute path of a file; ValueError if it is outside of the dataset."""
     if any(unicodedata.category(char) in _CONTROL for char in relative):
         raise ValueError("the path has control characters")
     if relative != _printable(relative):
         raise ValueError("the path has characters that are not Unicode")
     try:
         path = (base / relative).resolve()
-    except (OSError, RuntimeError) as error:  # links in a circle
-        raise ValueError(f"{relative} cannot be followed") from error
+    except (OSError, RuntimeError) as error:  # circular links
+        raise ValueError(f"{relative} cannot be resolved") from error
     is_plain = not Path(relative).is_absolute() and ".." not in Path(relative).parts
     if not is_plain or not path.is_relative_to(base):
         raise ValueError(f"{relative} is not inside the dataset's directory")

@@ -1,25 +1,24 @@
-"""Prepared recordings: TFRecord shards with an index, read in any order.
+"""Prepared recordings: TFRecord shards with an index for random access.
 
 A directory of shards holds
 
-    dataset.json            `DatasetInfo`: what the records are, for which model
-    shard-00000.tfrecord    records, `tf.train.Example` each, see below
+    dataset.json            `DatasetInfo`, the description of the records
+    shard-00000.tfrecord    records, each a `tf.train.Example`, see below
     shard-00000.jsonl       the index: one line per record or skipped recording
 
 A record's features (version 1; all integers are little-endian):
 
     id, text, speaker   bytes, UTF-8
-    text_ids            int64 (n,), the tokenizer's ids, without offset and padding
+    text_ids            int64 (n,), the tokenizer's ids, without offset or padding
     semantic            int64 (N,), semantic tokens
-    codes               bytes, uint16 (codebooks, T) row by row
+    codes               bytes, uint16 (codebooks, T) in row-major order
     audio               bytes, int16 (samples,), full scale 32767
 
-`text_ids`, `semantic` and `codes` are there when the set `has_tokens`, `audio` when it
+`text_ids`, `semantic` and `codes` exist if the dataset `has_tokens`, `audio` if it
 `has_audio`. A line of the index is a JSON object with `id`, `speaker`, `text`,
-`seconds`, `tokens` (semantic tokens, 0 without), `offset`, `size` and `crc32` of the
-serialized record; or, for a recording that was skipped, `id`, `where` and `skipped`,
-the reason.
-A shard is finished when its index exists.
+`seconds`, `tokens` (the number of semantic tokens), and `offset`, `size` and `crc32` of
+the serialized record; or, for a skipped recording, `id`, `where` and `skipped`, the
+reason. A shard is finished when its index exists.
 """
 
 from __future__ import annotations
@@ -50,15 +49,15 @@ _HEADER = struct.Struct("<QI")
 
 
 class Utterance(NamedTuple):
-    """One prepared recording.
+    """A prepared recording.
 
     Attributes:
-        id: Its name in the dataset.
-        text: What is said.
-        speaker: Who says it.
-        text_ids: int32 (n,), the tokenizer's ids, without offset and padding.
+        id: Name in the dataset.
+        text: Transcript.
+        speaker: Name of the speaker.
+        text_ids: int32 (n,), the tokenizer's ids, without offset or padding.
         semantic: int32 (N,), semantic tokens.
-        codes: int32 (codebooks, T); T belongs to N as in generation.
+        codes: int32 (codebooks, T); T follows from N as in generation.
         audio: float32 (samples,) at the codec's rate, or None.
     """
 
@@ -73,21 +72,21 @@ class Utterance(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What the records of a directory are.
+    """The description of a directory of shards.
 
     Args:
-        sample_rate: Samples per second of the audio, the codec's.
+        sample_rate: Sample rate of the audio and the codec.
         has_tokens: Whether records hold text ids, semantic tokens and codes.
         has_audio: Whether records hold audio.
-        num_codebooks: Rows of the codes.
+        num_codebooks: Number of codebooks.
         codebook_size: Codes are in [0, codebook_size).
         frame_rate: Codec frames per second.
         semantic_vocab_size: Semantic tokens are in [0, semantic_vocab_size).
         semantic_rate_hz: Semantic tokens per second.
         text_vocab_size: Text ids are in [0, text_vocab_size).
-        model: Where the model was whose ids these are.
-        settings: What else decided the content.
-        schema_version: Of the records.
+        model: Directory or id of the model whose ids these are.
+        settings: Other settings that determined the content.
+        schema_version: Version of the records.
     """
 
     sample_rate: int
@@ -114,14 +113,14 @@ class DatasetInfo:
         """Reads `dataset.json`.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is damaged or of another version.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If it is damaged or has another version.
         """
         path = Path(directory) / INFO_NAME
         if not path.is_file():
             raise FileNotFoundError(
-                f"{str(directory)!r} holds no prepared recordings: there is no "
-                f"{INFO_NAME}. `bark-tf prepare` makes it"
+                f"{str(directory)!r} holds no prepared recordings: it has no "
+                f"{INFO_NAME}. `bark-tf prepare` writes it"
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +135,7 @@ class DatasetInfo:
             raise ValueError(f"{path}: {error}") from error
 
     def check(self, utterance: Utterance) -> None:
-        """Raises ValueError if a record's values do not fit."""
+        """Raises ValueError if an utterance does not fit the description."""
         if not self.has_tokens:
             return
         codes = utterance.codes
@@ -187,12 +186,12 @@ def from_record(record: bytes, info: DatasetInfo) -> Utterance:
     """Reads a serialized utterance; the inverse of `to_record`.
 
     Raises:
-        ValueError: If a feature is missing, of another kind, or does not fit.
+        ValueError: If a feature is missing, of the wrong type, or does not fit.
     """
     try:
         features = tf.train.Example.FromString(record).features.feature
     except Exception as error:  # DecodeError has no stable import path
-        raise ValueError(f"it is no tf.train.Example: {error}") from error
+        raise ValueError(f"it is not a tf.train.Example: {error}") from error
 
     def read_bytes(name: str) -> bytes:
         values = features[name].bytes_list.value if name in features else ()
@@ -240,9 +239,9 @@ class Skipped(NamedTuple):
     """A recording that could not be used.
 
     Attributes:
-        id: Its name in the dataset.
-        where: The file or line.
-        reason: What is wrong with it.
+        id: Name in the dataset.
+        where: File or line.
+        reason: What is wrong.
     """
 
     id: str
@@ -256,7 +255,7 @@ def shard_path(directory: str | os.PathLike, number: int) -> Path:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a shard, named by its records, is complete."""
+    """Whether the shard with these records is complete."""
     return path.with_suffix(INDEX_SUFFIX).is_file()
 
 
@@ -265,15 +264,15 @@ def write_shard(
     entries: Iterable[Utterance | Skipped],
     info: DatasetInfo,
 ) -> None:
-    """Writes records and index; neither has its name before it is complete.
+    """Writes the records and the index of a shard; each appears once complete.
 
     Args:
-        path: Of the records, as `shard_path` gives it.
-        entries: Utterances, and what was skipped between them.
-        info: What the records must be.
+        path: Path of the records, from `shard_path`.
+        entries: Utterances and skipped recordings, in order.
+        info: Description of the dataset.
 
     Raises:
-        OSError: If the disk is full; an earlier shard of this name is untouched.
+        OSError: If the disk is full; an earlier shard of this name stays as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -299,11 +298,11 @@ def write_shard(
 
 @contextlib.contextmanager
 def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
-    """Turns what TensorFlow says of a full disk into what Python says."""
+    """Turns TensorFlow's error for a full disk into Python's."""
     try:
         with tf.io.TFRecordWriter(os.fspath(path)) as writer:
             yield writer
-    except tf.errors.ResourceExhaustedError as error:  # memory, too, ends in this
+    except tf.errors.ResourceExhaustedError as error:  # also raised for memory
         reason = os.strerror(errno.ENOSPC)
         if reason not in str(error):
             raise
@@ -350,22 +349,22 @@ def read_index(path: Path) -> list[dict[str, Any]]:
 
 
 class ShardSet(Sequence):
-    """All utterances of a directory, by number, read when they are asked for.
+    """The utterances of a directory of shards, read on access.
 
     Args:
-        directory: What `bark-tf prepare` made.
+        directory: A split made by `bark-tf prepare`, such as `OUT/train`.
 
     Attributes:
         info: `DatasetInfo`.
-        lengths: int64 (utterances,), semantic tokens.
-        seconds: float64 (utterances,).
-        ids: Names.
-        texts: What is said.
-        speakers: Who says it.
+        lengths: Numbers of semantic tokens, int64 (utterances,).
+        seconds: Lengths in seconds, float64 (utterances,).
+        ids: Names of the utterances.
+        texts: Transcripts.
+        speakers: Names of the speakers.
 
     Raises:
-        FileNotFoundError: If there is nothing there.
-        ValueError: If a file is damaged, or there is no utterance.
+        FileNotFoundError: If the directory holds no shards.
+        ValueError: If a file is damaged, or there are no utterances.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -395,17 +394,17 @@ class ShardSet(Sequence):
         """Reads one utterance.
 
         Raises:
-            IndexError: If there is none of this number.
+            IndexError: If the index is out of range.
             ValueError: If the record is damaged.
         """
         path, offset, size, checksum = self._places[index]
-        # A handle per read: threads and forked workers share nothing.
+        # Open per read, so that threads and forked workers share no handle.
         with open(path, "rb") as file:
             file.seek(offset + _HEADER.size)
             record = file.read(size)
         if len(record) != size or zlib.crc32(record) != checksum:
             raise ValueError(
-                f"{path}: the record of {self.ids[index]!r} is damaged; delete the "
+                f"{path}: the record of {self.ids[index]!r} is damaged. Delete the "
                 f"shard's two files and prepare again"
             )
         try:
@@ -415,7 +414,7 @@ class ShardSet(Sequence):
 
     @property
     def audios(self) -> Audios:
-        """The recordings alone, each float32 (samples,)."""
+        """The audio of the utterances, each float32 (samples,)."""
         return Audios(self)
 
 
@@ -423,10 +422,10 @@ class Audios(Sequence):
     """The audio of a `ShardSet`.
 
     Args:
-        shards: A set that has audio.
+        shards: A set with audio.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has no audio.
     """
 
     def __init__(self, shards: ShardSet):

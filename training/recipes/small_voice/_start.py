@@ -1,4 +1,4 @@
-"""The sizes, the text and the numbers of the small voice, before any training."""
+"""The configuration of the small voice: vocabulary, token ids and sizes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from bark_tf.text.tokenizer import BarkTokenizer
 
 _FOLDER = Path(__file__).parent
 WORDS = (_FOLDER / "words.txt").read_text(encoding="utf-8").split()
-# What the voice is measured on; no recording says any of it.
+# Sentences for evaluation; none of them is in the recordings.
 HELD_OUT = (_FOLDER / "held_out.txt").read_text(encoding="utf-8").splitlines()
-# A word that is not among these is spelled, letter by letter.
+# Words that are not in WORDS are spelled in letters.
 LETTERS = [*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
 PAUSES, ENDS = [",", ";", ":", "-"], [".", "!", "?"]
 VOCABULARY = ["[PAD]", "[UNK]", *WORDS, *(c for c in LETTERS if c not in WORDS)]
 VOCABULARY += [*PAUSES, *ENDS, "'", '"']
 IDS = {token: number for number, token in enumerate(VOCABULARY)}
 
-# How often a text is read with a word spelled, with an end, and with a pause.
+# How often `vary_text` spells a word, adds an end and adds a pause.
 SPELLED, ENDED, PAUSED = 0.15, 0.5, 0.1
 
 SAMPLE_RATE = 16_000
@@ -51,7 +51,7 @@ MAX_SEMANTIC = 255  # 5.1 s
 COARSE_PAD = SEMANTIC_TOKENS + NUM_COARSE * CODEBOOK_SIZE
 COARSE_INFER = COARSE_PAD + 1
 COARSE_TEXT = 160  # semantic tokens in a window
-COARSE_HISTORY = 252  # 126 frames, so that a window sees 34 tokens ahead
+COARSE_HISTORY = 252  # 126 frames: a window sees 34 semantic tokens ahead
 COARSE_WINDOW = 60
 
 FINE_LENGTH, FINE_HISTORY = 256, 128
@@ -66,21 +66,21 @@ SIZES = {
 
 
 def start() -> tuple[BarkConfig, BarkGenerationConfig, BarkTokenizer]:
-    """Configuration, generation configuration and text tokenizer."""
+    """Returns the configuration, the generation configuration and the tokenizer."""
     settings = {"do_lower_case": True, "closed_vocabulary": True}
     tokenizer = BarkTokenizer.from_vocabulary(VOCABULARY, settings)
     return _config(), _generation_config(), tokenizer
 
 
 def vary_text(text_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Other ids for the same speech, so that spelling and punctuation are known.
+    """Other ids for the same speech, to teach spelled words and punctuation.
 
     Args:
-        text_ids: int (n,).
-        rng: Random numbers.
+        text_ids: Ids of a text, int (n,).
+        rng: Random generator.
 
     Returns:
-        int32 (m,).
+        The new ids, int32 (m,).
     """
     pieces = [[number] for number in text_ids.tolist()]
     if rng.random() < SPELLED:
@@ -116,15 +116,15 @@ def _config() -> BarkConfig:
             output_vocab_size=CODEBOOK_SIZE + 1,
             block_size=FINE_LENGTH,
             n_codes_total=NUM_CODEBOOKS,
-            # One layer less: the shipped files stay below 20 MB in float16.
+            # One layer less keeps the shipped files below 20 MB in float16.
             **{**SIZES, "num_layers": 3},
         ),
         codec_config=EncodecConfig(
             sampling_rate=SAMPLE_RATE,
             target_bandwidths=(BITS_PER_CODE * FRAME_RATE * NUM_CODEBOOKS / 1000,),
             num_filters=16,
-            # Early and even steps: 1.4 times faster to train than 8, 5, 4, 2, which
-            # spends most of its time near the full rate.
+            # Trains 1.4 times faster than 8, 5, 4, 2, which spends most of its time
+            # near the full rate.
             upsampling_ratios=(4, 4, 4, 5),
             hidden_size=64,
             num_lstm_layers=1,
