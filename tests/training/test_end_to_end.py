@@ -112,6 +112,27 @@ def test_a_default_speaker_whom_nobody_recorded_is_refused(made, tmp_path, capsy
     assert "Received: 'nobody'" in message
 
 
+def test_a_recipe_without_a_model_creates_one(made, tmp_path, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        """
+from toy_speech import start
+from bark_tf.training import Recipe, TrainingOptions
+RECIPE = Recipe(stage="semantic", start=start, batch_size=2,
+                options=TrainingOptions(steps=3, learning_rate=1e-3, log_every=1))
+""",
+        encoding="utf-8",
+    )
+    command = ["train", str(recipe), "--set", f"data={made / 'data'}"]
+    assert cli.main([*command, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
+    assert (
+        BarkProcessor.from_pretrained(tmp_path / "out")("one").input_ids.shape[1] == 16
+    )
+    assert BarkModel.from_pretrained(tmp_path / "out").codec_model.config.codebook_size
+    assert cli.main(["train", str(recipe), "--show"]) == 0
+    assert "semantic.learning_rate=0.001" in capsys.readouterr().out
+
+
 def test_the_result_speaks(made):
     inputs = BarkProcessor.from_pretrained(made / "out")("four two")
     model = BarkModel.from_pretrained(made / "out")

@@ -21,6 +21,7 @@ from bark_tf.audio.mel import mel_matrix
 OVERLAP = 4
 # Lower bound of the power that a squared error is divided by.
 _LEAST_POWER = 1e-6
+_PRE_EMPHASIS = 0.95
 
 
 class MelScale(NamedTuple):
@@ -92,18 +93,17 @@ class MultiScaleMel:
         return tf.math.log(mel + self.floor) / np.log(10.0)
 
 
-def magnitudes(audio, window: int, hop: int | None = None) -> tf.Tensor:
+def magnitudes(audio, window: int) -> tf.Tensor:
     """Magnitudes of a Hann-windowed spectrogram; a sine of amplitude 1 gives 1.
 
     Args:
         audio: float32 (B, S).
-        window: Samples per window.
-        hop: Samples between two windows. None: a quarter of a window.
+        window: Samples per window; the hop is a quarter of it.
 
     Returns:
         float32 (B, T, window // 2 + 1).
     """
-    spectrum = tf.signal.stft(audio, window, hop or window // OVERLAP, window)
+    spectrum = tf.signal.stft(audio, window, window // OVERLAP, window)
     parts = tf.math.real(spectrum) ** 2 + tf.math.imag(spectrum) ** 2
     # The gradient of the root is infinite at 0.
     return tf.sqrt(parts + 1e-14) * (4 / window)
@@ -116,9 +116,9 @@ def waveform_error(audio, estimate) -> tf.Tensor:
     return tf.reduce_mean(error / tf.maximum(power, _LEAST_POWER))
 
 
-def pre_emphasised(audio, amount: float = 0.95) -> tf.Tensor:
+def pre_emphasised(audio) -> tf.Tensor:
     """Boosts high frequencies, which speech has little of: (B, S) to (B, S - 1)."""
-    return audio[:, 1:] - amount * audio[:, :-1]
+    return audio[:, 1:] - _PRE_EMPHASIS * audio[:, :-1]
 
 
 def commitment(latent, quantized) -> tf.Tensor:

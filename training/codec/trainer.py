@@ -334,14 +334,13 @@ def _set_averages(codebook: Codebook, entries, counts):
     codebook.embed_avg.assign(entries * counts[:, None])
 
 
-def kmeans(rows, num_centres: int, seed, iterations: int = KMEANS_ITERATIONS):
+def kmeans(rows, num_centres: int, seed):
     """K-means in a graph.
 
     Args:
         rows: float32 (R, D).
         num_centres: Number of centres, N.
         seed: int32 (2,), decides which rows the centres start from.
-        iterations: Rounds of Lloyd's algorithm.
 
     Returns:
         The centres, float32 (N, D); and the number of rows of each, float32 (N,).
@@ -357,7 +356,7 @@ def kmeans(rows, num_centres: int, seed, iterations: int = KMEANS_ITERATIONS):
         ones = tf.ones([count])
         return nearest, tf.math.unsorted_segment_sum(ones, nearest, num_centres)
 
-    for _ in range(iterations):
+    for _ in range(KMEANS_ITERATIONS):
         nearest, counts = members(centres)
         sums = tf.math.unsorted_segment_sum(rows, nearest, num_centres)
         mean = sums / tf.maximum(counts, 1)[:, None]

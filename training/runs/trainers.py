@@ -43,21 +43,17 @@ class StageTrainer(keras.Model):
         """Means over the targets; Keras resets them between epochs."""
         return [self._loss, self._accuracy]
 
-    def loss_and_weight(self, batch, training: bool = False):
-        """The loss of a batch, for use outside of `fit`.
+    def measure(self, batch, training: bool = False):
+        """The loss and the accuracy of a batch.
 
         Args:
             batch: A batch from `StageExamples.pad`.
             training: Whether to apply dropout.
 
         Returns:
-            The mean cross-entropy over the targets, float32 (); and the sum of the
-            targets' weights, float32 ().
+            The mean cross-entropy over the targets, the sum of the targets' weights,
+            and the mean accuracy, each float32 ().
         """
-        loss, weight, _ = self._measure(batch, training)
-        return loss, weight
-
-    def _measure(self, batch, training):
         logits = self(batch, training=training)
         targets = tf.convert_to_tensor(batch["targets"])
         weights = tf.cast(targets != IGNORED_LABEL, tf.float32)
@@ -83,7 +79,7 @@ class StageTrainer(keras.Model):
             trainable variable; and the logs.
         """
         with tf.GradientTape() as tape:
-            loss, weight, accuracy = self._measure(batch, training=True)
+            loss, weight, accuracy = self.measure(batch, training=True)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
         means, weight = strategies.mean_over_replicas(
@@ -102,7 +98,7 @@ class StageTrainer(keras.Model):
     def test_step(self, data):
         """See `keras.Model.test_step`."""
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        loss, weight, accuracy = self._measure(batch, training=False)
+        loss, weight, accuracy = self.measure(batch)
         (loss, accuracy), weight = strategies.mean_over_replicas(
             [loss, accuracy], weight
         )

@@ -406,7 +406,7 @@ def test_mistake_untrained_codebooks(model, rng):
             if stages.example(0, e)["codebook"] == codebook
         )
         with tf.GradientTape() as tape:
-            loss, _ = trainer.loss_and_weight(batched(example), training=True)
+            loss = trainer.measure(batched(example), training=True)[0]
         table = trainer.model.token_embeddings[codebook].embeddings
         gradient = tf.convert_to_tensor(tape.gradient(loss, table))
         # Tied: the head of a codebook is its table, every row of which learns.

@@ -13,7 +13,7 @@ import tensorflow as tf
 import toy_speech
 from toy_speech import RATE
 
-from bark_tf import BarkModel, BarkProcessor
+from bark_tf import BarkModel
 from bark_tf.cli import main as cli
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import CoarseWindow, align
@@ -299,66 +299,3 @@ def test_missing_beam_is_named_before_any_work(recordings, tmp_path, monkeypatch
 def test_a_runner_without_a_name_is_one_line(recordings, tmp_path, capsys):
     assert cli.main(["prepare", str(recordings), str(tmp_path), "--runner"]) == 1
     assert "--runner needs the NAME" in capsys.readouterr().err
-
-
-# === Recipes ===
-
-
-def test_a_model_from_nothing_starts_itself(tokens, tmp_path, capsys):
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(
-        """
-from toy_speech import start
-from bark_tf.training import Recipe, TrainingOptions
-RECIPE = Recipe(stage="semantic", start=start, batch_size=2,
-                options=TrainingOptions(steps=3, learning_rate=1e-3, log_every=1))
-""",
-        encoding="utf-8",
-    )
-    command = ["train", str(recipe), "--set", f"data={tokens}"]
-    assert cli.main([*command, f"out={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
-    assert (
-        BarkProcessor.from_pretrained(tmp_path / "out")("one").input_ids.shape[1] == 16
-    )
-    assert BarkModel.from_pretrained(tmp_path / "out").codec_model.config.codebook_size
-    assert cli.main(["train", str(recipe), "--show"]) == 0
-    assert "semantic.learning_rate=0.001" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nosuch"], "There is no recipe 'nosuch'"),
-        ([], "give a RECIPE"),
-        (["lora", "--set", "steps=many"], "steps must be a whole number"),
-        (["lora", "--set", "nothing=1"], "A recipe has no 'nothing'"),
-        (["lora", "--set", "steps"], "--set takes key=value"),
-        (["lora", "--set", "codec.steps=1"], "has the stages semantic, coarse, fine"),
-        (["lora", "--set", "steps=0"], "steps must be a whole number of at least 1"),
-        (
-            ["lora", "--set", "sample_every=0"],
-            "sample_every must be a whole number of at",
-        ),
-        (
-            ["lora", "--set", "sample_every=often"],
-            "sample_every must be a whole number or None",
-        ),
-        (["lora", "--set", "lora_targets=qkv"], "lora_targets must be a tuple"),
-        (["lora"], "needs data: give --set data=DIRECTORY"),
-        (["lora", "--set", "data=a", "out=b"], "needs a model to start from"),
-    ],
-)
-def test_wrong_usage_of_train_is_one_line(words, message, capsys):
-    assert cli.main(["train", *words]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-
-
-def test_all_shipped_recipes_can_be_read(capsys):
-    assert cli.main(["train", "--list"]) == 0
-    names = capsys.readouterr().out.split()
-    assert {"full", "lora", "small_voice/codec"} <= set(names)
-    for name in names:
-        assert cli.main(["train", name, "--show"]) == 0
-        shown = capsys.readouterr().out
-        assert "bark-tf train" in shown and "learning_rate=" in shown

@@ -116,7 +116,7 @@ def test_values_that_do_not_fit_are_not_written(rng, change, message):
 
 
 def test_records_of_another_form_are_refused(rng):
-    with pytest.raises(ValueError, match=r"no tf\.train\.Example"):
+    with pytest.raises(ValueError, match=r"not a tf\.train\.Example"):
         from_record(b"\xff\xff\xff", INFO)
     with pytest.raises(ValueError, match="'id' must be one string"):
         from_record(b"", INFO)

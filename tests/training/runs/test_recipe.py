@@ -145,6 +145,35 @@ def test_reading_recipes_does_not_start_tensorflow():
         subprocess.run(command, check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nosuch"], "There is no recipe 'nosuch'"),
+        ([], "give a RECIPE"),
+        (["lora", "--set", "steps=many"], "steps must be a whole number"),
+        (["lora", "--set", "nothing=1"], "A recipe has no 'nothing'"),
+        (["lora", "--set", "steps"], "--set takes key=value"),
+        (["lora", "--set", "codec.steps=1"], "has the stages semantic, coarse, fine"),
+        (["lora", "--set", "steps=0"], "steps must be a whole number of at least 1"),
+        (
+            ["lora", "--set", "sample_every=0"],
+            "sample_every must be a whole number of at",
+        ),
+        (
+            ["lora", "--set", "sample_every=often"],
+            "sample_every must be a whole number or None",
+        ),
+        (["lora", "--set", "lora_targets=qkv"], "lora_targets must be a tuple"),
+        (["lora"], "needs data: give --set data=DIRECTORY"),
+        (["lora", "--set", "data=a", "out=b"], "needs a model to start from"),
+    ],
+)
+def test_wrong_usage_of_train_is_one_line(words, message, capsys):
+    assert cli.main(["train", *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 # === Stages ===
 
 

@@ -237,11 +237,11 @@ def test_padding_changes_nothing():
     for variable in trainer.model.weights:
         variable.assign(rng.normal(0, 0.3, variable.shape))
     long, short = examples.example(0), examples.example(1)
-    alone = trainer.loss_and_weight(examples.pad([short], 20))
+    alone = trainer.measure(examples.pad([short], 20))
     padded = examples.pad([examples.without_targets(long), short], 40)
     assert padded["frames"].shape == (2, 40, 1)
     assert (padded["targets"] == IGNORED_LABEL).sum() == 15 + 5
-    beside = trainer.loss_and_weight(padded)
+    beside = trainer.measure(padded)
     np.testing.assert_allclose(alone, beside, rtol=1e-5)
     assert float(alone[1]) == 10
 
