@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam
@@ -30,7 +30,6 @@ def run_jobs(
     info: DatasetInfo,
     runner: str,
     options: Sequence[str] = (),
-    done: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Makes shards on a runner of Apache Beam.
 
@@ -40,7 +39,6 @@ def run_jobs(
         info: Description of the dataset.
         runner: Name of the runner, such as `"DirectRunner"` or `"FlinkRunner"`.
         options: Options of the pipeline, such as `"--direct_num_workers=4"`.
-        done: Called with the number of recordings at the end.
 
     Raises:
         ValueError: If the runner is unknown.
@@ -68,7 +66,6 @@ def run_jobs(
             f"All workers must see the output under the same path. Received: {runner}, "
             f"whose workers left no {missing[0]}"
         )
-    done(sum(len(job.recordings) for job in jobs))
 
 
 class _MakeShards(apache_beam.DoFn):

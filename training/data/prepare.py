@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -124,15 +125,16 @@ def prepare(
     recordings, problems = read_dataset(dataset)
     maker = Maker(settings)
 
-    def run(pending: Sequence[Job], info: DatasetInfo, done: _Done) -> None:
+    def run(pending: Sequence[Job], info: DatasetInfo) -> Iterator[int]:
         if runner is not None:
             from .beam import run_jobs
 
-            run_jobs(pending, settings, info, runner, runner_options, done.add)
+            run_jobs(pending, settings, info, runner, runner_options)
+            yield sum(len(job.recordings) for job in pending)
         elif num_workers > 1:
-            _run_in_processes(pending, settings, info, num_workers, done)
+            yield from _run_in_processes(pending, settings, info, num_workers)
         else:
-            _run_here(pending, maker, info, done)
+            yield from _run_here(pending, maker, info)
 
     return make_shards(
         recordings[:limit],
@@ -154,7 +156,7 @@ def make_shards(
     validation: float = 0.0,
     shard_size: int = SHARD_SIZE,
     problems: Sequence[Problem] = (),
-    run: Callable[[Sequence[Job], DatasetInfo, _Done], None] | None = None,
+    run: Callable[[Sequence[Job], DatasetInfo], Iterator[int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Makes the missing shards of a directory.
@@ -166,7 +168,8 @@ def make_shards(
         validation: See `prepare`.
         shard_size: Recordings per shard.
         problems: Lines of the dataset that could not be used, for the report.
-        run: Makes shards. None: one after the other in this process.
+        run: Makes shards and yields the numbers of recordings done. None: one shard
+            after the other in this process.
         progress: Called with (recordings done, recordings).
 
     Returns:
@@ -181,32 +184,22 @@ def make_shards(
     jobs = list(_jobs(recordings, out, validation, shard_size))
     _claim(out, jobs, info)
     pending = [job for job in jobs if not is_finished(job.path)]
-    done = _Done(len(recordings), progress)
-    done.add(len(recordings) - sum(len(job.recordings) for job in pending))
+    done = len(recordings) - sum(len(job.recordings) for job in pending)
     with _full_disk_explained(out):
-        if run is None:
-            _run_here(pending, maker, info, done)
-        else:
-            run(pending, info, done)
+        counts = run(pending, info) if run else _run_here(pending, maker, info)
+        for count in itertools.chain([0], counts):
+            done += count
+            if progress is not None:
+                progress(done, len(recordings))
         report = Report.of(jobs, problems)
         report.save(out)
     return report
 
 
-def _run_here(jobs: Sequence[Job], maker: Any, info: DatasetInfo, done: _Done) -> None:
+def _run_here(jobs: Sequence[Job], maker: Any, info: DatasetInfo) -> Iterator[int]:
     for job in jobs:
         make_shard(job, maker, info)
-        done.add(len(job.recordings))
-
-
-class _Done:
-    def __init__(self, total: int, progress):
-        self._count, self._total, self._progress = 0, total, progress
-
-    def add(self, count: int) -> None:
-        self._count += count
-        if self._progress is not None:
-            self._progress(self._count, self._total)
+        yield len(job.recordings)
 
 
 # === Splits and shards ===
@@ -293,12 +286,11 @@ def _work(task: tuple[Job, DatasetInfo]) -> int:
     return len(job.recordings)
 
 
-def _run_in_processes(jobs, settings, info, num_workers: int, done: _Done) -> None:
+def _run_in_processes(jobs, settings, info, num_workers: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")  # TensorFlow cannot be forked
     with context.Pool(num_workers, _start_worker, (settings,)) as pool:
         tasks = [(job, info) for job in jobs]
-        for count in pool.imap_unordered(_work, tasks):
-            done.add(count)
+        yield from pool.imap_unordered(_work, tasks)
 
 
 # === Report ===

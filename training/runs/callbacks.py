@@ -140,35 +140,25 @@ class Log(keras.callbacks.Callback):
 class Validation(keras.callbacks.Callback):
     """Validates on held-out data and stops the run early.
 
+    The best weights are saved in the run's directory if `patience` is set.
+
     Args:
-        directory: Directory of the run, where the best weights are saved if `patience`
-            is set.
         validation: `Batches`, or None.
-        options: `TrainingOptions`.
-        start: Steps taken before.
-        log: `Log` that the values are written to.
+        log: `Log` of the run.
         workers: Result of `strategies.workers_of`.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        validation: Any,
-        options: Any,
-        start: int,
-        log: Log,
-        workers: Any,
-    ):
+    def __init__(self, validation: Any, log: Log, workers: Any):
         super().__init__()
-        self.directory, self.validation, self.options = directory, validation, options
-        self.start, self.log, self.workers = start, log, workers
+        self.validation, self.log, self.workers = validation, log, workers
+        self.options = log.options
         losses = log.history().get("val_loss", [])
         self.best = min(losses, default=math.inf)
         self.waited = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
     def on_train_batch_end(self, batch, logs=None):
         """Validates every `validate_every` steps."""
-        step = self.start + batch + 1
+        step = self.log.start + batch + 1
         due = step % self.options.validate_every == 0 or step == self.options.steps
         if self.validation is None or not due:
             return
@@ -187,7 +177,7 @@ class Validation(keras.callbacks.Callback):
         if loss < self.best:
             self.best, self.waited = loss, 0
             if self.options.patience is not None and self.workers.is_chief:
-                _save_best(self.directory, self.model)
+                _save_best(self.log.directory, self.model)
         else:
             self.waited += 1
         if self.options.patience is not None and self.waited >= self.options.patience:
@@ -244,31 +234,27 @@ class Checkpoints(keras.callbacks.Callback):
     """Writes checkpoints regularly, and when the run stops.
 
     Args:
-        directory: Directory of the run.
-        options: `TrainingOptions`.
-        start: Steps taken before.
         facts: JSON values stored in every checkpoint.
-        log: `Log` that checks the metrics first and knows whether this process writes.
+        log: `Log` of the run.
     """
 
-    def __init__(self, directory: Path, options: Any, start: int, facts, log: Log):
+    def __init__(self, facts: dict[str, Any], log: Log):
         super().__init__()
-        self.directory, self.options, self.start = directory, options, start
         self.facts, self.log = facts, log
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves every `checkpoint_every` steps and after the last one."""
-        step = self.start + batch + 1
-        is_last = step == self.options.steps or self.model.stop_training
-        if step % self.options.checkpoint_every and not is_last:
+        step, options = self.log.start + batch + 1, self.log.options
+        is_last = step == options.steps or self.model.stop_training
+        if step % options.checkpoint_every and not is_last:
             return
         self.log.check({name: float(value) for name, value in (logs or {}).items()})
         checkpoints.save(
-            self.directory,
+            self.log.directory,
             step,
             self.model,
             self.facts,
-            self.options.keep,
+            options.keep,
             writes=self.log.writes,
         )
 

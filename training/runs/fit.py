@@ -115,13 +115,12 @@ def train(
     log = Log(directory, options, start, progress, writes=workers.is_chief)
     workers.wait()  # until the log is truncated
     if start < options.steps:
-        validate = Validation(directory, validation, options, start, log, workers)
-        facts = {"options": fingerprint}
-        keep = Checkpoints(directory, options, start, facts, log)
+        validate = Validation(validation, log, workers)
+        save = Checkpoints({"options": fingerprint}, log)
         for callback in callbacks:
             if isinstance(callback, AudioSamples):
                 callback.start = start
-        callbacks = [log, validate, keep, *callbacks]
+        callbacks = [log, validate, save, *callbacks]
         with StopOnSignal() as stop:
             steps = options.steps - start
             workers.fit(trainer, batches, start, steps, callbacks, stop)
