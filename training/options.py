@@ -79,12 +79,9 @@ class TrainingOptions:
         check_whole(self, "warmup_steps", minimum=0)
         if self.patience is not None:
             check_whole(self, "patience")
+        is_known = self.optimizer in OPTIMIZERS
+        check_field(self, "optimizer", is_known, f"one of {', '.join(OPTIMIZERS)}")
         for name, is_right, expected in (
-            (
-                "optimizer",
-                self.optimizer in OPTIMIZERS,
-                f"one of {', '.join(OPTIMIZERS)}",
-            ),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("final_share", 0 <= self.final_share <= 1, "in [0, 1]"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
@@ -190,13 +187,10 @@ class CodecOptions:
     def __post_init__(self):
         check_whole(self, "quantize_from", minimum=0)
         check_whole(self, "kmeans_latents")
+        are_known = self.weights.keys() <= LOSS_WEIGHTS.keys()
+        check_field(self, "weights", are_known, f"for {', '.join(LOSS_WEIGHTS)}")
         for name, is_right, expected in (
             ("segment_s", self.segment_s > 0, "positive"),
-            (
-                "weights",
-                self.weights.keys() <= LOSS_WEIGHTS.keys(),
-                f"weights of losses among {', '.join(LOSS_WEIGHTS)}",
-            ),
             ("codebook_decay", 0 < self.codebook_decay < 1, "in (0, 1)"),
             ("revive_below", 0 <= self.revive_below < 1, "in [0, 1)"),
         ):

@@ -78,10 +78,11 @@ class CodecTrainer(keras.Model):
     def __init__(self, codec, options=None, discriminator=None, *, seed=0, **kwargs):
         super().__init__(**kwargs)
         if tf.distribute.has_strategy():
+            strategy = tf.distribute.get_strategy()
             raise ValueError(
                 "A codec must be trained on one device, without a strategy: its "
-                "codebooks follow the latents of whole batches. "
-                f"Received: {_name_of_strategy()}"
+                "codebooks follow the latents of whole batches. Received: "
+                f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} devices"
             )
         self.codec = codec
         self.options = options or CodecOptions()
@@ -312,11 +313,6 @@ class CodecTrainer(keras.Model):
         """Share of the last codebook's entries that are in use."""
         counts = tf.convert_to_tensor(self._codebooks[-1].cluster_size)
         return tf.reduce_mean(tf.cast(counts > tf.reduce_mean(counts) / 10, tf.float32))
-
-
-def _name_of_strategy() -> str:
-    strategy = tf.distribute.get_strategy()
-    return f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} devices"
 
 
 def _run_if(condition, function, *args) -> None:

@@ -6,6 +6,7 @@ whether or not this process has made the ones before.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,6 @@ class Batches:
         num_buckets: Number of lengths that batches are padded to; each is traced once.
         shuffle: Whether to shuffle. False gives every example once per epoch, in order;
             rows without targets fill up the last batch.
-        shard: (index, count), the share of every batch's rows that this worker gets.
 
     Raises:
         ValueError: If a number is out of range.
@@ -48,21 +48,14 @@ class Batches:
         seed: int = 0,
         num_buckets: int = 4,
         shuffle: bool = True,
-        shard: tuple[int, int] = (0, 1),
     ):
-        index, count = shard
         if batch_size < 1 or num_buckets < 1:
             raise ValueError(
                 "batch_size and num_buckets must be at least 1. "
                 f"Received: batch_size={batch_size}, num_buckets={num_buckets}"
             )
-        if not 0 <= index < count or batch_size % count:
-            raise ValueError(
-                "shard must be (index, count) with index < count, and count a divisor "
-                f"of batch_size={batch_size}. Received: shard={shard}"
-            )
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
-        self.num_buckets, self.shuffle, self.shard = num_buckets, shuffle, shard
+        self.num_buckets, self.shuffle, self.shard = num_buckets, shuffle, (0, 1)
         self._epoch, self._order = -1, np.zeros((0, 0), np.int64)
 
     @property
@@ -72,15 +65,15 @@ class Batches:
         return max(1, int(count) if self.shuffle else int(np.ceil(count)))
 
     def with_shard(self, index: int, count: int) -> Batches:
-        """The same stream, restricted to one worker's rows."""
-        return Batches(
-            self.examples,
-            self.batch_size,
-            seed=self.seed,
-            num_buckets=self.num_buckets,
-            shuffle=self.shuffle,
-            shard=(index, count),
-        )
+        """The same stream, restricted to one worker's rows.
+
+        Args:
+            index: The worker, in [0, count).
+            count: Number of workers, a divisor of `batch_size`.
+        """
+        share = copy.copy(self)
+        share.shard = (index, count)
+        return share
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """The batch of a step, this worker's rows."""

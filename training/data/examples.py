@@ -316,9 +316,11 @@ class StageExamples:
         self.options = options or ExampleOptions()
         self._make = makers[stage]
         self.window = CoarseWindow.of(config)
-        self.lengths = _lengths(utterances)
+        lengths = _of_all(utterances, "lengths", lambda one: len(one.semantic))
+        self.lengths = np.asarray(lengths)
+        speakers = _of_all(utterances, "speakers", lambda one: one.speaker)
         self._of_speaker: dict[str, list[int]] = {}
-        for index, speaker in enumerate(_speakers(utterances)):
+        for index, speaker in enumerate(speakers):
             self._of_speaker.setdefault(speaker, []).append(index)
 
     def __len__(self) -> int:
@@ -450,13 +452,7 @@ def _padded(array: np.ndarray, length: int | None = None, value: int = 0):
     return np.pad(array, (0, length - len(array)), constant_values=value)
 
 
-def _lengths(utterances: Sequence[Utterance]) -> np.ndarray:
-    known = getattr(utterances, "lengths", None)
-    if known is not None:
-        return np.asarray(known)
-    return np.array([len(utterance.semantic) for utterance in utterances])
-
-
-def _speakers(utterances: Sequence[Utterance]) -> Sequence[str]:
-    known = getattr(utterances, "speakers", None)
-    return [one.speaker for one in utterances] if known is None else known
+def _of_all(utterances, name: str, of) -> Sequence[Any]:
+    """A property of all utterances, from the index if there is one."""
+    known = getattr(utterances, name, None)
+    return [of(one) for one in utterances] if known is None else known

@@ -140,8 +140,8 @@ def restore(
     for folder in _folders(Path(directory)):
         try:
             facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-            arrays = _read(folder / _ARRAYS)
-        except (OSError, ValueError) as error:
+            arrays = safetensors.numpy.load_file(folder / _ARRAYS)
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             warnings.warn(
                 f"The checkpoint {str(folder)!r} is damaged and skipped: {error}",
                 stacklevel=2,
@@ -150,13 +150,6 @@ def restore(
         _assign(state_of(trainer), arrays, folder)
         return facts
     return None
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def _assign(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], folder: Path):
