@@ -160,7 +160,7 @@ def variables_of(model: Any) -> dict[str, Any]:
     if any("/lora_kernel_" in path for path in variables):
         raise ValueError(
             f"{model.name} has LoRA matrices, which a checkpoint cannot hold: save "
-            "them alone with bark_tf.training.runs.lora.save_lora, or merge them with "
+            "them alone with bark_tf.training.save_lora, or merge them with "
             "merge_lora first"
         )
     return variables

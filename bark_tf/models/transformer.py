@@ -250,7 +250,7 @@ class TransformerModel(PretrainedModel):
         if any(layer.lora_enabled for layer in projections.values()):
             raise ValueError(
                 f"{self.name} already has LoRA matrices: merge them with "
-                "bark_tf.training.runs.lora.merge_lora, or load the base again"
+                "bark_tf.training.merge_lora, or load the base again"
             )
         for target in targets:
             if not any(f"/{path}".endswith(f"/{target}") for path in projections):
@@ -278,7 +278,7 @@ class TransformerModel(PretrainedModel):
         if any(layer.lora_enabled for _, layer in self.projections()):
             raise ValueError(
                 "quantize takes kernels without LoRA matrices: merge them with "
-                "bark_tf.training.runs.lora.merge_lora first"
+                "bark_tf.training.merge_lora first"
             )
         for _, layer in self.projections():
             layer.quantize(mode, **kwargs)
