@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from bark_tf.audio.editing import trim, with_silence
 from bark_tf.config import BarkGenerationConfig
+from bark_tf.config.base import check_field
 from bark_tf.generation.coarse import CoarseWindow, align
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.processor import BarkProcessor
@@ -32,6 +33,9 @@ class Settings:
     """Everything that decides the content of a shard; sent to workers.
 
     See `prepare.prepare` for the meaning of the fields.
+
+    Raises:
+        ValueError: If `silence_s` is out of range or set without `trim`.
     """
 
     model: str | None
@@ -41,6 +45,13 @@ class Settings:
     trim: bool
     max_s: float
     silence_s: float | None
+
+    def __post_init__(self):
+        if self.silence_s is not None:
+            fits = 0 <= self.silence_s < self.max_s
+            expected = f"at least 0 and below max_s={self.max_s}"
+            check_field(self, "silence_s", fits, expected)
+            check_field(self, "silence_s", self.trim, "None with trim=False")
 
 
 class Job(NamedTuple):

@@ -99,13 +99,6 @@ def prepare(
         raise ValueError(
             "sample_rate must be None with a model, which has its own. Received: both"
         )
-    if silence_s is not None and not 0 <= silence_s < max_s:
-        raise ValueError(
-            f"silence_s must be at least 0 and below max_s={max_s}. "
-            f"Received: silence_s={silence_s}"
-        )
-    if silence_s is not None and not trim:
-        raise ValueError("silence_s needs trim=True. Received: trim=False")
     if runner is not None and num_workers > 1:
         raise ValueError(
             "num_workers must be 1 with a runner, which has its own workers. "

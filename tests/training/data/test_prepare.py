@@ -110,7 +110,7 @@ def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
     [
         ({"silence_s": -1}, "silence_s must be at least 0"),
         ({"silence_s": 50, "max_s": 40}, "below max_s=40"),
-        ({"silence_s": 0.1, "trim": False}, "silence_s needs trim=True"),
+        ({"silence_s": 0.1, "trim": False}, "silence_s must be None with trim=False"),
     ],
 )
 def test_a_silence_that_makes_no_sense_is_refused(recordings, tmp_path, wrong, message):
