@@ -1,4 +1,4 @@
-"""From ten recordings to a model that has learned from them and speaks, at toy size."""
+"""From ten recordings to a trained model that speaks, at toy size."""
 
 import json
 
@@ -30,7 +30,7 @@ RECIPE = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Everything, on the command line; gives the folder of all results."""
+    """Runs all commands; gives the folder with the results."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("made")
     for name in ("recordings", "start"):
@@ -50,7 +50,7 @@ def made(tmp_path_factory):
 
 
 def run(folder, line):
-    """A command whose words are files of the folder where there are such."""
+    """Runs a command whose words may name files of the folder."""
     names = {"recordings", "start", "audio", "data", "out", "recipe.py", "report"}
     words = []
     for word in line.split():
@@ -79,7 +79,7 @@ def test_every_stage_has_changed_and_is_saved(made):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_one_can_hear_every_stage(made, stage):
+def test_every_stage_writes_audio_samples(made, stage):
     pytest.importorskip("tensorboard")
     events = (made / "out/training" / stage / "tensorboard").glob("events*")
     written = b"".join(path.read_bytes() for path in events)
@@ -88,7 +88,7 @@ def test_one_can_hear_every_stage(made, stage):
         assert f"{name}_spectrogram".encode() in written and b"RIFF" in written
 
 
-def test_held_out_recordings_are_met_better_than_before(made):
+def test_held_out_losses_are_lower_than_before(made):
     after = json.loads((made / "report/report.json").read_text(encoding="utf-8"))
     for stage in ("semantic", "coarse", "fine"):
         assert after["stages"][stage]["loss"] < after["before"]["stages"][stage]["loss"]
@@ -96,14 +96,14 @@ def test_held_out_recordings_are_met_better_than_before(made):
     assert "| semantic |" in (made / "report/report.md").read_text(encoding="utf-8")
 
 
-def test_started_again_everything_is_done(made):
+def test_started_again_nothing_is_repeated(made):
     marks = [made / "out/training" / stage / "done.json" for stage in STAGES]
     times = [mark.stat().st_mtime_ns for mark in marks]
     run(made, "train recipe.py --set data=data codec.model=start out=out")
     assert [mark.stat().st_mtime_ns for mark in marks] == times
 
 
-def test_a_default_speaker_whom_nobody_recorded_is_refused(made, tmp_path, capsys):
+def test_an_unknown_default_speaker_is_refused(made, tmp_path, capsys):
     where = f"model={made / 'start'} data={made / 'data'} out={tmp_path / 'out'}"
     words = f"train full --set {where} default_speaker=nobody"
     assert cli.main(words.split()) != 0
@@ -144,7 +144,7 @@ def test_the_result_speaks(made):
 
 @pytest.mark.reference
 def test_the_result_speaks_alike_in_transformers(made):
-    """Opened there, it says the same greedy tokens and makes the same audio."""
+    """With greedy decoding it gives the same tokens and audio there."""
     torch = pytest.importorskip("torch")
     from transformers import BarkModel as TheirModel
 

@@ -1,4 +1,4 @@
-"""Training the codec: losses fall, codebooks start, follow and come back to life."""
+"""Training the codec: losses fall; codebooks are initialised, updated and revived."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def config():
 
 @pytest.fixture
 def batch(rng):
-    """Tones that change: float32 (4, 1600)."""
+    """Modulated tones, float32 (4, 1600)."""
     time = np.arange(1600) / RATE
     pitch = rng.uniform(200, 900, (4, 1))
     audio = np.sin(2 * np.pi * pitch * time) * (1 + np.sin(2 * np.pi * 6 * time))
@@ -57,7 +57,7 @@ def run(trainer, batch, steps):
     return trainer.fit(dataset, epochs=steps, **how).history
 
 
-def test_a_codec_learns_from_nothing_in_one_trace(config, batch):
+def test_a_codec_learns_from_scratch_in_one_trace(config, batch):
     trainer = trainer_of(config, quantize_from=20, kmeans_latents=1600)
     traces, follow = [], trainer._follow
     trainer._follow = lambda latent: (traces.append(1), follow(latent))
@@ -73,8 +73,8 @@ def test_a_codec_learns_from_nothing_in_one_trace(config, batch):
         assert 0 < result[name] < history[name][0]
 
 
-def test_signals_keep_their_size_at_the_start(config, rng):
-    """A quiet start is what keeps a fresh codec stuck at an error of 1."""
+def test_a_new_codec_preserves_the_level(config, rng):
+    """A codec that starts quiet stays stuck at an error of 1."""
     keras.utils.set_random_seed(1)
     audio = rng.normal(0, LEVEL, (4, 1600)).astype(np.float32)
 
@@ -91,7 +91,7 @@ def test_signals_keep_their_size_at_the_start(config, rng):
 
 
 def test_codebooks_start_and_freeze_at_the_asked_steps(config, batch):
-    """Step by step, eagerly: few steps cost less than their trace."""
+    """Runs eagerly: tracing would take longer than the few steps."""
     options = {"quantize_from": 3, "freeze_encoder_from": 4, "kmeans_latents": 1200}
     trainer = trainer_of(config, **options)
     trainer.compile(optimizer=keras.optimizers.AdamW(1e-3), run_eagerly=True)
@@ -131,13 +131,13 @@ def test_a_decoder_learns_alone(config, batch):
         np.testing.assert_array_equal(variable.numpy(), kept)
     again = codec.encode(batch["audio"], bandwidth=12.0).numpy()
     np.testing.assert_array_equal(again, codes)
-    # What never learns takes no memory of the optimizer.
+    # The optimizer has no state for frozen variables.
     learning = len(codec.trainable_variables) - len(encoder)
     assert len(trainer.optimizer._trainable_variables) == learning
 
 
-def test_codebooks_follow_the_latents_that_choose_them(config, rng):
-    """One step by hand: decay * old + (1 - decay) * new, without revival."""
+def test_entries_follow_the_latents_assigned_to_them(config, rng):
+    """Against one step by hand: decay * old + (1 - decay) * new, without revival."""
     trainer = trainer_of(config, quantize_from=0, revive_below=0.0)
     book = trainer.codec.quantizer.codebooks[0]
     entries = rng.normal(size=(16, 8)).astype(np.float32)
@@ -158,7 +158,7 @@ def test_codebooks_follow_the_latents_that_choose_them(config, rng):
     np.testing.assert_allclose(book.embed.numpy(), sums / counts[:, None], rtol=1e-4)
 
 
-def test_dead_entries_come_back_as_latents(config, rng):
+def test_unused_entries_are_replaced_by_latents(config, rng):
     trainer = trainer_of(config, quantize_from=0, revive_below=0.1)
     book = trainer.codec.quantizer.codebooks[0]
     book.embed.assign(np.full((16, 8), 100.0))
@@ -181,7 +181,7 @@ def test_a_discriminator_learns_beside_the_codec(config, batch):
     history = run(trainer, batch, 10)
     assert history["discriminator"][-1] < history["discriminator"][0]
     for new, old in zip(judge.trainable_variables, before, strict=True):
-        # Hinge losses of real and fake push the last bias both ways, equally.
+        # The hinge losses of real and fake cancel in the last bias.
         assert new.path.endswith("output_conv/bias") or np.any(new.numpy() != old)
     assert len(trainer.optimizers) == 2
 

@@ -1,4 +1,4 @@
-"""Batches are functions of seed and step, complete, and alike for all workers."""
+"""Batches are functions of seed and step, complete, and shared by all workers."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from bark_tf.training.data.batches import Batches
 
 
 class Numbers:
-    """Examples that are their own number, of different lengths."""
+    """Examples of different lengths that hold their own index."""
 
     longest = 40
 
@@ -88,14 +88,14 @@ def test_batches_have_few_lengths_and_little_padding():
     assert padding < 0.3 * sum(batch.size for batch in made)
 
 
-def test_in_order_every_example_comes_once_and_the_rest_does_not_count():
+def test_without_shuffling_every_example_comes_once_in_order():
     batches = Batches(Numbers(21), 8, shuffle=False)
     assert batches.steps_per_epoch == 3
     seen = first_column(batches, range(3))
     assert seen[:21].tolist() == list(range(21)) and (seen[21:] == -100).all()
 
 
-def test_fewer_examples_than_a_batch_come_again():
+def test_too_few_examples_for_a_batch_repeat():
     batch = Batches(Numbers(3), 8)(0)["targets"][:, 0]
     assert sorted(set(batch)) == [0, 1, 2] and len(batch) == 8
 

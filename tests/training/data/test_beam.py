@@ -1,4 +1,4 @@
-"""On Apache Beam the same shards are made, byte by byte; `make beam` runs this."""
+"""Apache Beam makes the same shards byte for byte; `make beam` runs this."""
 
 import errno
 
@@ -16,7 +16,7 @@ pytest.importorskip("apache_beam", reason="Apache Beam is not installed: `make b
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Ten recordings, and one that is none."""
+    """Ten recordings, and a file that is not audio."""
     folder = tmp_path_factory.mktemp("recordings")
     toy_speech.record(folder)
     (folder / "broken.wav").write_bytes(b"RIFF, but not really")
@@ -40,8 +40,8 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def test_the_same_bytes_as_without(recordings, model, tmp_path, monkeypatch):
-    """In two workers, and with a path that is not absolute."""
+def test_the_bytes_equal_those_without_beam(recordings, model, tmp_path, monkeypatch):
+    """With two workers and a relative path."""
     how = {"model": str(model), "shard_size": 3, "validation": 0.2, "keep_audio": True}
     report = prepare(recordings, tmp_path / "without", **how)
     monkeypatch.chdir(tmp_path)
@@ -63,7 +63,7 @@ def test_the_same_bytes_as_without(recordings, model, tmp_path, monkeypatch):
     assert made == contents(tmp_path / "without")
 
 
-def test_finished_shards_stay_and_lost_ones_come_back(recordings, tmp_path):
+def test_finished_shards_stay_and_lost_ones_are_made_again(recordings, tmp_path):
     command = ["prepare", str(recordings), str(tmp_path), "--sample-rate", str(RATE)]
     command += ["--validation", "0.2", "-q", "--runner", "DirectRunner"]
     assert cli.main(command) == 0
@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_clear_error(recordings, tmp_path, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_what_fails_in_a_worker_is_told_in_one_line(recordings, tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_one_line(recordings, tmp_path, monkeypatch):
     def fails(job, maker, info):
         raise ValueError("such a thing")
 
@@ -110,7 +110,7 @@ def test_an_unknown_runner_is_one_line(recordings, tmp_path, capsys):
 
 
 def test_nothing_is_downloaded(recordings, tmp_path, monkeypatch):
-    """Beam's own DirectRunner begins by downloading one named Prism."""
+    """Beam's own DirectRunner downloads a runner named Prism first."""
 
     def refuse(*_, **__):
         raise AssertionError("the network was used")

@@ -1,4 +1,4 @@
-"""Manifests and folders: what is usable, and each thing that is not."""
+"""Dataset formats: usable recordings, and every kind of problem."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_byte_order_mark_windows_lines_and_control_characters(ljspeech, folder):
     assert [r.text for r in recordings] == ["x y [1m z w v", "more spaces"]
 
 
-def test_utf16_is_told_from_utf8(ljspeech, folder):
+def test_utf16_is_reported(ljspeech, folder):
     ljspeech("a|text\n".encode("utf-16"))
     with pytest.raises(ValueError, match="not UTF-8"):
         read_dataset(folder)
@@ -129,7 +129,7 @@ def test_utf16_is_told_from_utf8(ljspeech, folder):
 # === Folders ===
 
 
-def test_two_speakers_may_count_their_recordings_alike(tmp_path):
+def test_two_speakers_may_use_the_same_ids(tmp_path):
     for speaker in ("ann", "bob"):
         (tmp_path / speaker).mkdir()
         (tmp_path / speaker / "001.wav").write_bytes(b"sound")

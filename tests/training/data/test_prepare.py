@@ -1,4 +1,4 @@
-"""Preparing recordings, at toy size: what is kept, what is skipped, and why."""
+"""Preparing recordings at toy size: shards, skipped recordings and reasons."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ from bark_tf.training.data.shards import ShardSet
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Ten recordings in LJSpeech's form, and four lines that are of no use."""
+    """Ten recordings in LJSpeech format, and four unusable lines."""
     folder = tmp_path_factory.mktemp("ann")
     toy_speech.record(folder)
     (folder / "broken.wav").write_bytes(b"RIFF, but not really")
@@ -63,7 +63,7 @@ def tokens(with_tokenizer, recordings, tmp_path_factory):
 # === Preparing ===
 
 
-def test_what_is_of_no_use_is_a_row_of_the_report(audio):
+def test_unusable_lines_are_in_the_report(audio):
     report, out = audio
     assert report.utterances == {"train": 10}
     reasons = {one.id: one.reason for one in report.skipped}
@@ -77,7 +77,7 @@ def test_what_is_of_no_use_is_a_row_of_the_report(audio):
     )
 
 
-def test_tokens_and_codes_are_of_one_length(with_tokenizer, tokens):
+def test_tokens_and_codes_have_matching_lengths(with_tokenizer, tokens):
     shards = ShardSet(tokens / "train")
     config = BarkGenerationConfig.from_pretrained(with_tokenizer)
     sizes = CoarseWindow(config.semantic_config, config.coarse_acoustics_config, 16)
@@ -87,14 +87,14 @@ def test_tokens_and_codes_are_of_one_length(with_tokenizer, tokens):
         assert one.codes.shape == (4, sizes.num_frames(len(one.semantic)))
         seconds = len(one.audio) / RATE
         assert len(one.semantic) == pytest.approx(50 * seconds, abs=1.01)
-        # int16 in the shard: a code next to a border may change.
+        # Shards store int16, so codes near a boundary may change.
         codes = codec.encode(one.audio[None]).numpy()[0, :, : one.codes.shape[1]]
         assert (codes == one.codes).mean() > 0.98
         ids = toy_speech.tokenizer().encode(one.text)
         assert one.text_ids.tolist() == ids
 
 
-def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
+def test_every_recording_can_get_the_same_silence(recordings, audio, tmp_path):
     words = f"prepare {recordings} {tmp_path} --sample-rate {RATE} --silence 0.3 -q"
     assert cli.main(words.split()) == 0
     shards, trimmed = ShardSet(tmp_path / "train"), ShardSet(audio[1] / "train")
@@ -113,12 +113,12 @@ def test_every_recording_may_get_the_same_silence(recordings, audio, tmp_path):
         ({"silence_s": 0.1, "trim": False}, "silence_s must be None with trim=False"),
     ],
 )
-def test_a_silence_that_makes_no_sense_is_refused(recordings, tmp_path, wrong, message):
+def test_impossible_silence_is_refused(recordings, tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         prepare(recordings, tmp_path, **wrong)
 
 
-# Dies, as by a kill from outside, in the middle of the third shard.
+# Kills itself in the middle of the third shard.
 KILLED = """
 import os, signal, sys
 from bark_tf.training.data import encoding as module
@@ -144,9 +144,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def test_a_killed_run_goes_on_in_processes_and_gives_the_same_bytes(
-    recordings, tmp_path
-):
+def test_a_killed_run_resumes_in_processes_with_the_same_bytes(recordings, tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
     prepare(recordings, whole, sample_rate=RATE, shard_size=3)
     command = [sys.executable, "-c", KILLED, recordings, part]
@@ -161,7 +159,7 @@ def test_a_killed_run_goes_on_in_processes_and_gives_the_same_bytes(
     assert contents(part) == contents(whole)
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(
     recordings, tmp_path, monkeypatch, capsys
 ):
     real = tf.io.TFRecordWriter
@@ -176,7 +174,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     assert len(ShardSet(tmp_path / "train")) == 10
 
 
-# === Of no use ===
+# === Unusable recordings ===
 
 
 def sound(seconds, peak=0.5, sample_rate=RATE):
@@ -226,7 +224,7 @@ REASONS = {
 }
 
 
-def test_all_that_is_of_no_use_has_a_row_with_its_reason(tmp_path):
+def test_every_unusable_recording_has_a_reason(tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for name, (samples, sample_rate, subtype) in SOUNDS.items():
@@ -254,7 +252,7 @@ def test_another_dataset_or_setting_is_refused(recordings, audio):
         prepare(recordings, audio[1], sample_rate=RATE, trim=False)
 
 
-def test_a_text_is_held_out_whoever_says_it():
+def test_a_text_is_held_out_whoever_speaks_it():
     texts = [f"sentence number {number}" for number in range(4_000)]
     held = {text for text in texts if is_held_out(text, 0.05)}
     assert 0.035 < len(held) / len(texts) < 0.065

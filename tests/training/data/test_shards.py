@@ -1,4 +1,4 @@
-"""Shards give back what was written, in any order, and notice damage."""
+"""Shards return what was written, in any order, and detect damage."""
 
 import errno
 import json
@@ -64,7 +64,7 @@ def assert_equal(one, two):
     np.testing.assert_allclose(one.audio, two.audio, atol=1 / 32_767)
 
 
-def test_utterances_come_back_in_any_order(made):
+def test_utterances_are_read_in_any_order(made):
     utterances, directory = made
     shards = ShardSet(directory)
     assert len(shards) == 4 and shards.info == INFO
@@ -87,7 +87,7 @@ def test_tensorflow_reads_the_records_too(made):
     assert_equal(from_record(records[2], INFO), utterances[2])
 
 
-def test_a_changed_byte_is_noticed(made):
+def test_a_changed_byte_is_detected(made):
     _, directory = made
     path = shard_path(directory, 1)
     data = bytearray(path.read_bytes())
@@ -115,7 +115,7 @@ def test_values_that_do_not_fit_are_not_written(rng, change, message):
         to_record(utterance(rng, "a")._replace(**change), INFO)
 
 
-def test_records_of_another_form_are_refused(rng):
+def test_malformed_records_are_refused(rng):
     with pytest.raises(ValueError, match=r"not a tf\.train\.Example"):
         from_record(b"\xff\xff\xff", INFO)
     with pytest.raises(ValueError, match="'id' must be one string"):
@@ -144,7 +144,7 @@ def test_other_versions_and_damaged_files_are_refused(made):
         ShardSet(directory)
 
 
-def test_where_nothing_was_prepared_there_is_advice(tmp_path):
+def test_an_unprepared_folder_gives_advice(tmp_path):
     with pytest.raises(FileNotFoundError, match="bark-tf prepare"):
         ShardSet(tmp_path)
     INFO.save(tmp_path)
@@ -153,7 +153,7 @@ def test_where_nothing_was_prepared_there_is_advice(tmp_path):
 
 
 def test_a_full_disk_leaves_no_shard(rng, tmp_path, monkeypatch):
-    """TensorFlow says ResourceExhaustedError, as it does for memory."""
+    """TensorFlow raises ResourceExhaustedError, as it does for memory."""
     real = tf.io.TFRecordWriter
 
     def full(path):
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_no_shard(rng, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_want_of_memory_is_not_taken_for_a_full_disk(tmp_path):
+def test_exhausted_memory_is_not_reported_as_a_full_disk(tmp_path):
     def entries():
         raise tf.errors.ResourceExhaustedError(None, None, "OOM")
         yield
@@ -177,7 +177,7 @@ def test_want_of_memory_is_not_taken_for_a_full_disk(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_audio_none_is_given(rng, tmp_path):
+def test_shards_without_audio_give_none(rng, tmp_path):
     info = DatasetInfo(**{**INFO.__dict__, "has_audio": False})
     info.save(tmp_path)
     write_shard(

@@ -1,4 +1,4 @@
-"""The recipe of the small voice: its text, its numbers, and all its steps once."""
+"""The recipe of the small voice: texts, configuration, and all steps once."""
 
 import itertools
 import random
@@ -25,12 +25,12 @@ from bark_tf.training.recipes.small_voice import _splice_speech as splice
 from bark_tf.training.recipes.small_voice import _start as recipe
 
 HELPER = Path(__file__).parents[2] / "reference" / "hf_bark.py"
-# Pocketsphinx must hear the words: it finds flite's, not espeak-ng's, nor any in tones.
+# Pocketsphinx must recognise the words: it does flite's, but not espeak-ng's.
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
 MOST_BYTES = 20_000_000  # of the package data, in half precision
 
 
-def test_held_out_sentences_are_many_and_all_their_words_are_known():
+def test_held_out_sentences_are_many_and_use_known_words():
     assert len(set(recipe.HELD_OUT)) == len(recipe.HELD_OUT) >= 200
     for sentence in recipe.HELD_OUT:
         assert set(sentence.split()) <= set(recipe.WORDS), sentence
@@ -39,7 +39,7 @@ def test_held_out_sentences_are_many_and_all_their_words_are_known():
 
 
 def test_no_recording_says_a_held_out_sentence():
-    """So often digits are drawn that some would be among the held-out ones."""
+    """Digits are drawn so often that some would be held-out ones."""
     made = list(itertools.islice(speech.texts(seed=0), 20_000))
     assert len(set(made)) == len(made)
     assert not set(made) & set(recipe.HELD_OUT)
@@ -61,7 +61,7 @@ def test_phonemes_are_signs_of_kokoro():
 
 
 def humming(*pitches):
-    """A recording whose words are tones of a quarter of a second, and pauses."""
+    """A recording with a tone of a quarter of a second per word, and pauses."""
     rate, long, pause = splice.SAMPLE_RATE, 6_000, 1_200
     time = np.arange(long) / rate
     parts = [np.sin(2 * np.pi * pitch * time) for pitch in pitches]
@@ -73,7 +73,7 @@ def humming(*pitches):
 
 
 def test_a_spliced_recording_says_its_text():
-    """Every word is a pitch, so that it can be seen what is said."""
+    """Every word has its own pitch, so the audio shows the words."""
     recordings = [
         humming(300, 500, 700),
         humming(1100, 1300),
@@ -84,16 +84,16 @@ def test_a_spliced_recording_says_its_text():
         words, audio = splice.spliced(recordings, rng)
         assert audio.dtype == np.float32
         loud = np.abs(audio) > 0.05
-        # At least a little of a pause is left between any two words.
+        # A short pause remains between any two words.
         edges = np.flatnonzero(np.diff(np.flatnonzero(loud)) > 15)
         places = np.split(np.flatnonzero(loud), edges + 1)
-        heard = []
+        pitches = []
         for place in places:
             tone = audio[place[0] : place[-1] + 1]
             peak = np.argmax(np.abs(np.fft.rfft(tone)))
-            heard.append(peak * splice.SAMPLE_RATE / len(tone))
+            pitches.append(peak * splice.SAMPLE_RATE / len(tone))
             assert abs(len(tone) - 6_000) < 200  # whole, and not more
-        np.testing.assert_allclose(heard, [float(word) for word in words], rtol=0.02)
+        np.testing.assert_allclose(pitches, [float(word) for word in words], rtol=0.02)
 
 
 def test_a_joint_has_no_click():
@@ -101,7 +101,7 @@ def test_a_joint_has_no_click():
     joined = splice.join(levels)
     assert joined[0] == joined[-1] == 0.5 and joined.min() == -0.5
     assert np.abs(np.diff(joined)).max() < 0.01
-    # A piece that is shorter than the fade is faded as far as it goes.
+    # A piece that is shorter than the fade gets a shorter fade.
     assert len(splice.join([levels[0], levels[1][:50]])) == 1_000
 
 
@@ -124,19 +124,19 @@ def test_spliced_texts_are_new_and_the_recordings_stay(tmp_path, capsys):
         seconds = len(load(out / f"{name}.ogg", 16_000)) / 16_000
         assert 0.1 * len(text.split()) < seconds < 5.1
     assert (out / "r0.wav").read_bytes() == (data / "r0.wav").read_bytes()
-    # Started again, it makes the same and nothing twice.
+    # Started again, it makes the same recordings and nothing twice.
     spliced = out / f"{made[-1].split('|')[0]}.ogg"
     kept = spliced.stat().st_mtime_ns
     splice.make(data, out, lines=12, validation=0.05, seed=0)
     assert (out / "metadata.csv").read_text().splitlines() == made
     assert spliced.stat().st_mtime_ns == kept
-    # With another seed in the same place, no old sound gets a new text.
+    # With another seed in the same folder, no old recording gets a new text.
     splice.make(data, out, lines=12, validation=0.05, seed=1)
     texts_of = dict(row.split("|")[:2] for row in made)
     for row in (out / "metadata.csv").read_text().splitlines():
         name, text, _ = row.split("|")
         assert texts_of.get(name, text) == text
-    # Texts run out: it ends and says so.
+    # When texts run out, it stops and says so.
     capsys.readouterr()
     (data / "metadata.csv").write_text(rows[1])
     splice.make(data, tmp_path / "few", lines=500, validation=0.05, seed=0)
@@ -161,7 +161,7 @@ def test_every_word_is_one_token_and_other_words_are_spelled():
     ]  # fmt: skip
 
 
-def test_varied_text_is_made_of_known_tokens_and_says_the_same():
+def test_varied_text_has_known_tokens_and_the_same_words():
     tokenizer = recipe.start()[2]
     ids = np.array(tokenizer.encode("the red cat likes seven stones"))
     rng = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def test_the_numbers_of_the_configurations_fit_together():
     assert codec.codebook_size == generation.codebook_size
 
 
-def test_the_model_is_small_enough_to_come_with_the_package():
+def test_the_model_is_small_enough_for_the_package():
     config, generation, _ = recipe.start()
     model = BarkModel(config, generation)
     values = sum(
@@ -206,7 +206,7 @@ def test_the_model_is_small_enough_to_come_with_the_package():
 @pytest.mark.reference
 @pytest.mark.parametrize("weights", ["random", "trained"])
 def test_transformers_speaks_the_same_tokens(tmp_path, weights):
-    """Its numbers are not Bark's; nothing may assume Bark's."""
+    """Its token ids differ from Bark's, so nothing may assume those."""
     pytest.importorskip("transformers")
     hf = runpy.run_path(str(HELPER))
     config, generation, tokenizer = recipe.start()
@@ -224,7 +224,7 @@ def test_transformers_speaks_the_same_tokens(tmp_path, weights):
         semantic_max_new_tokens=70,
         return_dict=True,
     )
-    # What the file says, half precision, is what transformers would compute in.
+    # transformers would compute in the half precision of the file.
     twin = hf["whole"](model, tmp_path).float()
     hf["set_generation"](twin, generation)
     with hf["recording"](twin) as kept:
@@ -240,10 +240,8 @@ def test_transformers_speaks_the_same_tokens(tmp_path, weights):
 
 
 @pytest.mark.slow
-def test_all_steps_once_from_recordings_to_a_voice_that_is_packed(
-    tmp_path, monkeypatch
-):
-    """The very lines of the recipe's docstring, with few steps and small batches."""
+def test_all_steps_from_recordings_to_a_packaged_voice(tmp_path, monkeypatch):
+    """Runs the commands of the recipe's docstring with few steps and small batches."""
     monkeypatch.chdir(tmp_path)
     for speaker in ("kumo", "alpha"):
         Path("SPEECH", speaker).mkdir(parents=True)

@@ -29,7 +29,7 @@ def base(stage="semantic", seed=0, **changes):
 
 
 def learn(model, seed=1):
-    """Adapters that change what the model says, as training would."""
+    """Gives the adapters values that change the output, as training would."""
     rng = np.random.default_rng(seed)
     for weight in model.trainable_weights:
         weight.assign(rng.normal(0, 0.3, weight.shape))
@@ -65,7 +65,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("stage", MAKE)
-def test_adapters_go_from_one_base_to_another(stage, tmp_path):
+def test_adapters_load_onto_another_copy_of_the_base(stage, tmp_path):
     model = adapted(stage)
     assert toy.largest_difference(logits(model), logits(base(stage))) > 0.1
     path = save_lora(model, tmp_path / "some.safetensors")
@@ -79,7 +79,7 @@ def test_adapters_go_from_one_base_to_another(stage, tmp_path):
     assert len(trained) == 2 * len(LAYERS)
 
 
-def test_a_file_holds_the_matrices_by_path_and_nothing_of_the_base(file):
+def test_a_file_holds_the_matrices_by_path_and_not_the_base(file):
     tensors = safetensors.numpy.load_file(file)
     assert {name: array.shape for name, array in tensors.items()} == {
         "block_0/attention/qkv/lora_kernel_a": (48, 4),
@@ -97,7 +97,7 @@ def test_a_file_holds_the_matrices_by_path_and_nothing_of_the_base(file):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_a_layer_is_not_taken_for_one_whose_number_begins_alike(tmp_path):
+def test_block_1_is_not_confused_with_block_10(tmp_path):
     model = base(num_layers=12)
     model.enable_lora(2, targets=("block_1/mlp/fc",))
     path = save_lora(learn(model), tmp_path / "some.safetensors")
@@ -106,7 +106,7 @@ def test_a_layer_is_not_taken_for_one_whose_number_begins_alike(tmp_path):
     assert np.array_equal(logits(loaded), logits(model))
 
 
-def test_an_interrupted_save_leaves_the_older_file(file, monkeypatch):
+def test_an_interrupted_save_keeps_the_old_file(file, monkeypatch):
     before = file.read_bytes()
 
     def fail(*_):
@@ -145,7 +145,7 @@ def test_another_base_gives_a_warning(file):
         (adapted, "already has LoRA matrices"),
     ],
 )
-def test_models_that_do_not_fit_are_refused_unchanged(make, message, file):
+def test_models_that_do_not_fit_are_refused_and_unchanged(make, message, file):
     model = make()
     before = [np.array(weight) for weight in model.weights]
     trainable = [weight.trainable for weight in model.weights]
@@ -198,7 +198,7 @@ def test_wrong_tensors_are_refused(file):
         load_lora(base(), "nowhere.safetensors")
 
 
-def test_what_has_no_adapters_is_refused(tmp_path):
+def test_models_without_adapters_are_refused(tmp_path):
     for function in (merge_lora, lambda model: save_lora(model, tmp_path / "some")):
         with pytest.raises(ValueError, match="without any"):
             function(base())
@@ -208,7 +208,7 @@ def test_what_has_no_adapters_is_refused(tmp_path):
 
 
 def test_quantized_networks_and_adapters_do_not_mix(file):
-    """Keras would fail only when the network is called, with an einsum's error."""
+    """Keras would fail only in the call, with an error of einsum."""
     quantized = base()
     quantized.quantize("int8")
     with pytest.raises(ValueError, match="merge them, then quantize"):
@@ -254,7 +254,7 @@ def test_a_merged_model_is_a_plain_one(tmp_path):
     model.compile(optimizer=keras.optimizers.SGD(0.1))
     model.fit({"input_ids": ids, "labels": ids}, epochs=1, verbose=0)
     assert not np.array_equal(head, model.lm_head.kernel)
-    model.enable_lora(2, targets=("qkv",))  # and starts again
+    model.enable_lora(2, targets=("qkv",))  # adapters can be added again
     assert len(model.trainable_weights) == 4
 
 
@@ -275,7 +275,7 @@ def test_merging_into_half_precision_rounds_once():
 
 
 def test_generation_follows_every_change():
-    """Compiled programs of before would go on speaking with the old kernels."""
+    """Programs compiled before would keep using the old kernels."""
     model = toy.bark().semantic
     plain = speak(model, 3)
     model.enable_lora(4, lora_alpha=40.0)
@@ -286,12 +286,12 @@ def test_generation_follows_every_change():
     assert np.array_equal(speak(model, 3), changed)
 
 
-# === What must not be lost ===
+# === Saving the whole model ===
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_lora_keys_lost_on_save(whole, tmp_path):
-    """Known mistake: `save_pretrained` wrote the base alone, and training was lost."""
+    """Regression: `save_pretrained` wrote only the base, so training was lost."""
     bark = toy.bark()
     bark.semantic.enable_lora(2)
     model = bark if whole else bark.semantic

@@ -1,4 +1,4 @@
-"""The fused update: the numbers of Keras' own. Muon: for which weights."""
+"""AdamW's fused update equals Keras' own; Muon updates the right weights."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 def trained(optimizer, gradients, jit_compile=False, dtype="float32"):
-    """The variables after a step for each list of gradients."""
+    """The variables after one step per list of gradients."""
     rng = np.random.default_rng(0)
     variables = [
         keras.Variable(rng.normal(size=shape), dtype=dtype, name=name)
@@ -51,7 +51,7 @@ def gradients():
 @pytest.mark.parametrize(
     "more", [{}, {"gradient_accumulation_steps": 2}, {"use_ema": True}]
 )
-def test_the_numbers_are_those_of_keras(gradients, more, jit_compile):
+def test_updates_equal_those_of_keras(gradients, more, jit_compile):
     settings = {**SETTINGS, **more}
     expected = trained(keras.optimizers.AdamW(**settings), gradients)
     found = trained(AdamW(**settings), gradients, jit_compile)
@@ -59,7 +59,7 @@ def test_the_numbers_are_those_of_keras(gradients, more, jit_compile):
         assert np.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_half_precision_weights_move_alike(gradients):
+def test_half_precision_weights_get_the_same_updates(gradients):
     found = trained(AdamW(**SETTINGS), gradients, dtype="bfloat16")
     expected = trained(AdamW(**SETTINGS), gradients)
     for half, full in zip(found, expected, strict=True):
@@ -68,7 +68,7 @@ def test_half_precision_weights_move_alike(gradients):
 
 
 def test_rows_of_an_embedding_are_summed():
-    """Keras squares the rows of a token that repeats one by one."""
+    """Keras squares the rows of a repeated token one by one."""
     table = keras.Variable(np.ones((4, 2), np.float32))
     optimizer = AdamW(0.1, weight_decay=0.0)
     optimizer.build([table])
@@ -84,7 +84,7 @@ def test_it_survives_serialization():
     assert optimizer.global_clipnorm == 1.0
 
 
-def test_what_the_fused_update_lacks_is_refused():
+def test_amsgrad_is_refused():
     with pytest.raises(ValueError, match="amsgrad must be False"):
         AdamW(0.1, amsgrad=True)
 
@@ -92,7 +92,7 @@ def test_what_the_fused_update_lacks_is_refused():
 # === Muon ===
 
 
-def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_like_adamw():
+def test_muon_gives_kernels_orthogonal_updates_and_the_rest_adamw():
     model = BarkSemanticModel(toy.semantic_config())
     variables = model.trainable_variables
     before = [variable.numpy() for variable in variables]
@@ -107,7 +107,7 @@ def test_muon_moves_kernels_by_orthogonal_matrices_and_the_rest_like_adamw():
         step = (variable.numpy() - old) / 0.01
         is_kernel = "block" in variable.path and "kernel" in variable.path
         if is_kernel:
-            # Of every direction as much: 0.2 times the root of the longer side.
+            # All singular values are 0.2 times the root of the longer side.
             sizes = np.linalg.svd(step, compute_uv=False)
             expected = 0.2 * np.sqrt(max(step.shape))
             assert 0.6 * expected < sizes.min() <= sizes.max() < 1.3 * expected

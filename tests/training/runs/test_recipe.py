@@ -1,4 +1,4 @@
-"""Recipes that come with the package: each loads, shows itself, and means it."""
+"""The package's recipes load and print; `--set` reaches every value."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ BARK_SMALL = ("bark_small_full", "bark_small_lora")
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_loads_and_shows_itself(name, capsys):
+def test_every_recipe_loads_and_prints(name, capsys):
     assert cli.main(["train", name, "--show"]) == 0
     shown = capsys.readouterr().out
     recipes, docstring = load_recipe(name)
@@ -36,19 +36,19 @@ def test_the_recipes_for_bark_small_are_listed(capsys):
 
 
 @pytest.mark.parametrize("name", BARK_SMALL)
-def test_recipes_for_bark_small_stop_in_time(name):
+def test_recipes_for_bark_small_stop_early(name):
     recipes, _ = load_recipe(name)
     assert [recipe.stage for recipe in recipes] == ["semantic", "coarse", "fine"]
     for recipe in recipes:
         options = recipe.options
         assert recipe.model == "suno/bark-small"
         assert recipe.method == name.rpartition("_")[2]
-        # The best weights are kept, and looked for often enough to be found.
+        # Validation is frequent enough to find the best weights.
         assert options.patience and options.validate_every <= options.steps / 8
 
 
 @pytest.mark.parametrize("name", BARK_SMALL)
-def test_what_the_text_says_of_a_gpu_is_as_much_learning(name):
+def test_the_settings_for_a_gpu_train_as_much(name):
     recipes, text = load_recipe(name)
     settings = re.search(r"`--set (batch_size=4[^`]+)`", text)[1].split()
     for before, after in zip(recipes, with_settings(recipes, settings), strict=True):
@@ -61,8 +61,8 @@ def test_what_the_text_says_of_a_gpu_is_as_much_learning(name):
 
 
 @pytest.mark.parametrize("name", BARK_SMALL)
-def test_the_hours_are_those_of_the_measured_steps(name):
-    """Seconds per example times examples, as the text rounds them."""
+def test_the_hours_follow_from_the_measured_steps(name):
+    """Seconds per example times examples, up to the rounding of the text."""
     recipes, text = load_recipe(name)
     seconds = re.search(r"\(([\d.]+), ([\d.]+) and ([\d.]+) seconds", text).groups()
     hours = re.search(r"CPU cores +([\d.]+) h \+ ([\d.]+) h \+ ([\d.]+) h", text)
@@ -95,7 +95,7 @@ def test_token_noise_is_for_the_semantic_stage():
 
 
 def test_every_value_has_a_flat_key_that_sets_it():
-    """What --show prints, --set reads, but for functions and the stage."""
+    """--set reads what --show prints, except functions and the stage."""
     recipe = Recipe("semantic")
     for key, value in recipe.values().items():
         if key not in ("stage", "start", "vary_text"):

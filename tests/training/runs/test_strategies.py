@@ -1,4 +1,4 @@
-"""Several devices and several processes take the steps that one device takes."""
+"""Several devices and several processes take the same steps as one device."""
 
 import contextlib
 import json
@@ -58,11 +58,11 @@ def test_two_devices_take_the_steps_of_one(start, alone, tmp_path):
     assert child.exit_code() == 0
     assert_same_curves(directory, tmp_path)
     with np.load(tmp_path / "result.npz") as arrays:
-        # Dropout draws other numbers for other rows.
+        # Dropout differs between rows.
         one, two = arrays["seeds"]
         assert one[0] != two[0] and one[1] == two[1]
     for one, two in zip(result_of(tmp_path / "result.npz"), weights, strict=True):
-        # Adam divides by the size of a gradient, however small that is.
+        # Adam amplifies rounding errors of tiny gradients.
         np.testing.assert_allclose(one, two, atol=1e-3)
 
 
@@ -70,7 +70,7 @@ def test_two_devices_take_the_steps_of_one(start, alone, tmp_path):
 
 
 def addresses(count):
-    """Addresses of this machine that nobody listens on."""
+    """Unused addresses of this machine."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -163,7 +163,9 @@ def command(prepared, out, *more):
 
 
 @pytest.mark.slow
-def test_bark_tf_train_makes_the_same_model_on_all_of_them(start, prepared, tmp_path):
+def test_train_gives_the_same_model_with_every_strategy(
+    start, prepared, tmp_path
+):
     outs = [tmp_path / name for name in ("alone", "mirrored", "workers")]
     errors = [tmp_path / f"{number}.txt" for number in range(4)]
     children = [start("call", command(prepared, outs[0]), errors[0])]
@@ -192,9 +194,7 @@ def test_bark_tf_train_makes_the_same_model_on_all_of_them(start, prepared, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dying", [0, 1])
-def test_bark_tf_train_ends_clearly_when_a_worker_dies(
-    start, prepared, tmp_path, dying
-):
+def test_bark_tf_train_reports_a_dead_worker(start, prepared, tmp_path, dying):
     where = command(prepared, tmp_path / "out", "steps=100000")
     where += ["--strategy", "multi-worker"]
     cluster = addresses(2)
@@ -214,7 +214,7 @@ def test_bark_tf_train_ends_clearly_when_a_worker_dies(
     assert not [line for line in lines if "Traceback" in line]
 
 
-# === What goes wrong ===
+# === Errors ===
 
 
 def test_a_codec_is_refused():
@@ -251,13 +251,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(toy_runs):
         '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
     ],
 )
-def test_a_cluster_without_names_is_refused(monkeypatch, text):
+def test_an_incomplete_cluster_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r"TF_CONFIG must list all workers.*Received"):
         strategy_of("multi-worker")
 
 
-def test_another_strategy_is_refused():
+def test_an_unknown_strategy_is_refused():
     with pytest.raises(ValueError, match=r"mirrored, multi-worker.*'two'"):
         strategy_of("two")
     assert strategy_of(None) is None
