@@ -115,7 +115,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
             of `WEIGHT_NAMES`, safetensors preferred.
 
     Returns:
-        The open `Checkpoint`, of which only headers have been read.
+        The open `Checkpoint`; only headers have been read.
 
     Raises:
         FileNotFoundError: If there is no such file, or the directory has no weights.

@@ -178,21 +178,21 @@ def _check_destination(
 @contextlib.contextmanager
 def _renamed_to(destination: Path) -> Iterator[Path]:
     """Yields a temporary directory that becomes `destination` on success."""
-    beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
-    replaced = beside.with_name(f"{beside.name}.old")
-    beside.mkdir(parents=True)
+    temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    temporary.mkdir(parents=True)
     try:
-        yield beside
+        yield temporary
         if destination.exists():
             os.replace(destination, replaced)
         try:
-            os.replace(beside, destination)
+            os.replace(temporary, destination)
         except BaseException:
             if replaced.exists():
                 os.replace(replaced, destination)
             raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if destination.exists():
             shutil.rmtree(replaced, ignore_errors=True)
 

@@ -182,7 +182,7 @@ def fit(
     Args:
         table: What the checkpoint should hold.
         shapes: Path -> shape of all variables of one model.
-        checkpoint: `Checkpoint`, of which `names()` and `shape(name)` are used.
+        checkpoint: `Checkpoint`; only `names()` and `shape(name)` are called.
         prefix: Considers only names that start with this and removes it, to read one
             part of a whole Bark.
         source: Named in errors.

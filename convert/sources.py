@@ -99,16 +99,16 @@ def open_source(
     whole = config if isinstance(config, BarkConfig) else None
     parts: dict[str, Part] = {}
     location = None
-    for path, beside in _weights(source):
+    for path, origin in _weights(source):
         file = _File(path, files)
         if file.spelling == "hf":
-            beside = path.parent if beside is None else beside
-            own = _hf_config(beside, config)
+            origin = path.parent if origin is None else origin
+            own = _hf_config(origin, config)
             whole = own if whole is None and isinstance(own, BarkConfig) else whole
             found = _hf_parts(file, own, config)
         else:
             found = _single_part(file, config)
-        location = beside if location is None else location
+        location = origin if location is None else location
         for name in found.keys() & parts.keys():
             raise ValueError(f"Expected one {name} model. Received: also {path}")
         parts |= found
@@ -187,7 +187,7 @@ class _File:
         checkpoint = self.checkpoint
         return {canonical_name(n): checkpoint.shape(n) for n in checkpoint.names()}
 
-    def read_beside(self) -> dict[str, Any] | None:
+    def read_json_file(self) -> dict[str, Any] | None:
         """Reads the JSON file of the same name, which `_write_suno` makes."""
         path = self.path.with_suffix(".json")
         if not path.is_file():
@@ -275,7 +275,7 @@ def _single_part(file: _File, config: Any) -> dict[str, Part]:
 
 
 def _meta_config(file: _File) -> EncodecConfig:
-    values = file.read_beside()
+    values = file.read_json_file()
     return (
         codec_config(file.shapes())
         if values is None
@@ -286,7 +286,7 @@ def _meta_config(file: _File) -> EncodecConfig:
 def _suno_config(file: _File, cls: type) -> Any:
     model_args = file.checkpoint.metadata.get("model_args")
     if not isinstance(model_args, Mapping):
-        model_args = file.read_beside()
+        model_args = file.read_json_file()
     if model_args is None:
         raise ValueError(
             "Expected model_args in the file or in a JSON file of the same name. "

@@ -40,7 +40,7 @@ class BarkFineModel(TransformerModel):
         position_ids: int (batch, time), values in [0, block_size).
         head_mask: (heads,) or (layers, heads), multiplies the attention weights.
         labels: int (batch, time), codes of `codebook_idx`, or (batch, time,
-            n_codes_total), of which that codebook's column is taken; -100 is ignored.
+            n_codes_total), from which that column is taken; -100 is ignored.
         input_embeds: float (batch, time, hidden_size), the sum of embeddings, instead
             of `input_ids`; also spelled `inputs_embeds`.
         output_attentions: Whether to return the attention weights.

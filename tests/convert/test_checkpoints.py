@@ -1,4 +1,4 @@
-"""Opening checkpoints of any layout, and writing them all or not at all."""
+"""Opening checkpoints of any kind, and writing them completely or not at all."""
 
 import errno
 import json
@@ -24,12 +24,12 @@ SHARD = "model-{:05d}-of-{:05d}.safetensors"
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_disks(monkeypatch):
-    """Whether files are synced is what one test asks; the others need not wait."""
+    """Skips syncing to disk, which only one test checks."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def items(arrays):
-    """What `write_checkpoint` takes."""
+    """Arrays as `write_checkpoint` takes them."""
     return [
         (name, array.shape, array.dtype, lambda array=array: array)
         for name, array in arrays.items()
@@ -99,7 +99,7 @@ def test_the_content_decides_not_the_name(tmp_path):
 
 
 def test_headers_that_look_like_other_formats(tmp_path):
-    """A safetensors file begins with the length of its header, whatever that spells."""
+    """A safetensors file starts with the length of its header, whatever its bytes."""
     for magic in (b"PK", b"\x80\x02"):
         arrays = {"w": np.ones(3, np.float32)}
         length = int.from_bytes(magic, "little")
@@ -276,7 +276,7 @@ def test_shards(size, tmp_path):
 
 
 def test_one_tensor_in_memory(tmp_path):
-    """Each array is let go before the next one is made."""
+    """Each array is freed before the next one is made."""
     one = 2**20
 
     def tensors():
@@ -297,7 +297,7 @@ SIZES = {"one file": "5GB", "two shards": 100, "four shards": 50}
 @pytest.mark.parametrize("after", SIZES)
 @pytest.mark.parametrize("before", SIZES)
 def test_older_files_are_replaced(before, after, tmp_path):
-    """Whatever was there: exactly the new files remain, and strangers' files."""
+    """Exactly the new files and unrelated ones remain."""
     for stranger in ("config.json", "model.fp16.safetensors", "my-model.safetensors"):
         (tmp_path / stranger).write_text("kept")
     write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=SIZES[before])
@@ -331,7 +331,7 @@ def test_files_are_on_disk_before_they_get_their_names(size, tmp_path, monkeypat
 
 
 class FullDiskError(OSError):
-    """What the tests throw in the middle of writing."""
+    """Raised in the middle of writing."""
 
     def __init__(self):
         super().__init__(errno.ENOSPC, "No space left on device")
@@ -405,13 +405,13 @@ def test_failing_system_calls_leave_the_older_checkpoint(
 
 
 def expected_calls(name, after):
-    """Calls up to the one that makes the new checkpoint valid."""
+    """The calls up to the one that makes the new checkpoint valid."""
     new_files = {"one file": 1, "two shards": 3, "four shards": 5}[after]
     return new_files if name == "replace" else new_files + 1
 
 
 def test_older_file_that_cannot_be_removed(tmp_path, monkeypatch):
-    """Readers would prefer it to the new shards; so it stays the valid one, alone."""
+    """Readers prefer it to the new shards, so it stays valid, alone."""
     write_checkpoint(tmp_path, items(numbered(1)))
     unlink = Path.unlink
 
@@ -482,7 +482,7 @@ def test_mistakes_of_the_caller(tmp_path):
 
 
 def test_overwriting_the_checkpoint_that_is_being_read(tmp_path):
-    """As fine-tuning in place does: every tensor comes from the files it replaces."""
+    """As in fine-tuning in place: every tensor comes from the files being replaced."""
     write_checkpoint(tmp_path, items(numbered(1)), max_shard_size=100)
     with open_checkpoint(tmp_path) as checkpoint:
         tensors = [

@@ -1,4 +1,4 @@
-"""Whole conversions: bits, files, refusals, and destinations that stay whole."""
+"""Whole conversions: bits, files, errors, and destinations that stay complete."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_a_whole_bark_stays_bit_by_bit(bark, tmp_path):
 
 
 def test_masks_are_written_where_they_were_not(bark, tmp_path):
-    """transformers reports them as missing otherwise."""
+    """Otherwise transformers reports them as missing."""
     expected = weights(bark)
     without = {n: a for n, a in expected.items() if not n.endswith(".attn.bias")}
     assert len(without) < len(expected)
@@ -148,7 +148,7 @@ def test_suno_to_hugging_face_and_back(tied, tmp_path):
 
 
 def test_a_codec_whose_sizes_do_not_tell_all(tmp_path):
-    """`encodec.json` carries what leaves no trace in Meta's names."""
+    """`encodec.json` holds what Meta's tensors do not show."""
     codec = toy_files.CODEC.replace(sampling_rate=16_000, target_bandwidths=(1.0, 2.0))
     config = CONFIG.replace(codec_config=codec)
     toy_files.save_hf(tmp_path / "bark", config)
@@ -508,7 +508,7 @@ def originals(torch, tmp_path_factory):
 
 
 def load_whole(model_class, directory):
-    """Opens with transformers, which must find everything and nothing else."""
+    """Opens with transformers, without missing or unexpected tensors."""
     model, report = model_class.from_pretrained(directory, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
@@ -581,7 +581,7 @@ def test_transformers_opens_parts(originals, source, kind, tmp_path):
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_before_and_after(torch, tied, dtype, tmp_path):
-    """A Bark of transformers says the same after a conversion, bit by bit."""
+    """A Bark of transformers gives bit-equal results after a conversion."""
     import transformers
 
     toy_files.save_hf(tmp_path / "b", toy_files.bark_config(tie_word_embeddings=tied))

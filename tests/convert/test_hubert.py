@@ -104,7 +104,7 @@ def arrays(model):
 
 
 def write_torch(path, arrays, **more):
-    """A file of torch.save; `more` stands beside the state dict."""
+    """A file of torch.save; `more` is stored next to the state dict."""
     storages, tree = {}, {}
     for number, (name, array) in enumerate(arrays.items()):
         strides = [s // array.itemsize for s in array.strides]
@@ -168,7 +168,7 @@ def test_newer_spelling_of_the_weight_norm(model, tmp_path):
 
 
 def test_a_directory_of_transformers(model, tmp_path):
-    """Settings that only its training knows are kept, and written back."""
+    """Settings that only matter in training are kept and written back."""
     table = hubert.table(TOY)
     arrays = arrays_of(model, table)
     write_torch(tmp_path / "pytorch_model.bin", arrays)
@@ -183,7 +183,7 @@ def test_a_directory_of_transformers(model, tmp_path):
 
 
 def test_below_a_head_for_recognition(model, tmp_path):
-    """`HubertForCTC` holds a HuBERT below `hubert.`"""
+    """`HubertForCTC` has a HuBERT with the prefix `hubert.`"""
     table = hubert.table(TOY)
     arrays = arrays_of(model, table)
     outer = {f"hubert.{name}": array for name, array in arrays.items()}
@@ -193,7 +193,7 @@ def test_below_a_head_for_recognition(model, tmp_path):
 
 
 def test_fairseq_file(model, arrays, tmp_path):
-    """What stands beside the tensors is skipped, and heads of its training too."""
+    """Values next to the tensors and pretraining heads are skipped."""
     heads = {
         "final_proj.weight": np.zeros((2, 64), "f"),
         "final_proj.bias": np.zeros(2, "f"),
@@ -228,7 +228,7 @@ def test_without_mask_embedding(model, arrays, tmp_path):
 
 @pytest.mark.parametrize("names", hubert.NAMES)
 def test_sizes_from_shapes(names):
-    """Of base itself, by its shapes alone."""
+    """HuBERT base itself, from shapes alone."""
     with allocate_only():
         model = HubertModel(HubertConfig(num_hidden_layers=1))
     table = hubert.table(model.config, names)
@@ -267,7 +267,7 @@ def test_wrong_sizes(damage, arrays, tmp_path):
 
 
 def test_hubert_large_is_refused(arrays, tmp_path):
-    """Its norms stand elsewhere: results would be wrong, not absent."""
+    """Its norms are elsewhere: results would be silently wrong."""
     arrays["feature_extractor.conv_layers.1.2.1.weight"] = np.zeros(4, "f")
     path = write_torch(tmp_path / "x.pt", arrays)
     with pytest.raises(ValueError, match="feat_extract_norm must be 'group'"):
@@ -300,7 +300,7 @@ def test_sizes_of_other_networks_are_not_told(tmp_path):
 @pytest.mark.parametrize("version", QUANTIZERS)
 @pytest.mark.parametrize("info", [None, b"{}", b"not JSON", b'{"version": 0}'])
 def test_community_file(version, info, tmp_path):
-    """With the member that tells its sizes, without, or with a wrong one."""
+    """With the member that repeats the sizes, without it, or with a wrong one."""
     config = QUANTIZERS[version]
     table = hubert.quantizer_table(config)
     arrays = arrays_of(HubertQuantizer(config), table)
@@ -361,7 +361,7 @@ def test_quantizer_of_wrong_sizes(damage, tmp_path):
 
 @pytest.mark.parametrize("module", ["posix", "os", "builtins", "torch.nn.modules.rnn"])
 def test_hostile_quantizer(module, tmp_path):
-    """Beside good tensors, so that nothing else is wrong."""
+    """Next to good tensors, so that nothing else is wrong."""
     config = QUANTIZERS["version 0"]
     arrays = arrays_of(HubertQuantizer(config), hubert.quantizer_table(config))
     name = {"builtins": "eval", "torch.nn.modules.rnn": "LSTM"}.get(module, "system")

@@ -1,4 +1,4 @@
-"""The grammar of conversion tables, on a toy table."""
+"""Conversion tables, on a toy table."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def load(arrays, table=TABLE, **options):
 
 
 def refuse(arrays, **options):
-    """The message with which `load` refuses; it has read and written nothing."""
+    """The error of `load`, which must have read and written nothing."""
     variables, checkpoint = make_variables(), DictCheckpoint(arrays)
     with pytest.raises(ValueError) as caught:
         rules.load(TABLE, variables, checkpoint, **options)
@@ -152,7 +152,7 @@ def test_names_of_compiled_modules():
 
 
 def test_a_tensor_that_is_there_twice():
-    """The later one would silently win."""
+    """The later one would silently replace the first."""
     arrays = make_arrays()
     arrays["_orig_mod.linear.weight"] = arrays["linear.weight"]
     message = refuse(arrays)

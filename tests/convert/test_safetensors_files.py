@@ -84,7 +84,7 @@ def test_bfloat16(tmp_path):
 
 
 def test_written_tensors_are_aligned(tmp_path):
-    """Whole lines of 64 bytes first; then widest first, so that odd bytes end it."""
+    """Multiples of 64 bytes first; then the widest, so that odd sizes come last."""
     arrays = {
         "a": np.ones(3, np.int8),
         "b": np.ones(3),

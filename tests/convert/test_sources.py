@@ -100,7 +100,7 @@ def test_small_and_large_in_one_directory(tmp_path, open_source):
 
 
 def test_hugging_face_wins_in_a_directory_with_both(tmp_path, open_source):
-    """The repository `suno/bark` holds its own weights beside the converted ones."""
+    """The repository `suno/bark` has suno's own weights next to the converted ones."""
     toy_files.save_hf(tmp_path, CONFIG)
     toy_files.save_suno(tmp_path, CONFIG)
     assert set(spellings(open_source(tmp_path)).values()) == {"hf"}
@@ -123,7 +123,7 @@ def test_model_args_inside_the_file(tmp_path, open_source, monkeypatch):
 
 
 def test_untied_heads_are_noticed(tmp_path, open_source):
-    """Suno's configuration cannot say it; without them the model would be another."""
+    """Suno's configuration cannot express it; without them the model would differ."""
     toy_files.save_suno(tmp_path, CONFIG)
     path = tmp_path / "fine.pt"
     assert open_source(path).parts["fine_acoustics"].config.tie_word_embeddings

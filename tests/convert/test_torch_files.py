@@ -163,7 +163,7 @@ def test_finds_the_state_dict(nest, tmp_path):
 
 
 def test_suno_file(tmp_path):
-    """The optimizer's storages are not even looked for: here they do not exist."""
+    """The optimizer's storages are not looked up: here they do not exist."""
     arguments = {"n_layer": 24, "bias": False, "dropout": 0.0, "block_size": 1024}
     moment = tensor(storage("moment", 10**9), (10**9,), (1,))
     tree = {
@@ -206,7 +206,7 @@ def test_compressed_members(tmp_path):
 
 
 def test_newer_pickle_protocols(tmp_path):
-    """MEMOIZE, frames, STACK_GLOBAL and short texts, as `pickle_protocol=4` writes."""
+    """MEMOIZE, frames, STACK_GLOBAL and short strings, as in `pickle_protocol=4`."""
     name = b"\x8c\x05torch\x8c\x0cFloatStorage\x93\x94"
     identity = b"(\x8c\x07storage\x94" + name + b"\x8c\x010\x8c\x03cpuK\x06tQ"
     rebuild = b"\x8c\x0ctorch._utils\x8c\x12_rebuild_tensor_v2\x93"
@@ -227,7 +227,7 @@ def test_zip64_structures(tmp_path, monkeypatch):
 
 
 def test_zip_files_over_4_gigabytes(tmp_path):
-    """A hole makes the file large; the disk holds a few kilobytes of it."""
+    """A sparse file: large, but a few kilobytes on disk."""
     path = tmp_path / "text_2.pt"
     with open(path, "w+b") as handle, zipfile.ZipFile(handle, "w") as archive:
         archive.writestr("archive/version", b"3\n")
@@ -255,7 +255,7 @@ def test_tensors_are_mapped_not_loaded(write, tmp_path):
 
 @contextlib.contextmanager
 def measured():
-    """Gives a function that tells the peak of allocated bytes, mappings left out."""
+    """Gives a function that returns the peak of allocated bytes, without mappings."""
     tracemalloc.start()
     peak = 0
     try:
@@ -331,7 +331,7 @@ def test_globals_are_refused_by_name(module, name, spelling, write, tmp_path):
 
 
 class Attack:
-    """What an attacker pickles."""
+    """An attacker's object."""
 
     def __init__(self, function, *arguments):
         self.reduced = function, arguments
@@ -344,7 +344,7 @@ class Attack:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("function", [os.system, eval, exec])
 def test_real_attacks(function, protocol, write, tmp_path):
-    """The same bytes do run where a pickle is executed, so the attack is a real one."""
+    """The same bytes run in `pickle.load`, so the attack is real."""
     marker = tmp_path / "executed"
     code = f"touch {marker}" if function is os.system else f"open({str(marker)!r}, 'w')"
     data = pickle.dumps({"weight": Attack(function, code)}, protocol)
@@ -430,7 +430,7 @@ MACHINE_ABUSES = {
 
 @pytest.mark.parametrize("code", MACHINE_ABUSES.values(), ids=MACHINE_ABUSES)
 def test_abuses_of_the_machine(code, tmp_path):
-    """As the whole pickle, and beside a good tensor."""
+    """As the whole pickle, and next to a good tensor."""
     path = tmp_path / "x.bin"
     refusal(write_zip(path, b"\x80\x02" + code + b"."))
     refusal(write_zip(path, {"weight": six(), "extra": Raw(code)}))

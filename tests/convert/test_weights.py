@@ -1,4 +1,4 @@
-"""Weights into built networks and out of them, torch-free; and through transformers."""
+"""Weights into and out of built networks, without torch and through transformers."""
 
 import hashlib
 import math
@@ -248,7 +248,7 @@ def torch():
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_to_ours_and_back(torch, file, tied, tmp_path):
-    """Every tensor of theirs is the same after a detour, and so is what they say."""
+    """Tensors and logits of transformers are the same after a round trip."""
     helper = runpy.run_path(str(HELPER))
     ours = BarkModel(toy_files.bark_config(tie_word_embeddings=tied))
     for part in ours.parts.values():

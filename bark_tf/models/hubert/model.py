@@ -80,7 +80,7 @@ def moments(audio, num_samples, kernel_size: int, stride: int) -> Moments:
     return Moments(count, tf.reduce_sum(taps, axis=1), products)
 
 
-class LevelNorm(keras.layers.Layer):
+class RecordingNorm(keras.layers.Layer):
     """A group norm with one group per channel, from the moments of the input.
 
     Args:
@@ -205,7 +205,7 @@ class FrontEnd(keras.layers.Layer):
                 )
             )
         ]
-        self.norm = LevelNorm(config.conv_dim[0], name="norm", dtype=dtype)
+        self.norm = RecordingNorm(config.conv_dim[0], name="norm", dtype=dtype)
 
     def build(self, input_shape=None):
         """Creates the variables."""
@@ -438,7 +438,7 @@ def _lengths(mask: Any, audio: tf.Tensor, config: HubertConfig) -> tf.Tensor | N
     return tf.reduce_sum(mask, axis=1)
 
 
-def _without(x, is_real):
+def _zero_padding(x, is_real):
     """Zeros padding frames."""
     return x * tf.cast(is_real, x.dtype)[..., None]
 
@@ -547,7 +547,7 @@ class HubertModel(PretrainedModel):
         is_real = None
         if lengths is not None:
             is_real = tf.sequence_mask(self.num_frames(lengths), tf.shape(x)[1])
-            x = _without(x, is_real)
+            x = _zero_padding(x, is_real)
         around = [[0, 0], [self.positions.left, self.positions.right], [0, 0]]
         states = self._encode(tf.pad(x, around), is_real, self.checked_layer(layer))
         return states if output_hidden_states else states[-1]

@@ -51,7 +51,7 @@ def test_a_part_is_found_in_the_file_of_a_whole_bark(tmp_path):
 
 
 def test_names_of_other_versions_are_read():
-    """`window_size` and `vocab_size` of old files; sizes by their general names."""
+    """`window_size` and `vocab_size` in old files; transformers' generic names."""
     given = {"window_size": 8, "vocab_size": 9, "num_attention_heads": 4}
     config = BarkSemanticConfig.from_dict({**given, "num_hidden_layers": 3})
     assert (config.block_size, config.input_vocab_size) == (8, 9)

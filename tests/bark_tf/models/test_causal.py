@@ -224,8 +224,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(dropout):
 
 
 def test_a_token_that_repeats_has_one_gradient():
-    """Keras' embedding gives one row per time that a token was read, and its optimizers
-    square the rows one by one: padding moved too fast, by a norm that was wrong."""
+    """Keras's embedding gives a gradient row per occurrence of a token; optimizers
+    square the rows one by one: padding moved too fast, and clipping was wrong."""
     model = toy.randomize(BarkSemanticModel(toy.semantic_config()))
     ids = np.array([[3, 3, 3, 5]])
     table = model.token_embedding.embeddings

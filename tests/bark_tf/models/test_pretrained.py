@@ -1,4 +1,4 @@
-"""Where weights lie: in the pages of a file, in memory of their own, or nowhere."""
+"""Where weights are: in a mapped file, in their own memory, or freed."""
 
 import gc
 import json
@@ -32,7 +32,7 @@ def directory(tmp_path):
 
 
 def num_mappings(path):
-    """How many mappings of a file, or of what it was before, the process has."""
+    """The number of mappings of a file, or of its replaced version, in the process."""
     gc.collect()
     return sum(str(path) in line for line in MAPS.read_text().splitlines())
 
@@ -42,7 +42,7 @@ def values(model):
 
 
 def unaligned(path):
-    """The same tensors where the package would put them, and never at 64 bytes."""
+    """The same tensors at the package's offsets, which are never multiples of 64."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length])).encode()
@@ -92,7 +92,7 @@ def test_training_changes_neither_the_file_nor_another_network(directory):
 
 
 def test_the_directory_of_a_loaded_network_can_be_saved_over(directory):
-    """The old file lives on, without a name, as long as somebody reads it."""
+    """The old file stays readable, without a name, while it is in use."""
     model, other = (BarkSemanticModel.from_pretrained(directory) for _ in range(2))
     before = values(other)
     model.token_embedding.embeddings.assign_add(tf.ones((2048, 16)))
@@ -125,7 +125,7 @@ def resident_bytes():
 
 @needs_maps
 def test_memory_of_copied_weights_goes_back_to_the_system():
-    """Also of a few MB each, which TensorFlow's allocator would keep."""
+    """Also for tensors of a few MB, which TensorFlow's allocator would keep."""
     arrays = [np.ones((2**10, 2**10), np.float32) for _ in range(24)]
     variables = [keras.Variable(array[:1]) for array in arrays]
     size = sum(array.nbytes for array in arrays)

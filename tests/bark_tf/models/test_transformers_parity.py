@@ -78,7 +78,7 @@ def assert_same_cache(ours, theirs):
 
 
 def assert_same_output(ours, theirs):
-    """Logits, hidden states, attentions and, where there are any, caches."""
+    """Logits, hidden states, attentions and, if present, caches."""
     assert np.std(ours.logits) > 1  # nothing has faded away
     assert_close(ours.logits, theirs.logits)
     for name in ("hidden_states", "attentions"):

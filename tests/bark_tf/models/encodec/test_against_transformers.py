@@ -63,7 +63,7 @@ def torch():
 
 @pytest.fixture(scope="module")
 def maker(torch):
-    """The script that makes the golden file: it knows how to make a lively codec."""
+    """The script that makes the golden file: it makes weights with visible effect."""
     spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -101,7 +101,7 @@ def test_decoded_audio(pair, torch, num_frames, batch):
 
 
 def assert_same_codes(ours, theirs, latents, codebooks):
-    """Codes are equal, but where two entries are equally near.
+    """Codes are equal, except where two entries are equally near.
 
     Random codebooks make such ties: both entries are then as near as an error of
     TOLERANCE in every value of the latent can tell. What follows a tie in its frame

@@ -44,7 +44,7 @@ def codes():
 
 @pytest.fixture(scope="module", params=["mono", "stereo"])
 def golden(request):
-    """A toy codec with weights of transformers, and what transformers computed."""
+    """A toy codec with weights and outputs of transformers."""
     with np.load(GOLDEN) as file:
         arrays = {
             name.removeprefix(f"{request.param}/"): file[name]

@@ -69,7 +69,7 @@ def test_no_gradient_and_no_trainable_variable(quantizer, latent):
 
 
 def test_new_codebook_is_consistent():
-    """Its moving averages stand for the entries it has."""
+    """The moving averages start at the entries."""
     codebook = Codebook(16, 8)
     codebook.build(None)
     np.testing.assert_array_equal(codebook.embed_avg, codebook.embed)

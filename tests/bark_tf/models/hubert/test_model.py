@@ -80,7 +80,7 @@ def test_rows_of_a_batch_are_what_they_are_alone(hubert, golden):
 
 
 def test_batches_of_transformers(hubert, golden):
-    """Padding counts for the level: rows differ from what they are alone."""
+    """With padding in the group norm, rows differ from their solo runs."""
     states = hubert(
         golden["audio"], golden["mask"], output_hidden_states=True, compat="hf"
     )
@@ -122,13 +122,13 @@ def test_moments_of_pieces_are_those_of_the_whole(rng):
 
 
 def test_level_norm_is_a_group_norm(rng):
-    """Also of loud and of silent audio, against the definition in float64."""
+    """Loud and silent audio, against the definition in float64."""
     for level in (0.0, 1e-4, 1.0):
         audio = (level * rng.normal(0.5, 1, (1, 200))).astype("f")
         kernel = rng.normal(size=(10, 4))
         taps = np.lib.stride_tricks.sliding_window_view(audio[0], 10)[::5]
         x = taps.astype("d") @ kernel
-        norm = hubert_module.LevelNorm(4, dtype="float64")
+        norm = hubert_module.RecordingNorm(4, dtype="float64")
         norm.build()
         moments = Moments(*hubert_module.moments(audio, None, 10, 5))
         found = norm(x[None], kernel, moments)[0]
@@ -207,7 +207,7 @@ def test_bad_configurations(fields, message):
 
 @pytest.fixture(params=[0, 14], ids=["version 0", "version 1"], scope="module")
 def quantizer(request, golden):
-    """A quantizer and what it must say."""
+    """A quantizer and its expected output."""
     version = int(request.param > 0)
     config = HubertQuantizerConfig(16, 12, 2, request.param, 20)
     model = filled(HubertQuantizer(config), below(golden, f"quantizer_{version}/"))
@@ -220,7 +220,7 @@ def test_quantizer(quantizer, golden):
 
 
 def test_merged_quantizer(quantizer, golden):
-    """One linear layer says what two said; the one with two is left as it is."""
+    """One linear layer replaces two; the original is unchanged."""
     model, expected = quantizer
     before = model.get_weights()
     merged = model.merged()
@@ -233,7 +233,7 @@ def test_merged_quantizer(quantizer, golden):
 
 @pytest.mark.parametrize("size", [0, 1, 7])
 def test_merging_that_saves_nothing(size):
-    """12 * 20 weights are no less than 7 * (12 + 20)."""
+    """12 * 20 weights are not fewer than 7 * (12 + 20)."""
     model = HubertQuantizer(HubertQuantizerConfig(16, 12, 2, size, 20))
     assert model.merged() is model
 
@@ -248,7 +248,7 @@ def test_int8_layers_are_not_merged():
 
 @pytest.mark.parametrize("sizes", [(21,), (8, 8, 5), (1, 7, 13), (3, 18)])
 def test_quantizer_in_pieces(quantizer, golden, sizes):
-    """Pieces that are whole turns of the loop, and others."""
+    """Parts that are multiples of a loop iteration, and others."""
     model, expected = quantizer
     start, state, logits = 0, None, []
     for size in sizes:
@@ -276,7 +276,7 @@ def torch():
 
 @pytest.fixture(scope="module")
 def maker(torch):
-    """The script that makes the golden file: it knows how to make lively weights."""
+    """The script that makes the golden file: it makes weights with visible effect."""
     script = DATA / "make_hubert_golden.py"
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
@@ -365,7 +365,7 @@ def test_round_trip_is_bit_equal(pair, maker):
 
 @pytest.mark.reference
 def test_checkpoints_both_ways(pair, torch, rng, tmp_path):
-    """Both kinds of file of theirs open here, and what we save opens there."""
+    """Both of their file types open here, and ours open there."""
     import transformers
 
     theirs, ours = pair
