@@ -182,12 +182,10 @@ def _check_header(file: soundfile.SoundFile, path: Path) -> None:
 
 
 def wav_bytes(path: str | os.PathLike) -> tuple[int, int]:
-    """Bytes of samples that a WAV file promises, and bytes that follow its header.
-
-    soundfile reports the smaller of the two only.
+    """Measures the samples of a WAV file; soundfile reports only those present.
 
     Returns:
-        Both numbers; zeros for another format.
+        Bytes that the header promises, and bytes after it; zeros for other formats.
     """
     with open(path, "rb") as file:
         head = file.read(12)

@@ -23,6 +23,7 @@ from bark_tf.cli.arguments import (
     whole,
 )
 from bark_tf.cli.console import UsageError, note, progress_of, say
+from bark_tf.progress import Timings
 
 STANDARD_INPUT = "-"
 
@@ -221,8 +222,6 @@ def _add_sampling(group: Any) -> None:
 
 def _speak(arguments: argparse.Namespace) -> None:
     """Speaks a text into a file or to standard output."""
-    from bark_tf.progress import Timings
-
     _check_output(arguments)
     text = _read_text(arguments)
     model_name = chosen_model(arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from typing import Any
 
@@ -118,8 +117,7 @@ def _voice(arguments: argparse.Namespace) -> None:
 
     model = chosen_model(arguments)
     check_voice_paths(arguments.out, arguments.recording)
-    if not arguments.quiet:
-        print(f"bark-tf: {CONSENT}", file=sys.stderr)
+    note(arguments, CONSENT)
     voice, report = make_voice(
         arguments.recording,
         model,

@@ -31,6 +31,7 @@ from bark_tf.audio.reading import (
 from bark_tf.audio.writing import check_destination, write_audio
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import CoarseWindow, align
+from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.semantic_tokens import (
     FILE_NAME,
     SemanticTokenizer,
@@ -163,7 +164,7 @@ def make_voice(
         resample(piece.audio, piece.sample_rate, semantic_tokenizer.sample_rate)
     )
     del semantic_tokenizer  # one network in memory at a time
-    codec = _codec_of(model)
+    codec = EncodecModel.from_pretrained(model)
     codec_hz = codec.config.sampling_rate
     codes = codec.encode(
         resample(piece.audio, piece.sample_rate, codec_hz)[None],
@@ -425,9 +426,3 @@ def _tokenizer_of(
         "(--semantic-tokenizer) to a directory written by `HubertTokenizer.save` or "
         "`bark-tf train-tokenizer`"
     )
-
-
-def _codec_of(model: str | os.PathLike):
-    from bark_tf.models.encodec.model import EncodecModel
-
-    return EncodecModel.from_pretrained(model)

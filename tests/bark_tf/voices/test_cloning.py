@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import struct
+import types
 from pathlib import Path
 
 import keras
@@ -58,13 +59,14 @@ def model(tmp_path_factory):
     return folder
 
 
-_codec_of = functools.cache(module._codec_of)
+load_codec = functools.cache(EncodecModel.from_pretrained)
 
 
 @pytest.fixture(autouse=True)
 def one_codec(monkeypatch):
     """All voices through one codec, so that its graphs are kept."""
-    monkeypatch.setattr(module, "_codec_of", _codec_of)
+    one = types.SimpleNamespace(from_pretrained=load_codec)
+    monkeypatch.setattr(module, "EncodecModel", one)
 
 
 @pytest.fixture

@@ -292,8 +292,3 @@ def test_missing_beam_is_named_before_any_work(recordings, tmp_path, monkeypatch
     with pytest.raises(ImportError, match=r"needs the package apache-beam.*`beam`"):
         prepare(recordings, tmp_path / "out", runner="DirectRunner")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_runner_without_a_name_is_one_line(recordings, tmp_path, capsys):
-    assert cli.main(["prepare", str(recordings), str(tmp_path), "--runner"]) == 1
-    assert "--runner needs the NAME" in capsys.readouterr().err

@@ -311,26 +311,3 @@ def test_the_command_prints_and_writes_the_report(
     assert [one["text"] for one in saved["transcripts"]] == ["two one", "three"]
     assert cli.main(["evaluate", model, data, "--limit", "1", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "data or texts to measure with"),
-        (["--words", "w.txt"], "--words is for a --recogniser"),
-        (["--language", "en"], "--language is for a --recogniser"),
-        (["--texts", "absent.txt"], "No such file or directory: 'absent.txt'"),
-        (["--texts", "empty.txt"], "'empty.txt' holds no texts"),
-        (["--texts", "latin.txt"], "'latin.txt' is not UTF-8 text"),
-        (["--recogniser", "ears"], "must be one of pocketsphinx"),
-        (["--similarity", "ears"], "must be resemblyzer"),
-        (["--quality", "ears"], "must be dnsmos"),
-    ],
-)
-def test_wrong_usage_is_one_line(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    assert cli.main(["evaluate", "my-bark", *words]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1

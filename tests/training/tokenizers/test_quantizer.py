@@ -327,22 +327,3 @@ def test_the_command(made, pairs, hubert, tmp_path, capsys):
     settings = json.loads((tmp_path / "out/semantic_tokenizer.json").read_text())
     assert (settings["layer"], settings["quantizer"]["hidden_size"]) == (1, 8)
     assert isinstance(load_semantic_tokenizer(tmp_path / "out"), HubertTokenizer)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--kind quantizer", "needs a --hubert"),
-        ("--kind quantizer --hubert h --clusters 3", "--clusters is for --kind kmeans"),
-        ("--hubert h", "--hubert is for --kind quantizer"),
-        ("--make-pairs t", "--make-pairs is for --kind quantizer"),
-        ("--kind quantizer --hubert h --model m", "--model is for --make-pairs"),
-        ("--kind quantizer --hubert h --make-pairs absent.txt", "absent.txt"),
-        ("--kind quantizer --hubert h", "holds no pairs"),
-    ],
-)
-def test_arguments_that_do_not_go_together(tmp_path, words, message, capsys):
-    where = [str(tmp_path / "pairs"), str(tmp_path / "out")]
-    assert cli.main(["train-tokenizer", *where, *words.split()]) == 1
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
