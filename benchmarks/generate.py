@@ -3,6 +3,7 @@
     python benchmarks/generate.py                    # float32, bark-small, 128 tokens
     python benchmarks/generate.py --dtype bfloat16 --repeats 5
     python benchmarks/generate.py --model DIR --only bark_tf
+    python benchmarks/generate.py --only bark_tf --before OTHER/.venv/bin/python
 
 Both sides read the same checkpoint (random weights of bark-small's sizes unless
 `--model` names one), get the same ids and generate the same tokens greedily, each in
@@ -39,6 +40,14 @@ def parse():
     parser.add_argument("--repeats", type=int, default=3, help="steady calls")
     parser.add_argument("--rounds", type=int, default=1, help="processes per side")
     parser.add_argument("--only", choices=("bark_tf", "transformers"))
+    parser.add_argument(
+        "--before",
+        metavar="PYTHON",
+        help="the Python of an environment with another bark_tf, measured in turn",
+    )
+    parser.add_argument(
+        "--no-xla", action="store_true", help="bark_tf without XLA, in all stages"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -79,18 +88,21 @@ class BarkTf:
 
         self.version = f"tensorflow {tf.__version__}"
         self.model = BarkModel.from_pretrained(args.model, dtype=args.dtype)
+        self.xla = {"jit_compile": False} if args.no_xla else {}
 
     def semantic(self, ids, mask, tokens):
         return self.model.semantic.generate(
-            ids, attention_mask=mask, max_new_tokens=tokens
+            ids, attention_mask=mask, max_new_tokens=tokens, **self.xla
         )
 
     def coarse(self, semantic):
         # The same allowed ids as the peer, so both do the same work.
-        return self.model.coarse_acoustics.generate(semantic, compat="hf")
+        return self.model.coarse_acoustics.generate(
+            semantic, compat="hf", **self.xla
+        )
 
     def fine(self, coarse):
-        return self.model.fine_acoustics.generate(coarse)
+        return self.model.fine_acoustics.generate(coarse, **self.xla)
 
     def codec(self, fine):
         return self.model.codec_decode(fine).numpy()
@@ -102,6 +114,7 @@ class BarkTf:
             attention_mask=mask[:1],
             semantic_max_new_tokens=tokens,
             latency=latency,
+            **self.xla,
         )
         next(pieces)
         return time.perf_counter() - start
@@ -158,7 +171,7 @@ class Transformers:
         return self.model.codec_decode(fine).float().numpy()
 
 
-SIDES = {"bark_tf": BarkTf, "transformers": Transformers}
+SIDES = {"bark_tf": BarkTf, "before": BarkTf, "transformers": Transformers}
 
 
 def run_stages(side, ids, mask, tokens):
@@ -201,7 +214,9 @@ def worker(args):
 
 
 def spawn(args, name):
-    command = [sys.executable, __file__, "--worker", name]
+    python = args.before if name == "before" else sys.executable
+    command = [python, __file__, "--worker", name]
+    command += ["--no-xla"] if args.no_xla else []
     for option in ("model", "tokens", "batch", "dtype", "repeats"):
         command += [f"--{option}", str(getattr(args, option))]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -250,7 +265,8 @@ def main():
     args = parse()
     if args.worker:
         return worker(args)
-    names = [args.only] if args.only else list(SIDES)
+    names = [args.only] if args.only else ["bark_tf", "transformers"]
+    names += ["before"] if args.before else []
     with tempfile.TemporaryDirectory() as scratch:
         if args.model is None:
             args.model = str(Path(scratch) / args.preset)
