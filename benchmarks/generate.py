@@ -97,9 +97,7 @@ class BarkTf:
 
     def coarse(self, semantic):
         # The same allowed ids as the peer, so both do the same work.
-        return self.model.coarse_acoustics.generate(
-            semantic, compat="hf", **self.xla
-        )
+        return self.model.coarse_acoustics.generate(semantic, compat="hf", **self.xla)
 
     def fine(self, coarse):
         return self.model.fine_acoustics.generate(coarse, **self.xla)
