@@ -26,12 +26,12 @@ from bark_tf.config import (
 from bark_tf.convert.weights import load_weights, save_weights
 from bark_tf.generation.api import checked_request
 from bark_tf.generation.fine import check_window
-from bark_tf.generation.histories import stack, voices_per_row
+from bark_tf.generation.histories import Request, stack, voices_per_row
 from bark_tf.generation.long_form import generate_long, stream_long
 from bark_tf.generation.options import StageConfigs, stage_configs
-from bark_tf.generation.pipeline import Pipeline, Request, Speech
+from bark_tf.generation.pipeline import Speech, speak
 from bark_tf.generation.semantic import check_semantic_limit
-from bark_tf.generation.stage import Progress
+from bark_tf.generation.stage import Call, Progress
 from bark_tf.generation.streaming import LATENCIES, stream
 from bark_tf.memory import allocate_only, return_free_memory
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
@@ -370,11 +370,9 @@ class BarkModel:
         request = self._request(
             input_ids, attention_mask, history_prompt, seed, configs
         )
-        pipeline = Pipeline(
-            self, configs, compat=compat, jit_compile=jit_compile, report=progress
-        )
+        call = Call(self, configs, compat, jit_compile, report=progress)
         pad_codes = compat == "hf" and not return_output_lengths
-        out = pipeline.speak(request, _warn_of_empty_rows, pad_codes=pad_codes)
+        out = speak(call, request, _warn_of_empty_rows, pad_codes=pad_codes)
         lengths = (out.frames * self.config.codec_config.hop_length).numpy().tolist()
         if return_dict:
             return BarkOutput(
@@ -437,10 +435,8 @@ class BarkModel:
                 "stream speaks one text at a time. Received: "
                 f"{len(request.text_ids)} texts and takes"
             )
-        pipeline = Pipeline(
-            self, configs, compat=compat, jit_compile=jit_compile, report=progress
-        )
-        return stream(pipeline, request, latency, _warn_of_empty_rows)
+        call = Call(self, configs, compat, jit_compile, report=progress)
+        return stream(call, request, latency, _warn_of_empty_rows)
 
     def generate_long(self, processor: Any, text: str, **options: Any):
         """Speaks a text of any length; see `bark_tf.long_form.generate_long`."""

@@ -1,7 +1,4 @@
-"""What callers give, checked and as arrays; the sub-models' own `generate`.
-
-Arguments are those of Hugging Face transformers.
-"""
+"""Checked inputs, and `generate` of the sub-models with transformers' arguments."""
 
 from __future__ import annotations
 
@@ -18,16 +15,20 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
 )
+from bark_tf.generation.coarse import CoarseStage
+from bark_tf.generation.fine import FineStage
 from bark_tf.generation.histories import (
     Histories,
+    Request,
     histories_of,
     stack,
     voices_per_row,
 )
 from bark_tf.generation.options import StageConfigs
-from bark_tf.generation.pipeline import Pipeline, Request
+from bark_tf.generation.pipeline import semantic_tokens
 from bark_tf.generation.random import Keys, keys_of
 from bark_tf.generation.semantic import check_vocabulary, lengths_of
+from bark_tf.generation.stage import Call
 from bark_tf.tokens import CODEBOOK_SIZE, deinterleave
 
 
@@ -39,15 +40,15 @@ def checked_request(
     voices: Any,
     seed: Any,
 ) -> Request:
-    """The arrays of a call, checked.
+    """Checks the inputs of a call.
 
     Args:
         model: Configuration of the semantic network.
         configs: `StageConfigs`; every row is repeated `num_return_sequences` times.
         input_ids: int (B, time), the tokenizer's ids.
-        attention_mask: (B, time), 0 where `input_ids` is padding; None: nowhere.
-        voices: As `voices_per_row` takes them.
-        seed: As `keys_of` takes it.
+        attention_mask: (B, time), 0 where `input_ids` is padding; None: no padding.
+        voices: See `voices_per_row`.
+        seed: See `keys_of`.
 
     Returns:
         `Request`.
@@ -117,10 +118,8 @@ def generate_semantic_tokens(
     request = checked_request(
         model.config, configs, input_ids, attention_mask, history_prompt, seed
     )
-    pipeline = Pipeline(
-        SimpleNamespace(semantic=model), configs, compat=compat, jit_compile=jit_compile
-    )
-    return pipeline.semantic_tokens(request)[0]
+    call = Call(SimpleNamespace(semantic=model), configs, compat, jit_compile)
+    return semantic_tokens(call, request)[0]
 
 
 def generate_coarse_tokens(
@@ -150,17 +149,12 @@ def generate_coarse_tokens(
             f"Semantic tokens must be (batch, time). Received: shape {semantic.shape}"
         )
     voices = voices_per_row(history_prompt, len(semantic))
-    pipeline = Pipeline(
-        SimpleNamespace(coarse_acoustics=model),
-        configs,
-        compat=compat,
-        jit_compile=jit_compile,
-    )
-    stage = pipeline.coarse_stage(
+    stage = CoarseStage(
+        Call(SimpleNamespace(coarse_acoustics=model), configs, compat, jit_compile),
         tf.constant(semantic),
         lengths_of(semantic, configs.semantic.semantic_pad_token),
         _histories(voices, configs),
-        keys_of(seed, len(semantic)).coarse,
+        tf.constant(keys_of(seed, len(semantic)).coarse),
     )
     tokens = stage.tokens(stage.run())
     if not return_output_lengths:
@@ -205,16 +199,12 @@ def generate_fine_codes(
         for row, length in zip(tokens, lengths, strict=True)
     ]
     voices = voices_per_row(history_prompt, len(rows))
-    pipeline = Pipeline(
-        SimpleNamespace(fine_acoustics=model),
-        configs,
-        jit_compile=jit_compile is not False,
-        fine_jit_compile=bool(jit_compile),
-    )
-    stage = pipeline.fine_stage(
+    networks = SimpleNamespace(fine_acoustics=model)
+    stage = FineStage(
+        Call(networks, configs, None, jit_compile is not False, bool(jit_compile)),
         tf.constant(stack(rows)),
         tf.constant([row.shape[1] for row in rows]),
         _histories(voices, configs),
-        keys_of(seed, len(rows)).fine,
+        tf.constant(keys_of(seed, len(rows)).fine),
     )
     return stage.codes(stage.run())

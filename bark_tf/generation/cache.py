@@ -1,4 +1,4 @@
-"""Static caches: one pair of buffers per layer, as long as a sequence can get.
+"""Static caches: one pair of buffers per layer for the longest possible sequence.
 
 Batch and heads share one axis, and both products of the attention run over the last
 axes of these layouts: decoding at batch 1 is limited by memory, and this order is read
@@ -82,12 +82,12 @@ def update_slice(buffer, new, axis: int, position):
 
 
 def extend(cache, slots: int, dtype):
-    """Gives the caches of a prompt room for the tokens that follow.
+    """Pads the caches of a prompt with room for the tokens that follow.
 
     Args:
         cache: Tuple of a `LayerCache` per layer, as `forward` returns it.
-        slots: Positions that fit.
-        dtype: Of the new keys and values.
+        slots: Number of positions.
+        dtype: Dtype of the new keys and values.
 
     Returns:
         Tuple of a `LayerCache` per layer: keys (batch * heads, slots, head_size),
@@ -107,10 +107,9 @@ def extend(cache, slots: int, dtype):
 
 
 def bucket(batch) -> tf.Tensor:
-    """The batch size that a batch is padded to: the next power of two.
+    """The size that a batch is padded to: the next power of two.
 
-    So that 1, 3, 4 and 7 rows need three compiled programs, not four, and any number
-    of rows at most a few.
+    Then 1, 3, 4 and 7 rows need three compiled programs instead of four.
 
     Args:
         batch: int32 (), at least 1.
@@ -122,7 +121,7 @@ def bucket(batch) -> tf.Tensor:
 
 
 def pad_rows(tensor, size) -> tf.Tensor:
-    """Adds rows of zeros up to a number of rows."""
+    """Pads a tensor with rows of zeros to `size` rows."""
     tensor = tf.convert_to_tensor(tensor)
     room = [[0, size - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
     return tf.pad(tensor, room)

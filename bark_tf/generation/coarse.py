@@ -1,9 +1,9 @@
 """Semantic tokens to the first codebooks, in sliding windows.
 
 A window holds up to 256 semantic tokens around the current one and up to 630 coarse
-tokens of the past, and yields 60 new tokens. While the semantic window starts at the
-same token and no past has been dropped, the next window's prompt is the last one plus
-the tokens just generated: the caches go on and nothing is read again.
+past coarse tokens, and yields 60 new ones. As long as the semantic window starts at the
+same token and no past tokens have been dropped, the next prompt is the last one plus
+the tokens just generated, so the caches are used again.
 
 Source: suno-ai/bark, `bark/generation.py::generate_coarse`.
 Differs: Every row has its own voice and its own end.
@@ -28,7 +28,7 @@ from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories
 from bark_tf.generation.loop import AllowedIds, DecodeState, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
-from bark_tf.generation.stage import Stage
+from bark_tf.generation.stage import Call, Stage
 from bark_tf.memory import collect
 
 # Frames dropped from the end of a voice's coarse history (Suno's time alignment).
@@ -36,7 +36,7 @@ HISTORY_FRAMES_DROPPED = 1
 
 
 class CoarseWindow(NamedTuple):
-    """The numbers that both configurations and the codebook size decide.
+    """Sizes that follow from two configurations and the codebook size.
 
     Attributes:
         semantic: Generation configuration of the semantic stage.
@@ -131,9 +131,9 @@ def align(
 def allowed_ids(
     window: CoarseWindow, vocabulary: int, compat: str | None
 ) -> AllowedIds:
-    """The codebooks in turn.
+    """The ids of each codebook in turn.
 
-    With `compat="hf"` the last codebook's turn is open up to the end of the
+    With `compat="hf"` the last codebook may use all ids up to the end of the
     vocabulary, as in transformers.
     """
     groups, stride = window.coarse.n_coarse_codebooks, window.codebook_size
@@ -150,15 +150,15 @@ def allowed_ids(
 
 
 class CoarseRows(NamedTuple):
-    """What a batch's rows are made of before the first coarse token.
+    """The inputs of a batch: semantic tokens and histories.
 
     Attributes:
-        semantic: int32 (B, time), a row's history and its own semantic tokens.
-        num_semantic: int32 (B,), how many of them there are.
-        num_history: int32 (B,), how many of them are history.
-        past: int32 (B, max_coarse_history), the history's coarse tokens, at the right
-            end.
-        num_past: int32 (B,), how many of them there are.
+        semantic: int32 (B, time), the history's semantic tokens, then the row's own.
+        num_semantic: int32 (B,), length of each row of `semantic`.
+        num_history: int32 (B,), how many of its tokens are history.
+        past: int32 (B, max_coarse_history), the history's coarse tokens, padded on the
+            left.
+        num_past: int32 (B,), length of each row of `past`.
     """
 
     semantic: Any
@@ -171,12 +171,12 @@ class CoarseRows(NamedTuple):
 def coarse_rows(
     xp: Arrays, semantic: Any, lengths: Any, histories: Histories, window: CoarseWindow
 ) -> CoarseRows:
-    """Joins the rows' semantic tokens with what of their voices fits before them.
+    """Puts the end of each voice before the row's own tokens, as far as it fits.
 
     Args:
         xp: `NUMPY` or `TENSORS`.
         semantic: int32 (B, time), semantic tokens.
-        lengths: int32 (B,), how many of them count.
+        lengths: int32 (B,), semantic tokens per row.
         histories: `Histories`.
         window: `CoarseWindow`.
 
@@ -211,7 +211,7 @@ def coarse_rows(
 
 
 def _interleaved(xp: Arrays, codes: Any, window: CoarseWindow) -> Any:
-    """Ids of codes (B, K, frames), frame by frame: (B, K * frames)."""
+    """Ids of codes (B, K, frames) in the order of frames: (B, K * frames)."""
     batch, codebooks, frames = (xp.shape(codes)[axis] for axis in range(3))
     shifts = window.offset + window.codebook_size * xp.range(codebooks)
     ids = xp.transpose(codes + shifts[None, :, None], (0, 2, 1))
@@ -227,14 +227,14 @@ def window_start(xp: Arrays, step: Any, num_history: Any, window: CoarseWindow) 
 def goes_on(
     start: Any, last_start: Any, step: Any, num_past: Any, window: CoarseWindow
 ):
-    """Whether a window's prompt is the last one's with the tokens that followed it.
+    """Whether a window continues the last prompt, so that the caches hold its own.
 
-    So it is while the semantic part starts at the same token and no past has been
-    dropped: then the caches hold the prompt already.
+    That is the case while the semantic part starts at the same token and no past
+    tokens have been dropped.
 
     Args:
         start: `window_start` of the window.
-        last_start: `window_start` of the window whose prompt was read last.
+        last_start: `window_start` of the window with the last prompt.
         step: Coarse tokens before the window.
         num_past: Coarse tokens of the history.
         window: `CoarseWindow`.
@@ -255,15 +255,15 @@ def window_prompt(
     Args:
         xp: `NUMPY` or `TENSORS`.
         rows: `CoarseRows`.
-        tokens: int32 (B, max_coarse_history + step or more), `rows.past` and the rows'
-            own coarse tokens.
+        tokens: int32 (B, max_coarse_history + step or more), `rows.past`, then the
+            rows' own coarse tokens.
         step: Coarse tokens generated so far.
-        width: Ids of the longest prompt; shorter ones are padded in front.
+        width: Length of the longest prompt; shorter ones are padded on the left.
         window: `CoarseWindow`.
 
     Returns:
-        int32 (B, width): padding, semantic window, infer token, past. And int32 (B,),
-        the padding's length.
+        int32 (B, width): padding, semantic window, infer token, past; and int32 (B,),
+        the length of the padding.
     """
     config = window.coarse
     infer, most = config.max_coarse_input_length, config.max_coarse_history
@@ -287,11 +287,11 @@ class CoarseState(NamedTuple):
 
     Attributes:
         step: int32 (), coarse tokens so far.
-        prompt_step: int32 (), coarse tokens before the last prompt; -1: none was read.
-        width: int32 (), ids of the last prompt.
+        prompt_step: int32 (), `step` at the last prompt; -1 before the first.
+        width: int32 (), length of the last prompt.
         padding: int32 (B,), padding of the last prompt.
         tokens: int32 (B, max_coarse_history + tokens), past and own coarse tokens.
-        decode: `DecodeState`; None before the first prompt, outside of traced loops.
+        decode: `DecodeState`. None before the first prompt, except in traced loops.
     """
 
     step: tf.Tensor
@@ -305,16 +305,15 @@ class CoarseState(NamedTuple):
 class CoarseStage(Stage):
     """Semantic tokens to the first codebooks, for one batch.
 
+    With `compat="hf"` shorter rows go on to the length of the longest, and the last
+    codebook's ids have an open end.
+
     Args:
-        model: Coarse model.
-        window: `CoarseWindow`.
+        call: `Call`.
         semantic: int32 (B, time), the rows' semantic tokens.
-        lengths: int32 (B,), how many of them count.
+        lengths: int32 (B,), semantic tokens per row.
         histories: `Histories`.
         keys: uint32 (B, 2), the rows' random keys.
-        compat: `"hf"`: shorter rows go on to the length of the longest, and the last
-            codebook's ids have an open end.
-        jit_compile: Whether decoding is compiled with XLA.
 
     Attributes:
         frames: int32 (B,), frames per row.
@@ -328,26 +327,18 @@ class CoarseStage(Stage):
     name = "coarse"
 
     def __init__(
-        self,
-        model: Any,
-        window: CoarseWindow,
-        semantic: Any,
-        lengths: Any,
-        histories: Histories,
-        keys: Any,
-        *,
-        compat: str | None = None,
-        jit_compile: bool = True,
+        self, call: Call, semantic: Any, lengths: Any, histories: Histories, keys: Any
     ):
+        model, window = call.networks.coarse_acoustics, call.configs.coarse_window
         window.check(model.config)
-        self.model, self.window = model, window
+        self.call, self.model, self.window = call, model, window
         self.batch = tf.shape(semantic)[0]
         self.size = bucket(self.batch)
         codebooks = window.coarse.n_coarse_codebooks
         self.frames = window.num_frames_of(TENSORS, lengths)
         self.total = tf.reduce_max(self.frames) * codebooks
         self.limits = self.frames * codebooks
-        if compat == "hf":
+        if call.compat == "hf":
             self.limits = tf.fill((self.batch,), self.total)
         rows = coarse_rows(TENSORS, semantic, lengths, histories, window)
         self.rows = CoarseRows(*(pad_rows(one, self.size) for one in rows))
@@ -356,19 +347,19 @@ class CoarseStage(Stage):
         self.values = SamplingValues.of(window.coarse)
         self.programs = programs_of(
             model,
-            allowed_ids(window, model.config.output_vocab_size, compat),
+            allowed_ids(window, model.config.output_vocab_size, call.compat),
             SamplingRules.of(window.coarse),
             window.slots,
-            jit_compile,
+            call.jit_compile,
         )
 
     @property
     def limit_frames(self) -> tf.Tensor:
-        """int32 (B,): frames that a row's `limits` make, not all of them its own."""
+        """int32 (B,): `limits` in frames."""
         return self.limits // self.window.coarse.n_coarse_codebooks
 
     def start(self) -> CoarseState:
-        """The state before the first window; nothing is read yet."""
+        """The state before the first window."""
         pad = self.window.coarse.coarse_semantic_pad_token
         own = tf.fill((self.size, self.total), pad)
         eager = tf.executing_eagerly()
@@ -406,7 +397,7 @@ class CoarseStage(Stage):
         return state._replace(step=until, tokens=tokens, decode=decode)
 
     def _goes_on(self, state: CoarseState, until) -> tf.Tensor:
-        """Whether the caches hold the window's prompt already, and have room for it."""
+        """Whether the caches hold the window's prompt and have room for its tokens."""
         start, last = (
             window_start(TENSORS, step, self.rows.num_history, self.window)
             for step in (state.step, state.prompt_step)
@@ -459,7 +450,7 @@ class CoarseStage(Stage):
         return state.step, self.total
 
     def shapes(self, state: CoarseState) -> CoarseState:
-        """Of `tokens`, only the number of axes is the same from step to step."""
+        """The length of `tokens` may differ between steps."""
         fixed = tf.nest.map_structure(lambda tensor: tensor.shape, state)
         return fixed._replace(
             padding=tf.TensorShape([None]),
@@ -468,7 +459,7 @@ class CoarseStage(Stage):
         )
 
     def tokens(self, state: CoarseState) -> tf.Tensor:
-        """int32 (B, tokens): ids with offsets, filled up with the pad token."""
+        """int32 (B, tokens): ids with offsets, padded with the pad token."""
         first = self.window.coarse.max_coarse_history
         return state.tokens[: self.batch, first:]
 

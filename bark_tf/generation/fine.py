@@ -1,7 +1,7 @@
 """The first codebooks to all of them, in overlapping windows of 1024 frames.
 
-The network sees a whole window, past and future, so a window can only run when all its
-frames exist. Every row has windows of its own; rows never see each other's length.
+The network sees a whole window, past and future, so a window runs only when all its
+frames exist. Each row has its own windows, which do not depend on other rows.
 
 Source: suno-ai/bark, `bark/generation.py::generate_fine`.
 """
@@ -18,7 +18,7 @@ from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories
 from bark_tf.generation.loop import cached
 from bark_tf.generation.sampling import sample_codes
-from bark_tf.generation.stage import Stage
+from bark_tf.generation.stage import Call, Stage
 from bark_tf.memory import collect
 
 
@@ -35,14 +35,14 @@ class Window(NamedTuple):
 
 
 def history_length(xp: Arrays, num_fine: Any, config: BarkFineGenerationConfig) -> Any:
-    """Frames of a voice that are read; the last ones."""
+    """How many frames at the end of a voice are read."""
     return xp.minimum(num_fine, config.max_fine_history_length)
 
 
 def num_windows(
     xp: Arrays, num_frames: Any, num_history: Any, config: BarkFineGenerationConfig
 ) -> Any:
-    """How many windows a row has: 0 without frames.
+    """How many windows a row has; 0 without frames.
 
     Args:
         xp: `NUMPY` or `TENSORS`.
@@ -62,7 +62,7 @@ def window_at(
     num_history: Any,
     config: BarkFineGenerationConfig,
 ) -> Window:
-    """The n-th window over a row's buffer; the last one ends with the buffer.
+    """The n-th window over a row's buffer; the last window ends with the buffer.
 
     Args:
         xp: `NUMPY` or `TENSORS`.
@@ -87,15 +87,15 @@ def window_buffer(
     config: BarkFineGenerationConfig,
     unknown: int,
 ) -> Any:
-    """The rows' histories and known codes, filled up with the unknown code.
+    """The rows' histories and known codes, padded with the unknown code.
 
     Args:
         xp: `NUMPY` or `TENSORS`.
         codes: int32 (B, known codebooks, frames).
-        num_frames: int32 (B,), how many frames count.
-        histories: `Histories`; the end of each row's fine prompt is used.
+        num_frames: int32 (B,), frames per row.
+        histories: `Histories`; the end of each fine prompt is used.
         config: Generation configuration.
-        unknown: Code of an entry that is not known.
+        unknown: Code that stands for an unknown entry.
 
     Returns:
         int32 (B, at least max_fine_input_length, n_fine_codebooks).
@@ -192,16 +192,11 @@ class FineStage(Stage):
     """The first codebooks to all of them, for one batch.
 
     Args:
-        model: Fine model.
-        config: Generation configuration.
-        codebook_size: Entries per codebook; also the code of an unknown entry.
+        call: `Call`.
         coarse: int32 (B, coarse codebooks, frames).
-        frames: int32 (B,), how many frames count.
+        frames: int32 (B,), frames per row.
         histories: `Histories`.
         keys: uint32 (B, 2), the rows' random keys.
-        jit_compile: Whether the pass is compiled with XLA. As one big dense pass, the
-            plain graph is as fast and needs no compiling.
-        use_xla: Whether XLA may compile small pieces of the pass.
 
     Attributes:
         num_history: int32 (B,), frames of history in the rows' buffers.
@@ -215,31 +210,27 @@ class FineStage(Stage):
     name = "fine"
 
     def __init__(
-        self,
-        model: Any,
-        config: BarkFineGenerationConfig,
-        codebook_size: int,
-        coarse: Any,
-        frames: Any,
-        histories: Histories,
-        keys: Any,
-        *,
-        jit_compile: bool = False,
-        use_xla: bool = True,
+        self, call: Call, coarse: Any, frames: Any, histories: Histories, keys: Any
     ):
+        model, config = call.networks.fine_acoustics, call.configs.fine
         check_window(model.config, config)
-        self.model, self.config, self.unknown = model, config, codebook_size
+        self.call, self.model, self.config = call, model, config
+        self.unknown = call.configs.codebook_size
         self.coarse, self.frames, self.histories = coarse, frames, histories
-        self.keys, self.num_given = tf.convert_to_tensor(keys), coarse.shape[1]
-        key = (self.name, codebook_size, config.samples, jit_compile, use_xla)
-        self.program = cached(model, key, lambda: FineProgram(model, *key[1:]))
+        self.keys, self.num_given = keys, coarse.shape[1]
+        how = (config.samples, call.fine_jit_compile, call.jit_compile)
+        self.program = cached(
+            model,
+            (self.name, self.unknown, *how),
+            lambda: FineProgram(model, self.unknown, *how),
+        )
         self.temperature = tf.constant(config.temperature or 1.0, tf.float32)
         self.num_history = history_length(TENSORS, histories.num_fine, config)
         self.counts = num_windows(TENSORS, frames, self.num_history, config)
         self.total = tf.reduce_max(self.counts)
 
     def start(self) -> FineState:
-        """Histories and coarse codes; nothing is predicted yet."""
+        """Histories and coarse codes, before the first window."""
         codes = window_buffer(
             TENSORS,
             self.coarse,
@@ -255,7 +246,7 @@ class FineStage(Stage):
         return state.count < self.total
 
     def step(self, state: FineState) -> FineState:
-        """Runs the next window of every row that has one."""
+        """Runs the next window of each row that has one."""
         rows = tf.cast(tf.where(self.counts > state.count)[:, 0], tf.int32)
         frames, history = (tf.gather(x, rows) for x in (self.frames, self.num_history))
         window = window_at(TENSORS, state.count, frames, history, self.config)
@@ -270,7 +261,7 @@ class FineStage(Stage):
         return FineState(state.count + 1, codes)
 
     def fill(self, shown, first, keys, n) -> tf.Tensor:
-        """Predicts the unknown codebooks of windows, one after the other.
+        """Predicts the unknown codebooks of windows one after the other.
 
         Args:
             shown: int32 (b, max_fine_input_length, n_fine_codebooks).
@@ -317,7 +308,7 @@ class FineStage(Stage):
     # === Streaming ===
 
     def with_coarse(self, state: FineState, coarse: tf.Tensor) -> FineState:
-        """A state that knows the first frames (B, coarse codebooks, frames)."""
+        """Sets the coarse codes (B, coarse codebooks, frames) of the first frames."""
         count = tf.shape(coarse)[2]
         places = tf.range(tf.shape(state.codes)[1])[None] - self.num_history[:, None]
         known = TENSORS.take(tf.transpose(coarse, (0, 2, 1)), places)
@@ -328,16 +319,16 @@ class FineStage(Stage):
         return state._replace(codes=codes)
 
     def needed_frames(self, n: Any) -> tf.Tensor:
-        """int32 (B,): frames that must exist before window `n` can run."""
+        """int32 (B,): how many frames must exist before window `n` can run."""
         start = window_at(TENSORS, n, self.frames, self.num_history, self.config).start
         end = start + self.config.max_fine_input_length
         return tf.minimum(self.frames, end - self.num_history)
 
     def boundaries(self) -> tf.Tensor:
-        """Frames that no later window changes.
+        """How many frames are final after each window.
 
         Returns:
-            int32 (B, windows), after each window; the row's own after its last one.
+            int32 (B, windows); all frames of a row after its last window.
         """
         n = tf.range(self.total)[None] + 1
         frames, history = self.frames[:, None], self.num_history[:, None]

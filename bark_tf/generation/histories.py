@@ -1,4 +1,4 @@
-"""The voices that open the rows of a batch, as arrays of one shape."""
+"""The inputs of a call as arrays: texts, and the voices before them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bark_tf.generation.random import Keys
+
 
 class Histories(NamedTuple):
-    """What the rows of a batch go on from; rows are filled up with 0 at their end.
+    """The voices that a batch continues from; rows are padded with 0 at the end.
 
     Axes: B batch, K coarse codebooks, N fine codebooks.
 
@@ -17,7 +19,7 @@ class Histories(NamedTuple):
         semantic: int32 (B, tokens), 49.9 Hz.
         num_semantic: int32 (B,), semantic tokens per row; 0 without a voice.
         coarse: int32 (B, K, frames), 75 Hz.
-        num_coarse: int32 (B,), frames of `coarse` per row.
+        num_coarse: int32 (B,), frames of `coarse` per row; 0 without a voice.
         fine: int32 (B, N, frames), 75 Hz.
         num_fine: int32 (B,), frames of `fine` per row.
     """
@@ -30,8 +32,24 @@ class Histories(NamedTuple):
     num_fine: Any
 
 
+class Request(NamedTuple):
+    """The inputs of a call; tensors.
+
+    Attributes:
+        text_ids: int32 (B, time), the tokenizer's ids.
+        attention_mask: (B, time), 0 where `text_ids` is padding; None: nowhere.
+        histories: `Histories`, the rows' voices.
+        keys: `Keys`, the rows' random keys.
+    """
+
+    text_ids: Any
+    attention_mask: Any
+    histories: Histories
+    keys: Keys
+
+
 def voices_per_row(history_prompt: Any, batch: int) -> list[Mapping[str, Any] | None]:
-    """One voice per row: a single one is for all of them.
+    """One voice per row; a single voice is used for all rows.
 
     Raises:
         ValueError: If a list has another length than the batch.
@@ -49,12 +67,12 @@ def voices_per_row(history_prompt: Any, batch: int) -> list[Mapping[str, Any] | 
 def histories_of(
     voices: Sequence[Mapping[str, Any] | None], num_coarse: int, num_fine: int
 ) -> Histories:
-    """Voices as arrays.
+    """Pads voices to arrays of one shape.
 
     Args:
         voices: Per row a mapping with `semantic_prompt` (tokens,), `coarse_prompt`
-            (codebooks, frames) and `fine_prompt` (codebooks, frames), or None. An array
-            that is missing counts as empty.
+            (codebooks, frames) and `fine_prompt` (codebooks, frames), or None. A
+            missing array counts as empty.
         num_coarse: Coarse codebooks of the model.
         num_fine: Fine codebooks of the model.
 
@@ -83,7 +101,7 @@ def _prompt(voice: Mapping[str, Any] | None, name: str) -> np.ndarray | None:
 
 
 def stack(rows: Sequence[np.ndarray], fill: int = 0) -> np.ndarray:
-    """Rows (..., time) of different lengths as one array, filled up at the end."""
+    """Stacks arrays (..., time) of different lengths, padded at the end."""
     if len(rows) == 1:
         return rows[0][None]
     longest = max((row.shape[-1] for row in rows), default=0)

@@ -1,9 +1,9 @@
 """The decode loop: a state, a pure step, and a while loop.
 
-Two programs serve a causal stage: `prefill` reads a prompt and chooses the first token,
-`decode` repeats the step until every row is done or a given number of tokens is
-reached. Everything that differs between two calls (tokens, seeds, temperatures, limits)
-is a tensor, so neither is traced twice for the same sizes.
+A causal stage has two programs: `prefill` reads a prompt and chooses the first token;
+`decode` repeats the step until all rows are done or a number of tokens is reached.
+Everything that differs between calls (tokens, seeds, temperatures, limits) is a tensor,
+so neither is traced twice for the same sizes.
 
 Axes: B rows of the (padded) batch, P prompt slots, S slots of the cache, N capacity of
 the output, V ids that may be chosen.
@@ -27,8 +27,8 @@ from bark_tf.generation.cache import (
 )
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose, mark_seen
 
-# A prompt is a few big products. On a CPU XLA copies every kernel for them into another
-# order, in memory as large as the weights; the plain graph does not.
+# On a CPU, XLA would copy every kernel into another layout for the large products of a
+# prompt, which takes as much memory as the weights; the plain graph does not.
 PREFILL_JIT_COMPILE = False
 
 
@@ -62,13 +62,13 @@ class AllowedIds(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is decided per row before the first token.
+    """What is known about each row before the first token.
 
     Attributes:
         start: int32 (B,), the first slot of the row's prompt; the slots before it are
             padding.
         keys: uint32 (B, 2), the rows' random keys.
-        limit: int32 (B,), tokens that the row may have.
+        limit: int32 (B,), maximum number of tokens.
     """
 
     start: tf.Tensor
@@ -77,16 +77,16 @@ class Rows(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """All that changes from step to step.
+    """Everything that changes from step to step.
 
     Attributes:
-        step: int32 (), index of the next token in the stage's whole output.
-        position: int32 (), slot where `token` will be written.
-        token: int32 (B,), the last token chosen.
+        step: int32 (), index of the next token in the output of the stage.
+        position: int32 (), slot of the cache for `token`.
+        token: int32 (B,), the last tokens.
         done: bool (B,), whether the row has ended.
         tokens: int32 (B, N), the tokens chosen since the prefill.
-        count: int32 (), how many of them there are.
-        seen: bool (B, V) of chosen ids, V = 0 when no rule needs them.
+        count: int32 (), length of `tokens` so far.
+        seen: bool (B, V), ids seen so far; V = 0 when no rule needs them.
         cache: Tuple of `LayerCache`.
     """
 
@@ -100,7 +100,7 @@ class DecodeState(NamedTuple):
     cache: tuple
 
     def shapes(self) -> DecodeState:
-        """The state's shapes, for a loop around it."""
+        """The shapes of the state, for a loop."""
         return tf.nest.map_structure(lambda tensor: tensor.shape, self)
 
 
@@ -134,7 +134,7 @@ class Programs:
         )
 
     def before_prefill(self, batch) -> DecodeState:
-        """A state of zeros, which a traced loop needs before the first prompt."""
+        """A state of zeros, for traced loops that read their first prompt later."""
         config, size = self.model.config, self.model.config.head_size
         rows = batch * config.num_heads
         zeros = LayerCache(
@@ -221,7 +221,7 @@ class Programs:
         return self._append(state._replace(cache=cache), x, rows, values, write)
 
     def _append(self, state: DecodeState, x, rows: Rows, values, write: Callable):
-        """Chooses a token from the network's last output and notes it."""
+        """Chooses a token from the network's last output and appends it."""
         allowed = self.allowed
         group = state.step % allowed.groups if allowed.groups > 1 else 0
         first = allowed.first + group * allowed.stride
@@ -257,7 +257,7 @@ class Programs:
         )
 
     def _filtered(self, logits, group):
-        """Logits of which those of forbidden ids are -inf."""
+        """Logits with -inf for forbidden ids."""
         allowed = self.allowed
         index = tf.range(allowed.size)
         start, end = allowed.forbidden
@@ -291,9 +291,9 @@ def programs_of(
 def cached(model: Any, key: Any, make: Callable[[], Any]) -> Any:
     """What `make` made for this model and key, the first time.
 
-    It lives as long as the model, so that each program is traced and compiled once.
+    It lives as long as the model, so each program is traced and compiled once.
     """
-    # Beside Keras's own attribute tracking, which would look into every program.
+    # Not an attribute, because Keras tracks those.
     programs = vars(model).setdefault("_generation_programs", {})
     if key not in programs:
         programs[key] = make()
@@ -303,8 +303,8 @@ def cached(model: Any, key: Any, make: Callable[[], Any]) -> Any:
 def stream_dtype(model: Any) -> tf.DType:
     """Dtype of activations and caches while decoding.
 
-    On a CPU half-precision kernels save memory traffic, but arithmetic besides their
-    products is faster, and more exact, in float32.
+    On a CPU, half-precision kernels save memory traffic, but all other arithmetic is
+    faster and more exact in float32.
     """
     dtype = tf.as_dtype(model.compute_dtype)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
@@ -312,11 +312,10 @@ def stream_dtype(model: Any) -> tf.DType:
 
 
 def _held(model: Any, token):
-    """A scope in which the model's half-precision weights cannot leave the loop.
+    """A scope that keeps XLA from converting half-precision weights before the loop.
 
-    XLA would convert loop-invariant half-precision weights to float32 once, before the
-    loop, which then reads twice the memory. Behind an optimisation barrier that
-    depends on the loop's own values they stay as they are.
+    The loop would then read float32 weights, twice the memory. An optimisation barrier
+    that depends on values of the loop prevents it.
     """
     weights = [w for w in model.weights if tf.as_dtype(w.dtype).size < 4]
     if not weights:

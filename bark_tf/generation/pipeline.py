@@ -1,61 +1,34 @@
 """The whole of Bark as tensor functions: text ids to audio.
 
-`Pipeline.speak` is the one composition of the four networks. Called from Python it runs
-window by window, reports progress, and each network is fetched when its turn comes;
-inside a traced function it becomes loops of the graph, with any batch size and length,
-of which an export is made. Only the inner decode loops may be compiled with XLA.
+`speak` composes the four networks. Called from Python it runs window by window, reports
+progress, and loads each network when its stage begins. Inside a traced function it
+becomes loops of the graph for any batch size and length, from which an export is made.
+Only the inner decode loops may be compiled with XLA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from bark_tf.generation.coarse import CoarseStage
 from bark_tf.generation.fine import FineStage
-from bark_tf.generation.histories import Histories
-from bark_tf.generation.options import StageConfigs
-from bark_tf.generation.random import Keys
-from bark_tf.generation.semantic import REPORT_EVERY, SemanticStage
-from bark_tf.generation.stage import Progress
-
-
-class Networks(Protocol):
-    """Who gives the networks, each when it is asked for: a `BarkModel`."""
-
-    semantic: Any
-    coarse_acoustics: Any
-    fine_acoustics: Any
-    codec_model: Any
-
-
-class Request(NamedTuple):
-    """What is spoken; NumPy arrays or tensors.
-
-    Attributes:
-        text_ids: int32 (B, time), the tokenizer's ids.
-        attention_mask: (B, time), 0 where `text_ids` is padding; None: nowhere.
-        histories: `Histories`, the rows' voices.
-        keys: `Keys`, the rows' random keys.
-    """
-
-    text_ids: Any
-    attention_mask: Any
-    histories: Histories
-    keys: Keys
+from bark_tf.generation.histories import Request
+from bark_tf.generation.semantic import SemanticStage
+from bark_tf.generation.stage import Call
 
 
 class Speech(NamedTuple):
-    """What the pipeline makes of a `Request`.
+    """The outputs of `speak`.
 
     Attributes:
-        audio: float32 (B, samples); rows end in silence after their own length.
-        semantic: int32 (B, time), 49.9 Hz, filled up with `eos_token_id`.
+        audio: float32 (B, samples); shorter rows end in silence.
+        semantic: int32 (B, time), 49.9 Hz, padded with `eos_token_id`.
         num_semantic: int32 (B,), semantic tokens per row, without the end.
-        coarse: int32 (B, n_coarse_codebooks, frames), 75 Hz, filled up with 0.
-        fine: int32 (B, n_fine_codebooks, frames), 75 Hz, filled up with 0.
+        coarse: int32 (B, n_coarse_codebooks, frames), 75 Hz, padded with 0.
+        fine: int32 (B, n_fine_codebooks, frames), 75 Hz, padded with 0.
         frames: int32 (B,), frames per row.
         codes_frames: int32 (B,), frames of `coarse` and `fine` per row; with
             `compat="hf"` those of the longest.
@@ -70,185 +43,109 @@ class Speech(NamedTuple):
     codes_frames: tf.Tensor
 
 
-class Pipeline:
-    """The stages of one call, with their configurations.
+def semantic_tokens(call: Call, request: Request) -> tuple[tf.Tensor, tf.Tensor]:
+    """Semantic tokens (B, time) with their end, and how many each row has."""
+    stage = SemanticStage(call, request)
+    return stage.tokens(stage.run())
+
+
+def speak(
+    call: Call,
+    request: Request,
+    on_semantic: Callable[[Any], None] | None = None,
+    *,
+    pad_codes: bool = False,
+) -> Speech:
+    """Runs all stages.
 
     Args:
-        networks: `Networks`.
-        configs: `StageConfigs`.
-        compat: `"hf"` reproduces transformers where this library differs.
-        jit_compile: Whether the decode loops are compiled with XLA.
-        fine_jit_compile: Whether the passes of the fine network are.
-        report: Called with (stage, done, total) as the work goes on, outside of traced
-            functions; None: nobody listens, and the semantic stage is one call.
+        call: `Call`.
+        request: `Request`.
+        on_semantic: Called with the number of semantic tokens per row after the first
+            stage; not for traced functions.
+        pad_codes: Whether to decode all codes of shorter rows, also those after their
+            own end; these exist with `compat="hf"` only.
     """
+    histories, keys = request.histories, request.keys
+    semantic, num_semantic = semantic_tokens(call, request)
+    if on_semantic is not None:
+        on_semantic(num_semantic)
+    coarse_stage = CoarseStage(call, semantic, num_semantic, histories, keys.coarse)
+    coarse = coarse_stage.codes(coarse_stage.run())
+    stage = FineStage(call, coarse, coarse_stage.limit_frames, histories, keys.fine)
+    fine = stage.codes(stage.run())
+    frames = stage.frames if pad_codes else coarse_stage.frames
+    return Speech(
+        audio=decode(call, fine, stage, frames),
+        semantic=semantic,
+        num_semantic=num_semantic,
+        coarse=coarse,
+        fine=fine,
+        frames=coarse_stage.frames,
+        codes_frames=stage.frames,
+    )
 
-    def __init__(
-        self,
-        networks: Networks,
-        configs: StageConfigs,
-        *,
-        compat: str | None = None,
-        jit_compile: bool = True,
-        fine_jit_compile: bool = False,
-        report: Progress | None = None,
-    ):
-        self.networks, self.configs, self.compat = networks, configs, compat
-        self.jit_compile, self.fine_jit_compile = jit_compile, fine_jit_compile
-        self.report = report
 
-    # === Stages ===
+# === Audio ===
 
-    def semantic_stage(self, request: Request) -> SemanticStage:
-        """Text to semantic tokens."""
-        return SemanticStage(
-            self.networks.semantic,
-            self.configs.semantic,
-            request.text_ids,
-            request.attention_mask,
-            request.histories,
-            request.keys.semantic,
-            compat=self.compat,
-            jit_compile=self.jit_compile,
-            tokens_per_step=None if self.report is None else REPORT_EVERY,
+
+def decode(call: Call, codes: tf.Tensor, stage: FineStage, frames: Any) -> tf.Tensor:
+    """Decodes the first `frames` (B,) of codes (B, N, time): float32 (B, samples).
+
+    Rows are decoded one by one, so that they do not depend on each other, and in the
+    pieces in which they are streamed, so that both give the same bits.
+    """
+    codec = call.networks.codec_model
+    ends = tf.minimum(piece_ends(codec, stage), frames[:, None])
+    samples = tf.reduce_max(frames) * codec.config.hop_length
+    batch = tf.shape(codes)[0]
+    if not tf.executing_eagerly():
+        return tf.map_fn(
+            lambda row: _row(codec, codes[row], ends[row], samples),
+            tf.range(batch),
+            fn_output_signature=tf.TensorSpec([None], tf.float32),
+            parallel_iterations=1,
         )
+    rows = []
+    for row in range(int(batch)):
+        rows.append(_row(codec, codes[row], ends[row], samples))
+        if call.report is not None:
+            call.report("codec", row + 1, int(batch))
+    return tf.stack(rows)
 
-    def coarse_stage(
-        self, semantic: Any, lengths: Any, histories: Histories, keys: Any
-    ) -> CoarseStage:
-        """Semantic tokens (B, time), of which `lengths` count, to coarse codes."""
-        return CoarseStage(
-            self.networks.coarse_acoustics,
-            self.configs.coarse_window,
-            semantic,
-            lengths,
-            histories,
-            keys,
-            compat=self.compat,
-            jit_compile=self.jit_compile,
+
+def _row(codec: Any, codes: tf.Tensor, ends: tf.Tensor, samples: tf.Tensor):
+    """One row's audio, piece by piece, padded with silence to `samples`."""
+
+    def append(n, sent, audio):
+        new = tf.cond(
+            ends[n] > sent,
+            lambda: piece(codec, codes, sent, ends[n]),
+            lambda: tf.zeros((0,), tf.float32),
         )
+        return n + 1, tf.maximum(sent, ends[n]), tf.concat([audio, new], 0)
 
-    def fine_stage(
-        self, coarse: Any, frames: Any, histories: Histories, keys: Any
-    ) -> FineStage:
-        """Coarse codes (B, K, time), of which `frames` count, to all codes."""
-        return FineStage(
-            self.networks.fine_acoustics,
-            self.configs.fine,
-            self.configs.codebook_size,
-            coarse,
-            frames,
-            histories,
-            keys,
-            jit_compile=self.fine_jit_compile,
-            use_xla=self.jit_compile,
-        )
+    number = tf.TensorShape([])
+    _, _, audio = tf.while_loop(
+        lambda n, *_: n < tf.shape(ends)[0],
+        append,
+        (tf.constant(0), tf.constant(0), tf.zeros((0,), tf.float32)),
+        shape_invariants=(number, number, tf.TensorShape([None])),
+    )
+    return tf.pad(audio, [[0, samples - tf.shape(audio)[0]]])
 
-    # === Together ===
 
-    def semantic_tokens(self, request: Request) -> tuple[tf.Tensor, tf.Tensor]:
-        """Semantic tokens (B, time) with their end, and how many each row has."""
-        stage = self.semantic_stage(request)
-        return stage.tokens(stage.run(self.report))
+def piece(codec: Any, codes: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
+    """The samples of frames `start` to `end`, decoded with all frames before them."""
+    audio = codec.decode(codes[None, :, :end])[0]
+    return audio[start * codec.config.hop_length :]
 
-    def speak(
-        self,
-        request: Request,
-        on_semantic: Callable[[Any], None] | None = None,
-        *,
-        pad_codes: bool = False,
-    ) -> Speech:
-        """Runs all stages.
 
-        Args:
-            request: `Request`.
-            on_semantic: Called with the number of semantic tokens per row as soon as
-                they are known, outside of traced functions.
-            pad_codes: Whether the audio of a shorter row goes on as long as its codes
-                do, which matters to `compat="hf"` only.
-        """
-        histories, keys = request.histories, request.keys
-        semantic, num_semantic = self.semantic_tokens(request)
-        if on_semantic is not None:
-            on_semantic(num_semantic)
-        coarse_stage = self.coarse_stage(semantic, num_semantic, histories, keys.coarse)
-        coarse = coarse_stage.codes(coarse_stage.run(self.report))
-        stage = self.fine_stage(coarse, coarse_stage.limit_frames, histories, keys.fine)
-        fine = stage.codes(stage.run(self.report))
-        frames = stage.frames if pad_codes else coarse_stage.frames
-        return Speech(
-            audio=self.audio(fine, stage, frames),
-            semantic=semantic,
-            num_semantic=num_semantic,
-            coarse=coarse,
-            fine=fine,
-            frames=coarse_stage.frames,
-            codes_frames=stage.frames,
-        )
+def piece_ends(codec: Any, stage: FineStage) -> tf.Tensor:
+    """int32 (B, windows): how many frames can be decoded after each fine window.
 
-    # === Audio ===
-
-    def audio(self, codes: tf.Tensor, stage: FineStage, frames: Any) -> tf.Tensor:
-        """Decodes codes (B, N, time), of which `frames` count: float32 (B, samples).
-
-        A row is decoded alone, so that no other row can change it, and in the pieces in
-        which it can be streamed, so that both are the same bit by bit.
-        """
-        ends = tf.minimum(self.piece_ends(stage), frames[:, None])
-        batch, samples = tf.shape(codes)[0], tf.reduce_max(frames) * self.hop_length
-        if not tf.executing_eagerly():
-            return tf.map_fn(
-                lambda row: self._row(codes[row], ends[row], samples),
-                tf.range(batch),
-                fn_output_signature=tf.TensorSpec([None], tf.float32),
-                parallel_iterations=1,
-            )
-        rows = []
-        for row in range(int(batch)):
-            rows.append(self._row(codes[row], ends[row], samples))
-            if self.report is not None:
-                self.report("codec", row + 1, int(batch))
-        return tf.stack(rows)
-
-    def _row(self, codes: tf.Tensor, ends: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
-        """One row's audio, piece by piece, and silence up to a number of samples."""
-
-        def append(n, sent, audio):
-            piece = tf.cond(
-                ends[n] > sent,
-                lambda: self.piece(codes, sent, ends[n]),
-                lambda: tf.zeros((0,), tf.float32),
-            )
-            return n + 1, tf.maximum(sent, ends[n]), tf.concat([audio, piece], 0)
-
-        _, _, audio = tf.while_loop(
-            lambda n, *_: n < tf.shape(ends)[0],
-            append,
-            (tf.constant(0), tf.constant(0), tf.zeros((0,), tf.float32)),
-            shape_invariants=(
-                tf.TensorShape([]),
-                tf.TensorShape([]),
-                tf.TensorShape([None]),
-            ),
-        )
-        return tf.pad(audio, [[0, samples - tf.shape(audio)[0]]])
-
-    def piece(self, codes: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
-        """The samples of frames `start` to `end`; the codec hears all before them."""
-        audio = self.networks.codec_model.decode(codes[None, :, :end])[0]
-        return audio[start * self.hop_length :]
-
-    def piece_ends(self, stage: FineStage) -> tf.Tensor:
-        """int32 (B, windows): frames that can be decoded after each fine window.
-
-        The codec pads its input by reflection, which takes more frames than the first
-        few of a row; these wait for the next window.
-        """
-        ends, frames = stage.boundaries(), stage.frames[:, None]
-        fewest = self.networks.codec_model.config.kernel_size
-        return tf.where((ends >= fewest) | (ends == frames), ends, 0)
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per frame."""
-        return self.networks.codec_model.config.hop_length
+    The codec pads its input by reflection, which needs a few frames; if there are
+    fewer, they wait for the next window.
+    """
+    ends, frames = stage.boundaries(), stage.frames[:, None]
+    return tf.where((ends >= codec.config.kernel_size) | (ends == frames), ends, 0)

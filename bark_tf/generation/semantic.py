@@ -13,10 +13,10 @@ import tensorflow as tf
 from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
 from bark_tf.generation.arrays import TENSORS, Arrays
 from bark_tf.generation.cache import bucket, pad_rows
-from bark_tf.generation.histories import Histories
+from bark_tf.generation.histories import Histories, Request
 from bark_tf.generation.loop import AllowedIds, DecodeState, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
-from bark_tf.generation.stage import Stage
+from bark_tf.generation.stage import Call, Stage
 from bark_tf.memory import collect
 
 # Tokens between two reports of progress.
@@ -43,13 +43,13 @@ def prompt_ids(
     histories: Histories,
     config: BarkSemanticGenerationConfig,
 ) -> tuple:
-    """The two id sequences whose embeddings are summed, position by position.
+    """The two id sequences whose embeddings are summed position by position.
 
     Args:
         xp: `NUMPY` or `TENSORS`.
         text_ids: int32 (B, time), the tokenizer's ids.
-        attention_mask: (B, time), 0 where `text_ids` is padding; None: nowhere.
-        histories: `Histories`; the end of each row's semantic prompt is used.
+        attention_mask: (B, time), 0 where `text_ids` is padding; None: no padding.
+        histories: `Histories`; the end of each semantic prompt is used.
         config: Generation configuration.
 
     Returns:
@@ -131,17 +131,12 @@ def check_semantic_limit(
 class SemanticStage(Stage):
     """Text to semantic tokens, for one batch.
 
+    With `compat="hf"` token 1 counts as seen before the start, as it does in
+    transformers by accident (it matters to `repetition_penalty` only).
+
     Args:
-        model: Semantic model.
-        config: Generation configuration.
-        text_ids: int32 (B, time), the tokenizer's ids.
-        attention_mask: (B, time), 0 where `text_ids` is padding; None: nowhere.
-        histories: `Histories`.
-        keys: uint32 (B, 2), the rows' random keys.
-        compat: `"hf"` counts token 1 as seen before the start, as transformers does
-            by accident (it matters to `repetition_penalty` only).
-        jit_compile: Whether decoding is compiled with XLA.
-        tokens_per_step: How many tokens one `step` chooses; all by default.
+        call: `Call`.
+        request: `Request`.
 
     Raises:
         ValueError: If `max_new_tokens` does not fit into the position table.
@@ -149,29 +144,17 @@ class SemanticStage(Stage):
 
     name = "semantic"
 
-    def __init__(
-        self,
-        model: Any,
-        config: BarkSemanticGenerationConfig,
-        text_ids: Any,
-        attention_mask: Any,
-        histories: Histories,
-        keys: Any,
-        *,
-        compat: str | None = None,
-        jit_compile: bool = True,
-        tokens_per_step: int | None = None,
-    ):
+    def __init__(self, call: Call, request: Request):
+        model, config = call.networks.semantic, call.configs.semantic
         check_semantic_limit(model.config, config)
-        self.model, self.config, self.compat = model, config, compat
-        self.inputs = (text_ids, attention_mask, histories)
-        self.batch = tf.shape(text_ids)[0]
+        self.call, self.request = call, request
+        self.model, self.config = model, config
+        self.batch = tf.shape(request.text_ids)[0]
         self.size = bucket(self.batch)
         self.limit = config.max_new_tokens
-        self.tokens_per_step = tokens_per_step or self.limit
         self.rows = Rows(
             start=tf.zeros((self.size,), tf.int32),
-            keys=pad_rows(keys, self.size),
+            keys=pad_rows(request.keys.semantic, self.size),
             limit=pad_rows(tf.fill((self.batch,), self.limit), self.size),
         )
         self.values = SamplingValues.of(config)
@@ -180,14 +163,14 @@ class SemanticStage(Stage):
             allowed_ids(config),
             SamplingRules.of(config),
             model.config.block_size,
-            jit_compile,
+            call.jit_compile,
         )
 
     def start(self) -> DecodeState:
         """Reads the prompt and chooses the first token."""
         if self.limit == 0:
             return self.programs.before_prefill(self.size)
-        text, history = prompt_ids(TENSORS, *self.inputs, self.config)
+        text, history = prompt_ids(TENSORS, *self.request[:3], self.config)
         embeds = prompt_embeddings(
             self.model,
             pad_rows(text, self.size),
@@ -202,7 +185,7 @@ class SemanticStage(Stage):
 
     def _seen(self) -> tf.Tensor:
         ids = tf.range(self.programs.num_seen)
-        seen = (ids == 1) & (self.compat == "hf")
+        seen = (ids == 1) & (self.call.compat == "hf")
         return tf.broadcast_to(seen, [self.size, self.programs.num_seen])
 
     def is_unfinished(self, state: DecodeState) -> tf.Tensor:
@@ -211,7 +194,8 @@ class SemanticStage(Stage):
 
     def step(self, state: DecodeState) -> DecodeState:
         """Chooses the next tokens."""
-        until = tf.minimum(self.limit, state.step + self.tokens_per_step)
+        count = self.limit if self.call.report is None else REPORT_EVERY
+        until = tf.minimum(self.limit, state.step + count)
         return self.programs.decode(state, until, self.rows, self.values)
 
     def progress(self, state: DecodeState) -> tuple:
@@ -224,12 +208,11 @@ class SemanticStage(Stage):
         return state.shapes()
 
     def tokens(self, state: DecodeState) -> tuple:
-        """What the rows say.
+        """The tokens of all rows so far.
 
         Returns:
-            int32 (B, tokens), 49.9 Hz, as long as the longest row with its end; rows
-            are filled up with `eos_token_id`. And int32 (B,), tokens per row without
-            the end.
+            int32 (B, tokens), 49.9 Hz, up to the end of the longest row, padded with
+            `eos_token_id`; and int32 (B,), tokens per row without the end.
         """
         tokens = state.tokens[: self.batch, : state.count]
         lengths = lengths_of(tokens, self.config.eos_token_id)

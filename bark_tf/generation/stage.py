@@ -1,9 +1,9 @@
 """What the three stages of generation have in common: a state, a step, an end.
 
-A stage is one run over a batch. Its functions work on tensors of any batch size and
-length, so the same ones run in two ways: from Python, step by step, with progress and
-with networks that come and go (`steps`); and as a loop inside a traced function
-(`run`), of which an export is made.
+A stage is one run over a batch. Its functions take tensors of any batch size and
+length, and run in two ways: from Python, step by step, with progress reports and with
+networks that are loaded and released; or as a loop inside a traced function, from which
+an export is made.
 """
 
 from __future__ import annotations
@@ -11,11 +11,35 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 Progress = Callable[[str, int, int], None]
+
+
+class Call(NamedTuple):
+    """One call of generation.
+
+    Attributes:
+        networks: An object with the attributes `semantic`, `coarse_acoustics`,
+            `fine_acoustics` and `codec_model`, such as a `BarkModel`. Each is read only
+            when its stage begins.
+        configs: `StageConfigs`.
+        compat: `"hf"` reproduces transformers where this library differs.
+        jit_compile: Whether XLA compiles the decode loops; if not, nothing needs it.
+        fine_jit_compile: Whether XLA compiles the passes of the fine network too. They
+            are large matrix products, as fast in the plain graph.
+        report: Called with (stage, done, total) during the run, except in traced
+            functions. None runs the semantic stage in one step.
+    """
+
+    networks: Any
+    configs: Any
+    compat: str | None = None
+    jit_compile: bool = True
+    fine_jit_compile: bool = False
+    report: Progress | None = None
 
 
 class Stage(abc.ABC):
@@ -23,9 +47,11 @@ class Stage(abc.ABC):
 
     Attributes:
         name: `"semantic"`, `"coarse"` or `"fine"`.
+        call: `Call`.
     """
 
     name: str
+    call: Call
 
     @abc.abstractmethod
     def start(self) -> Any:
@@ -41,29 +67,21 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def progress(self, state: Any) -> tuple[Any, Any]:
-        """How much is done, and of how much: int32 () each."""
+        """How much is done, and the total: int32 () each."""
 
     @abc.abstractmethod
     def shapes(self, state: Any) -> Any:
-        """The shapes that all states have in common, in the structure of `state`."""
+        """Shapes that all states of a run have, in the structure of `state`."""
 
     def steps(self, state: Any = None) -> Iterator[Any]:
-        """Runs from Python and yields every state after the first."""
+        """Runs from Python; yields the state after each step."""
         state = self.start() if state is None else state
         while bool(self.is_unfinished(state)):
             state = self.step(state)
             yield state
 
-    def run(self, report: Progress | None = None) -> Any:
-        """Runs to the end.
-
-        Args:
-            report: Called with (name, done, total) at the start and after every step,
-                outside of traced functions.
-
-        Returns:
-            The last state.
-        """
+    def run(self) -> Any:
+        """Runs to the end with progress reports; returns the last state."""
         state = self.start()
         if not tf.executing_eagerly():
             return tf.while_loop(
@@ -74,6 +92,10 @@ class Stage(abc.ABC):
             )[0]
         for now in itertools.chain([state], self.steps(state)):
             state = now
-            if report is not None:
-                report(self.name, *map(int, self.progress(state)))
+            self.report(state)
         return state
+
+    def report(self, state: Any) -> None:
+        """Calls `Call.report`, if there is one."""
+        if self.call.report is not None:
+            self.call.report(self.name, *map(int, self.progress(state)))

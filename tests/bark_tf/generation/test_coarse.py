@@ -1,5 +1,7 @@
 """The semantic-to-coarse stage. Its tokens stand against Suno's loop elsewhere."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,7 +23,9 @@ from bark_tf.generation.coarse import (
     window_start,
 )
 from bark_tf.generation.histories import histories_of, stack
+from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.random import keys_of
+from bark_tf.generation.stage import Call
 
 REAL = CoarseWindow(BarkSemanticGenerationConfig(), BarkCoarseGenerationConfig(), 1024)
 FIRST_IDS = np.array([[10_000], [11_024]])  # of the two codebooks
@@ -44,15 +48,13 @@ class SilentModel:
 def stage_of(model, semantic, window=TOY, *, voices=None, seeds=None, compat=None):
     rows = [np.array(row, np.int32) for row in semantic]
     histories = histories_of(voices or [None] * len(rows), 2, 4)
+    configs = StageConfigs(window.semantic, window.coarse, codebook_size=8)
     return CoarseStage(
-        model,
-        window,
+        Call(SimpleNamespace(coarse_acoustics=model), configs, compat, False),
         tf.constant(stack(rows)),
         tf.constant([len(row) for row in rows]),
         tf.nest.map_structure(tf.constant, histories),
         tf.constant(keys_of(seeds, len(rows)).coarse),
-        compat=compat,
-        jit_compile=False,
     )
 
 

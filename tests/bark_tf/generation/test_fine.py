@@ -1,5 +1,7 @@
 """The coarse-to-fine stage. Its codes stand against Suno's loop elsewhere."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,9 @@ from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
 from bark_tf.generation.arrays import NUMPY
 from bark_tf.generation.fine import FineStage, check_window, num_windows, window_at
 from bark_tf.generation.histories import histories_of, stack
+from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.random import keys_of
+from bark_tf.generation.stage import Call
 
 REAL = BarkFineGenerationConfig()
 TOY = toy.generation_config().fine_acoustics_config
@@ -23,10 +27,9 @@ def model():
 
 def stage_of(model, coarse, config=TOY, *, voices=None, seeds=None):
     histories = histories_of(voices or [None] * len(coarse), 2, 4)
+    configs = StageConfigs(None, fine=config, codebook_size=UNKNOWN)
     return FineStage(
-        model,
-        config,
-        UNKNOWN,
+        Call(SimpleNamespace(fine_acoustics=model), configs),
         tf.constant(stack(coarse)),
         tf.constant([row.shape[1] for row in coarse]),
         tf.nest.map_structure(tf.constant, histories),

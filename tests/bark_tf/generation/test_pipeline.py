@@ -13,7 +13,8 @@ import toy
 
 from bark_tf.generation.api import checked_request
 from bark_tf.generation.options import stage_configs
-from bark_tf.generation.pipeline import Pipeline
+from bark_tf.generation.pipeline import speak
+from bark_tf.generation.stage import Call
 
 TESTS = Path(__file__).parents[2]
 VOICES = [None, toy.voice(9), toy.voice(25, 1)]
@@ -36,11 +37,11 @@ OPTIONS = {
 
 @functools.cache
 def traced(name, jit_compile):
-    """`Pipeline.speak` as one function of any batch size and length."""
+    """`speak` as one function of any batch size and length."""
     bark, options = toy.shared_bark(), dict(OPTIONS[name])
     compat = options.pop("compat", None)
     configs = stage_configs(bark.generation_config, options, compat)
-    pipeline = Pipeline(bark, configs, compat=compat, jit_compile=jit_compile)
+    call = Call(bark, configs, compat, jit_compile)
 
     def signature(array):
         shape = [None] * array.ndim
@@ -61,8 +62,10 @@ def traced(name, jit_compile):
 
     example = request(toy.texts(1), None, 0)
     specs = tf.nest.map_structure(signature, example)
-    speak = tf.function(pipeline.speak, input_signature=[specs], autograph=False)
-    return lambda *arguments: speak(request(*arguments))
+    whole = tf.function(
+        lambda request: speak(call, request), input_signature=[specs], autograph=False
+    )
+    return lambda *arguments: whole(request(*arguments))
 
 
 @pytest.mark.filterwarnings("ignore:The text-to-semantic stage ended rows")
@@ -71,14 +74,14 @@ def traced(name, jit_compile):
 )
 def test_a_traced_function_gives_the_bits_of_generate(name, jit_compile):
     bark, options = toy.shared_bark(), OPTIONS[name]
-    speak = traced(name, jit_compile)
+    whole = traced(name, jit_compile)
     for texts, voices, seed in (
         ([4], None, [7]),
         ([1], VOICES[1:2], [2**63 + 5]),
         ([1, 17, 4], VOICES, [1, 2, 3]),
     ):
         inputs = toy.texts(*texts)
-        out = speak(inputs, voices, seed)
+        out = whole(inputs, voices, seed)
         expected = bark.generate(
             **inputs,
             history_prompt=voices,
@@ -115,8 +118,8 @@ def test_a_stream_put_together_is_the_traced_audio(voice, jit_compile):
 
 
 def test_one_trace_serves_every_batch_and_length():
-    speak = traced("short", False)
-    lengths = {speak(toy.texts(*range(n)), None, n).audio.shape for n in (1, 2, 5)}
+    whole = traced("short", False)
+    lengths = {whole(toy.texts(*range(n)), None, n).audio.shape for n in (1, 2, 5)}
     assert len(lengths) == 3
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 import toy
 
 from bark_tf.config import BarkSemanticConfig, BarkSemanticGenerationConfig
-from bark_tf.generation import pipeline
+from bark_tf.generation import semantic as stage
 from bark_tf.generation.arrays import NUMPY, TENSORS
 from bark_tf.generation.histories import histories_of
 from bark_tf.generation.semantic import (
@@ -226,7 +226,7 @@ def test_wrong_seeds_are_refused(model, seed):
 
 
 def test_progress_counts_the_tokens(model, monkeypatch):
-    monkeypatch.setattr(pipeline, "REPORT_EVERY", 20)
+    monkeypatch.setattr(stage, "REPORT_EVERY", 20)
     calls = []
     toy.shared_bark().generate(
         **toy.texts(17),

@@ -1,6 +1,7 @@
 """Training sequences are those of generation; no known mistake is made."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -21,7 +22,9 @@ from bark_tf.generation.arrays import NUMPY
 from bark_tf.generation.coarse import CoarseStage, CoarseWindow, window_prompt
 from bark_tf.generation.fine import FineStage, window_at
 from bark_tf.generation.histories import histories_of
+from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.random import keys_of
+from bark_tf.generation.stage import Call
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.tokens import interleave
@@ -178,9 +181,11 @@ def test_coarse_training_predicts_what_generation_says(model, rng, has_voice, ra
     voice = voice_of(utterance(rng, 17, config=config), sizes) if has_voice else None
     semantic = rng.integers(0, SEMANTIC, 40)
     row = coarse_row(semantic, voice, sizes)
+    configs = StageConfigs(
+        config.semantic_config, config.coarse_acoustics_config, codebook_size=BOOK
+    )
     stage = CoarseStage(
-        model("coarse"),
-        sizes,
+        Call(SimpleNamespace(coarse_acoustics=model("coarse")), configs),
         tf.constant(semantic[None], tf.int32),
         tf.constant([40]),
         histories(voice),
@@ -209,10 +214,9 @@ def test_fine_training_predicts_what_generation_says(model, rng, frames, history
     if history:
         voice = {"fine_prompt": rng.integers(0, BOOK, (BOOKS, history))}
     coarse = rng.integers(0, BOOK, (COARSE, frames))
+    configs = StageConfigs(None, fine=config, codebook_size=BOOK)
     stage = FineStage(
-        model("fine"),
-        config,
-        BOOK,
+        Call(SimpleNamespace(fine_acoustics=model("fine")), configs),
         tf.constant(coarse[None], tf.int32),
         tf.constant([frames]),
         histories(voice),

@@ -163,9 +163,7 @@ def command(prepared, out, *more):
 
 
 @pytest.mark.slow
-def test_train_gives_the_same_model_with_every_strategy(
-    start, prepared, tmp_path
-):
+def test_train_gives_the_same_model_with_every_strategy(start, prepared, tmp_path):
     outs = [tmp_path / name for name in ("alone", "mirrored", "workers")]
     errors = [tmp_path / f"{number}.txt" for number in range(4)]
     children = [start("call", command(prepared, outs[0]), errors[0])]
