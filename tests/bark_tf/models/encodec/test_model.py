@@ -112,6 +112,11 @@ def test_bandwidth_decides_the_codebooks(codec, audio, bandwidth, num_codebooks)
     np.testing.assert_array_equal(codes, codec.encode(audio, 48.0)[:, :num_codebooks])
 
 
+def test_a_number_of_codebooks_in_place_of_a_bandwidth(codec, audio):
+    codes = codec.encode(audio, num_codebooks=3)
+    np.testing.assert_array_equal(codes, codec.encode(audio, 48.0)[:, :3])
+
+
 def test_audio_may_have_a_channel_axis(codec, audio):
     with_channel = audio[:, None]
     np.testing.assert_array_equal(codec.encode(with_channel), codec.encode(audio))
@@ -262,6 +267,12 @@ def test_audio_that_is_refused(codec, audio):
 def test_stereo_audio_needs_its_channels():
     with pytest.raises(ValueError, match=r"shape \(batch, 2, samples\)"):
         EncodecModel(STEREO).encode(np.zeros((2, 10), "float32"))
+
+
+@pytest.mark.parametrize("num_codebooks", [0, 5, 1.5])
+def test_codebooks_that_the_codec_does_not_have(codec, audio, num_codebooks):
+    with pytest.raises(ValueError, match=r"num_codebooks must be between 1 and 4"):
+        codec.encode(audio, num_codebooks=num_codebooks)
 
 
 @pytest.mark.parametrize("bandwidth", [6.0, 0, -1, "high"])
