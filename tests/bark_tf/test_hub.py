@@ -191,7 +191,7 @@ def test_changed_branch_is_downloaded_again(hub):
 
 
 def test_other_process_by_environment(hub, tmp_path):
-    """HF_ENDPOINT and HF_HOME reach the library as they reach every hub client."""
+    """The library respects HF_ENDPOINT and HF_HOME, as every hub client does."""
     hub.write(REPO, "config.json", b"{}")
     code = f"from bark_tf import hub; print(hub.find_file({REPO!r}, 'config.json'))"
     environment = {**os.environ, **hub.environment(tmp_path / "home")}
@@ -286,7 +286,7 @@ def test_hub_in_trouble(hub):
 
 
 def test_lacking_file_needs_no_network_once_known(hub, monkeypatch):
-    """The client's own answer costs 23 seconds of retries for each such file."""
+    """Without our check, the client retries for 23 seconds per such file."""
     hub.write(REPO, BIN, b"weights")
     path = bark_hub.find_weights(REPO)
     hub.stop()
@@ -422,7 +422,7 @@ def test_damaged_index(content, tmp_path):
 
 
 def test_shards_are_of_the_commit_of_the_index(hub, monkeypatch):
-    """Bug class: the branch moves in between, and old and new weights mix."""
+    """Bug: the branch moves in between, and old and new weights mix."""
     write_shards(lambda name, content: hub.write(REPO, name, content))
     read_names = bark_hub.shard_names
 

@@ -225,7 +225,7 @@ def test_a_wrong_voice_is_one_clear_error(processor):
 
 
 def test_the_voices_of_transformers_own_tests_work(processor):
-    """They are np.ones of 35 tokens and 35 frames; lengths that do not fit warn."""
+    """They are np.ones of 35 tokens and 35 frames; a mismatch of lengths warns."""
     given = {
         "semantic_prompt": np.ones(35),
         "coarse_prompt": np.ones((2, 35)),
@@ -270,7 +270,7 @@ def test_round_trip(voiced, checkpoint, tmp_path):
 
 
 def test_a_checkpoint_may_be_moved_and_saved_onto_itself(checkpoint, tmp_path):
-    """The index says where it was saved; the directory it is in is what counts."""
+    """The index names the place it was saved to; its present directory counts."""
     moved = checkpoint.rename(tmp_path / "moved")
     loaded = BarkProcessor.from_pretrained(moved)
     loaded.speaker_embeddings["new"] = voice(9)

@@ -64,14 +64,14 @@ load_codec = functools.cache(EncodecModel.from_pretrained)
 
 @pytest.fixture(autouse=True)
 def one_codec(monkeypatch):
-    """All voices through one codec, so that its graphs are kept."""
+    """Makes all voices with one codec, so that it is traced once."""
     one = types.SimpleNamespace(from_pretrained=load_codec)
     monkeypatch.setattr(module, "EncodecModel", one)
 
 
 @pytest.fixture
 def record(tmp_path):
-    """Writes a recording and gives its path."""
+    """Writes a recording and returns its path."""
 
     def record(audio, rate=CODEC_HZ, name="me.wav", **how):
         path = tmp_path / name
@@ -82,7 +82,7 @@ def record(tmp_path):
 
 
 def said(report, *parts):
-    """Whether exactly these warnings were given, in order, by a part of each."""
+    """Whether the report has exactly these warnings, given as parts, in order."""
     assert len(report.warnings) == len(parts), report.warnings
     for text, part in zip(report.warnings, parts, strict=True):
         assert part in text
@@ -108,7 +108,7 @@ def test_a_good_recording_gives_a_voice_without_a_word(model, record):
 
 @pytest.mark.parametrize("rate", [CODEC_HZ, 44_100])
 def test_a_voice_begins_with_a_frame_of_the_codec(model, record, rate):
-    """What a model spoke is cut into the frames that it was made of."""
+    """Generated audio is split into the frames that it was decoded from."""
     for silence_s in (0.1, 1.003, 1.0085):
         sound = np.random.default_rng(0).uniform(-0.1, 0.1, 2 * rate)
         audio = np.pad(sound, (round(silence_s * rate), rate))
@@ -132,7 +132,7 @@ def test_lengths_fit_as_in_all_voices_that_suno_shipped(model, record, seconds):
 
 
 def test_codes_and_tokens_are_those_of_the_recording(model, record):
-    """Against the codec and the tokenizer alone, of audio that needs no trimming."""
+    """Compared with the codec and the tokenizer, on audio without silence."""
     audio = np.random.default_rng(0).uniform(-0.1, 0.1, 2 * CODEC_HZ).astype("f4")
     path = record(audio, subtype="FLOAT")
     voice, report = make_voice(path, model)
@@ -174,7 +174,7 @@ def test_the_voice_speaks(model, record, tmp_path, capsys):
 
 
 def test_hubert_hears_its_own_rate(model, record, tmp_path, monkeypatch):
-    """A tokenizer of its own directory, and 16 kHz whatever the recording has."""
+    """A tokenizer in its own directory, at 16 kHz whatever the recording's rate."""
     config = toy.hubert_config(num_hidden_layers=1)
     quantizer = HubertQuantizerConfig(input_size=16, hidden_size=6, output_size=20)
     tokenizer = HubertTokenizer(
@@ -253,7 +253,7 @@ def test_too_short_is_refused_and_short_is_a_warning(model, record):
 
 
 def test_forty_minutes_are_read_for_one(model, tmp_path, monkeypatch):
-    """Nothing behind the first minute is touched: the file has a hole there."""
+    """Nothing after the first minute is read: the file has a hole there."""
     rate, seconds = 8_000, 40 * 60
     start = (hum(60, rate) * 2**15).astype("<i2").tobytes()
     path = tmp_path / "long.wav"
@@ -277,7 +277,7 @@ def test_forty_minutes_are_read_for_one(model, tmp_path, monkeypatch):
 
 
 def test_a_long_recording_ends_at_its_last_good_pause(model, record):
-    """Speech without a pause until 30 s, but for one from 10.0 to 10.4 s."""
+    """Speech for 30 s with a single pause, from 10.0 to 10.4 s."""
     audio = np.random.default_rng(0).uniform(-0.1, 0.1, 30 * CODEC_HZ)
     audio[10 * CODEC_HZ : round(10.4 * CODEC_HZ)] *= 1e-3
     _, report = make_voice(record(audio), model)
@@ -394,7 +394,7 @@ def a_report(**changes):
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
-    """The voice that was there before stays as it was."""
+    """The previous voice is unchanged."""
     path, sound = voice_paths(tmp_path / "me")
     path.write_bytes(b"before")
 

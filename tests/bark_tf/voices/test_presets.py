@@ -56,7 +56,7 @@ def all_members():
 
 
 class Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -360,7 +360,7 @@ def test_flipped_bytes_are_harmless_or_one_clear_error(fuzzed, data):
 
 
 def write_index(directory, name="v2/a", seed=0):
-    """Writes a voice as a checkpoint holds it and returns its index."""
+    """Writes a voice in the layout of a checkpoint and returns its index."""
     paths = {}
     for key, array in arrays(seed=seed).items():
         paths[key] = f"speaker_embeddings/{name}_{key}.npy"
@@ -398,7 +398,7 @@ def test_an_index_of_another_form_is_refused(index):
 
 @pytest.mark.parametrize("entry", [{}, {"semantic_prompt": "v2/a.npy"}])
 def test_an_incomplete_voice_is_refused_only_when_used(tmp_path, entry):
-    """One broken entry must not keep the others, or plain text, from working."""
+    """One broken entry must not break the others, or plain text."""
     index = {**write_index(tmp_path), "incomplete": entry}
     (tmp_path / "v2").mkdir()
     np.save(tmp_path / "v2" / "a.npy", np.arange(20))
@@ -530,7 +530,7 @@ def test_a_voice_of_another_type_is_refused(voice):
 
 
 def fake_distribution(folder, files):
-    """What importlib.metadata finds of a package that consists of `files`."""
+    """Makes what importlib.metadata finds for a package of `files`."""
     for name in ("bark/__init__.py", *files):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

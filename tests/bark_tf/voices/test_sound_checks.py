@@ -1,4 +1,4 @@
-"""Checks of recordings: what is found, and above all what is not."""
+"""Checks of recordings: true positives and, above all, no false ones."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_loud_is_not_clipped(gain):
 
 @pytest.mark.parametrize("peak", [1.0, 0.6])
 def test_flat_tops_are_counted_wherever_they_are(peak):
-    """A clipped recording that somebody has turned down is clipped all the same."""
+    """A clipped recording stays clipped when it is turned down."""
     audio = clipped(2.0, peak)
     share = clipped_share(audio[:, None])
     at_top = np.mean(np.abs(audio) >= np.abs(audio).max() - 1e-6)
