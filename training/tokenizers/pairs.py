@@ -114,7 +114,7 @@ def make_pairs(
 
 
 class _PairMaker:
-    """Makes pairs for `make_shards`, as `prepare.Maker` makes utterances."""
+    """Makes pairs for `make_shards`, as `encoding.Maker` makes utterances."""
 
     def __init__(
         self, model: str, voices: Sequence[str | None], seed: int, jit_compile: bool

@@ -51,7 +51,8 @@ from bark_tf.semantic_tokens.hubert import (
 from ..data.batches import Batches
 from ..data.shards import DatasetInfo, ShardSet
 from ..evaluation.metrics import edit_distance
-from ..runs.fit import TrainingOptions, train
+from ..options import TrainingOptions
+from ..runs.fit import train
 from ..runs.trainers import StageTrainer
 
 SPLITS = ("train", "validation")
