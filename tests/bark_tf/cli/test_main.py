@@ -58,7 +58,7 @@ from bark_tf.cli.main import main
 for words in (["--help"], ["speak", "--help"], ["--version"],
               ["voices", "--model", {checkpoint!r}]):
     assert main(words) == 0
-    heavy = {{"tensorflow", "keras", "rich"}} & set(sys.modules)
+    heavy = {{"tensorflow", "keras", "tqdm", "soundfile"}} & set(sys.modules)
     assert not heavy, (words, heavy)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
