@@ -52,7 +52,7 @@ def tokenizer(hubert):
 
 @pytest.fixture
 def audio(rng):
-    """3 s, 149 frames, of changing loudness: a window's own level would be wrong."""
+    """3 s, 149 frames, of changing loudness, so that windows differ in level."""
     loudness = 0.3 * np.sin(np.linspace(0.1, 12, 3 * RATE)) ** 2
     return (loudness * rng.normal(0.1, 1, 3 * RATE)).astype("f")
 
@@ -82,7 +82,7 @@ def test_every_token_has_a_frame_in_the_recording(hubert, samples):
     chosen = nearest_frames(num_tokens, num_frames)
     assert len(chosen) == num_tokens and chosen.min() == 0
     assert chosen.max() <= num_frames - 1
-    # No token is farther than one frame from its time.
+    # No token is more than one frame away from its time.
     centres = (np.arange(num_tokens) + 0.5) * RATE / 49.9
     assert np.abs(chosen * 320 + 200 - centres).max() <= 320
 
@@ -106,8 +106,8 @@ def test_one_window_is_the_whole(hubert, audio, seconds):
 
 @pytest.mark.parametrize("cut", [0, 1, 500])
 @pytest.mark.parametrize(("window", "margin"), [(60, 15), (64, 31), (40, 0)])
-def test_what_is_local_is_exact_across_windows(hubert, audio, window, margin, cut):
-    """The level of the recording, the convolutions and the positions."""
+def test_local_operations_are_exact_across_windows(hubert, audio, window, margin, cut):
+    """Level, convolutions and positions do not depend on windows."""
     audio = audio[: len(audio) - cut]
     whole = hubert(audio[None], layer=0)[0]
     found = joined(hubert, audio, 0, window=window, margin=margin)
@@ -115,7 +115,7 @@ def test_what_is_local_is_exact_across_windows(hubert, audio, window, margin, cu
 
 
 def test_layers_are_exact_where_attention_adds_nothing(hubert, audio):
-    """So nothing but attention can differ between windows and the whole."""
+    """Only attention can differ between windows and the whole recording."""
     silent = HubertModel(CONFIG)
     silent.set_weights(hubert.get_weights())
     for block in silent.blocks:
@@ -144,7 +144,7 @@ def test_frames_see_their_window_and_nothing_else(hubert, audio, monkeypatch):
 @pytest.mark.parametrize("num_frames", [1, 99, 100, 101, 160, 161, 1_000, 12_345])
 @pytest.mark.parametrize("margin", [0, 20, 49])
 def test_plan(num_frames, margin):
-    """Every frame once, and far from every edge that is not the recording's."""
+    """Each frame is used once, far from edges inside the recording."""
     done = 0
     for first, last, start, end in module._plan(num_frames, 100, margin):
         assert last - first == min(100, num_frames)
@@ -169,7 +169,7 @@ def test_windows_must_overlap(hubert, audio, window, margin):
 
 
 def test_tokens_are_those_of_the_networks(tokenizer, audio):
-    """HuBERT's layer through the quantizer, the likeliest of each frame."""
+    """The quantizer's likeliest token for each frame of HuBERT's layer."""
     logits = tokenizer.quantizer(tokenizer.hubert(audio[None], layer=1))
     frames = np.asarray(logits).argmax(axis=-1)[0]
     found = tokenizer(audio)
@@ -178,8 +178,8 @@ def test_tokens_are_those_of_the_networks(tokenizer, audio):
     assert len(set(found)) > 3
 
 
-def test_windows_do_not_show_in_the_lstm(tokenizer, audio, monkeypatch):
-    """Its state goes from window to window, whatever their lengths."""
+def test_the_lstm_does_not_depend_on_windows(tokenizer, audio, monkeypatch):
+    """The LSTM state passes between windows of any length."""
     frames = joined(tokenizer.hubert, audio, 1, window=57, margin=10)
     parts = list(hubert_windows(tokenizer.hubert, audio, 1, window=57, margin=10))
     monkeypatch.setattr(module, "hubert_windows", lambda *_: parts)
@@ -187,8 +187,8 @@ def test_windows_do_not_show_in_the_lstm(tokenizer, audio, monkeypatch):
     np.testing.assert_array_equal(tokenizer._all_frames(audio), expected)
 
 
-def test_nothing_is_done_twice_or_in_vain(tokenizer, audio, monkeypatch):
-    """One linear layer for two, and no frames from outside of the recording."""
+def test_no_computation_is_wasted(tokenizer, audio, monkeypatch):
+    """Two linear layers run as one, and no padding frames are computed."""
     heard = []
     window = HubertModel.window
     monkeypatch.setattr(
@@ -206,7 +206,7 @@ def test_nothing_is_done_twice_or_in_vain(tokenizer, audio, monkeypatch):
 
 
 def test_two_traces_serve_all_lengths_and_blocks(hubert, audio):
-    """The first call's own, and the one for any length."""
+    """One trace for the first length, and one for all others."""
     hubert = HubertModel(hubert.config)
     for samples in (8_000, 9_000, 16_000, 20_001, len(audio)):
         list(hubert_windows(hubert, audio[:samples], window=57, margin=10, layer=2))
@@ -254,8 +254,8 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, audio, tmp_path):
 
 
 @pytest.mark.parametrize(("layer", "kept"), [(0, 1), (1, 1), (2, 2)])
-def test_layers_that_nobody_reads_are_not_saved(hubert, audio, tmp_path, layer, kept):
-    """Without those above, a layer's output is what it was, bit for bit."""
+def test_layers_above_the_one_read_are_not_saved(hubert, audio, tmp_path, layer, kept):
+    """Dropping the layers above does not change a layer's output at all."""
     from safetensors.numpy import load_file
 
     network = random_model(HubertQuantizer(QUANTIZER), 1)
@@ -276,7 +276,7 @@ def test_layers_that_nobody_reads_are_not_saved(hubert, audio, tmp_path, layer, 
         hubert.first_layers(3)
 
 
-def test_made_of_published_files(tokenizer, audio, tmp_path):
+def test_published_files_make_a_tokenizer(tokenizer, audio, tmp_path):
     tokenizer.hubert.save_pretrained(tmp_path / "hubert")
     tokenizer.quantizer.save_pretrained(tmp_path / "quantizer")
     weights = tmp_path / "quantizer" / "model.safetensors"

@@ -60,7 +60,6 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, rng, tmp_path):
 
 
 def test_slopes_count_less_than_values(rng):
-    """A part of a value's scale is what it takes to be another sound."""
     from bark_tf.semantic_tokens import kmeans
 
     audios = tones(rng)

@@ -1,4 +1,4 @@
-"""Splitting and grouping: tables of cases, and what holds for any text."""
+"""Splitting and grouping: tables of cases, and properties of any text."""
 
 import time
 
@@ -19,7 +19,7 @@ from bark_tf.text.sentences import (
     split_sentences,
 )
 
-# Sentences are parted by | and put together with the white space that stands there.
+# | separates the expected sentences; the text is the case without it.
 ENGLISH = [
     "Hello, my dog is cute. | He barks! | Does he? | Yes.",
     "Mr. Smith met Dr. J. R. R. Tolkien and Mrs. Jones at St. Mary's. | They talked.",
@@ -219,7 +219,7 @@ def test_a_long_sentence_is_cut_at_a_clause(sentence):
 
 
 def test_numbers_and_cues_are_no_clauses():
-    """A cut at the comma of 10,000 or the space of a cue changes what is said."""
+    """A cut at the comma of 10,000 or inside a cue would change the speech."""
     sentence = "costs 10,000 dollars [clears throat] " * 20
     for group in group_sentences([sentence], count_words):
         assert group.count("10,000") == group.count("10")
@@ -331,6 +331,6 @@ def test_a_hundred_thousand_characters_take_no_time(unit):
 
 
 def test_abbreviations_are_written_as_they_are_looked_up():
-    """The words are compared in lower case and without their last dot."""
+    """Words are looked up in lower case and without their last dot."""
     for words in (module._ABBREVIATIONS, module._BEFORE_NUMBER):
         assert all(word == word.lower().rstrip(".") for word in words)

@@ -60,7 +60,7 @@ def ids_of(*tokens):
 
 
 def test_import_is_light():
-    """The tokenizer is used where TensorFlow would be dead weight."""
+    """Programs that only tokenize do not load TensorFlow."""
     code = (
         "import sys, bark_tf.text.tokenizer, bark_tf.voices.presets, bark_tf.processor;"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
@@ -82,7 +82,7 @@ def test_vocabulary_from_file_list_and_mapping_is_the_same(tmp_path, tokenizer):
 
 
 def test_a_token_that_is_there_twice_moves_no_other(tmp_path):
-    """Ids are line numbers; the largest one was refused when tokens were counted."""
+    """Ids are line numbers; counting tokens used to refuse the largest one."""
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\n[UNK]\ntwice\ntwice\nlast\n", encoding="utf-8")
     tokenizer = BarkTokenizer.from_vocabulary(path)

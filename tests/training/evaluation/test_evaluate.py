@@ -1,4 +1,4 @@
-"""The whole evaluation at toy size: what is measured, compared, written and refused."""
+"""The whole evaluation at toy size: measures, comparison, files and errors."""
 
 import json
 import sys
@@ -171,7 +171,7 @@ def test_everything_is_measured_of_both_models(result):
     }
 
 
-def test_errors_are_those_of_the_words(result):
+def test_word_errors_are_counted(result):
     found = result[0]
     # "one" for "one two", "one" and "three one four".
     assert found.speech["ground_truth"].wer.edits == Edits(3, 0, 3, 0)
@@ -202,7 +202,7 @@ def test_a_codec_alone_needs_audio_alone(model, tmp_path):
     assert found.codec.recordings == 2 and not found.stages and not found.speech
 
 
-def test_what_is_empty_is_wrong_and_never_heard():
+def test_empty_audio_counts_as_errors_and_is_not_judged():
     parrot = Parrot()
     spoken = Spoken([np.zeros(0, np.float32), np.ones(5, np.float32)], 1)
     judges = Judges(parrot, Ear(), Nose())
@@ -268,7 +268,7 @@ def test_wrong_arguments_are_refused_before_any_work(data, tmp_path):
             evaluate("no/such/model", **arguments)
 
 
-def test_what_is_missing_is_found_before_anything_is_judged(
+def test_missing_files_are_found_before_anything_is_judged(
     model, data, tmp_path, monkeypatch
 ):
     absent, parrot = str(tmp_path / "absent"), Parrot()

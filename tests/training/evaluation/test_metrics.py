@@ -65,7 +65,7 @@ def test_edits_are_counted_by_kind(reference, hypothesis, expected):
 
 
 def distance(a, b):
-    """Levenshtein's recursion, as it is written."""
+    """Levenshtein's recursion, written literally."""
 
     @functools.cache
     def below(i, j):
@@ -178,7 +178,7 @@ def test_distances_grow_with_the_damage(rng):
 def test_mel_distance_is_in_decibels(rng):
     audio = 0.3 * rng.standard_normal(RATE)
     assert mel_distance(audio, audio / 10, RATE) == pytest.approx(20, abs=1e-6)
-    # Below the floor everything is the same silence.
+    # Everything below the floor is silence.
     assert mel_distance(audio * 1e-9, np.zeros(RATE), RATE) == 0
     assert mel_distance(audio, np.append(audio, 1.0), RATE) == 0
 

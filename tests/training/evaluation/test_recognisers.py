@@ -1,4 +1,4 @@
-"""Judges of speech: what they are asked, and what they say of real speech."""
+"""Judges of speech: their calls, and their results for real speech."""
 
 import sys
 import types
@@ -31,7 +31,7 @@ def recording():
 # === pocketsphinx ===
 
 
-def test_pocketsphinx_understands_a_recording_whatever_came_before(recording, rng):
+def test_pocketsphinx_recognises_each_recording_independently(recording, rng):
     pytest.importorskip("pocketsphinx")
     recognise = recogniser_of("pocketsphinx", [*DIGITS, "One"])
     assert recognise.name == "pocketsphinx, any sequence of 10 words"
@@ -71,7 +71,7 @@ def test_words_come_from_a_file(tmp_path):
 
 
 class FakeWhisper:
-    """Answers as `faster_whisper.WhisperModel` does, and remembers the question."""
+    """Answers like `faster_whisper.WhisperModel`, and keeps its arguments."""
 
     def __init__(self, *args, **options):
         self.opened, self.asked = (args, options), None
@@ -84,7 +84,7 @@ class FakeWhisper:
         return segments, None
 
 
-def test_whisper_is_asked_for_words_at_its_rate(rng):
+def test_whisper_gets_audio_at_its_rate(rng):
     model = FakeWhisper()
     recognise = FasterWhisper(model, "en")
     audio = rng.uniform(-2, 2, 24_000).astype(np.float32)
@@ -115,7 +115,7 @@ def test_whisper_is_opened_from_its_directory_alone(tmp_path, monkeypatch):
 # === moonshine ===
 
 
-def test_moonshine_hears_what_lies_in_its_package(tmp_path, monkeypatch):
+def test_moonshine_loads_the_model_in_its_package(tmp_path, monkeypatch):
     opened, heard = [], []
 
     class Transcriber:
@@ -167,7 +167,7 @@ def test_voices_are_judged_at_their_rate(monkeypatch):
     judge = voice_judge_of("resemblyzer")
     vector = judge(np.full(8_000, 0.25, np.float32), 8_000)
     assert vector == pytest.approx(0.25, abs=0.01) and heard[0].shape == (RATE,)
-    # Where all is cut as silence there is no voice, and nothing to divide by.
+    # If everything is cut as silence there is no voice.
     for silent in (np.zeros(100), np.zeros(0), np.full(1, 0.1)):
         assert not judge(silent, RATE).any()
 
@@ -201,6 +201,6 @@ def test_quality_has_scores_by_name(monkeypatch):
         (lambda: at_rate([np.nan], RATE), "finite"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(call, message):
+def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Reports: what they say, and that they are complete or not there."""
+"""Reports: their tables, and that they are written completely or not at all."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_json_gives_back_what_was_measured(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": "x", "settings": 1}'])
-def test_what_is_no_report_is_one_error(tmp_path, text):
+def test_a_damaged_report_is_one_error(tmp_path, text):
     (tmp_path / "report.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"report\.json: "):
         Evaluation.load(tmp_path)
@@ -98,7 +98,7 @@ def test_a_table_holds_every_figure():
     ]
     found = dict(zip(head, row(text, "all stages"), strict=True))
     assert found["WER (95 % CI)"] == "20.0% (18.0 to 23.0)"
-    # Against the row above; other texts cannot be compared with it.
+    # Compared with the row above; other texts are not comparable.
     assert found["added WER"] == "+12.0" and found["similarity"] == "0.700"
     assert found["overall"] == "–" and found["empty"] == "2"
     assert row(text, "all stages, other texts")[3] == "–"
@@ -155,7 +155,7 @@ def test_a_plot_has_a_bar_for_every_figure(monkeypatch):
     ]
 
 
-def test_without_matplotlib_there_is_a_report_all_the_same(tmp_path, monkeypatch):
+def test_without_matplotlib_the_report_has_no_plots(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.warns(UserWarning, match=r"no plots\. .*matplotlib.*`evaluate`"):
         evaluation().save(tmp_path)

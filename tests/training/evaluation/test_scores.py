@@ -1,4 +1,4 @@
-"""Figures that equal what is computed by hand, and speech that equals generation."""
+"""Measures compared with hand computation, and speech with `generate`."""
 
 import math
 
@@ -98,11 +98,11 @@ def test_the_loss_is_that_of_training(stage):
     assert score.loss == pytest.approx(sum(losses) / sum(weights), rel=1e-5)
     assert score.accuracy == pytest.approx(right / sum(weights), abs=1e-6)
     assert score.perplexity == pytest.approx(math.exp(score.loss))
-    # A second look gives the same: nothing adds up.
+    # A second evaluation gives the same: metrics are reset.
     assert stage_score(trainer, batches) == score
 
 
-def test_a_model_that_knows_nothing_is_as_perplexed_as_it_has_tokens():
+def test_an_uninformed_model_has_the_perplexity_of_its_vocabulary():
     model = toy.bark()
     kernel = model.semantic.lm_head.kernel
     kernel.assign(np.zeros(kernel.shape))
@@ -125,12 +125,12 @@ def test_reconstructions_are_encoded_and_decoded(rng):
             assert estimate.shape == audio.shape
 
 
-def test_codec_scores_are_means_that_no_recording_decides(rng):
+def test_codec_scores_are_means_with_clipped_si_sdr(rng):
     audios = [rng.normal(0, 0.2, 4_000).astype(np.float32) for _ in range(3)]
     exact = codec_score(audios, audios, 8_000)
     assert exact == (0.0, 0.0, 60.0, 3)
     soft = codec_score(audios, [audios[0], audios[1] / 10, audios[2] / 10], 8_000)
-    # A tenth of the amplitude is 20 dB less in every band.
+    # A tenth of the amplitude is -20 dB in every band.
     assert soft.mel_db == pytest.approx(40 / 3, rel=1e-3)
     assert soft.si_sdr_db == pytest.approx(60.0)
     silent = codec_score(audios[:1], [np.zeros(4_000)], 8_000)
@@ -175,7 +175,7 @@ def same(audios, expected, lengths):
 
 
 def test_texts_are_spoken_as_generate_speaks_them(drawing):
-    """In batches of two, the last one filled up; `generate` has all of them at once."""
+    """In batches of two, the last padded, against one batch of `generate`."""
     speaker = Speaker(drawing, processor(), jit_compile=False, batch_size=2)
     reports = []
     spoken = speaker.from_texts(TEXTS, lambda *report: reports.append(report))
@@ -186,8 +186,8 @@ def test_texts_are_spoken_as_generate_speaks_them(drawing):
     assert reports[-1] == (5, 5)
 
 
-def test_later_stages_go_on_from_true_tokens_as_generate_does(drawing):
-    """Given the tokens that generate made, they say what generate said."""
+def test_later_stages_continue_given_tokens_as_generate_does(drawing):
+    """From the tokens of `generate`, the later stages give its audio."""
     voice = toy.voice()
     out = spoken_at_once(drawing, history_prompt=voice)
     assert min(out.lengths) > 0
@@ -211,7 +211,7 @@ def test_later_stages_go_on_from_true_tokens_as_generate_does(drawing):
 def test_rows_without_audio_are_empty_and_no_warning():
     model = toy.bark()
     kernel = np.array(model.semantic.lm_head.kernel)
-    # The end is the likeliest token, whatever the state is.
+    # The end token is always the likeliest.
     model.semantic.lm_head.kernel.assign(np.zeros_like(kernel))
     model.generation_config = toy.generation_config(semantic={"min_eos_p": 0.01})
     speaker = Speaker(model, processor(), jit_compile=False)

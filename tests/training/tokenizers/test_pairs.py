@@ -1,4 +1,4 @@
-"""Pairs that a toy Bark makes itself, and the quantizer that learns from them."""
+"""Pairs that a toy Bark generates, and a quantizer trained on them."""
 
 import functools
 
@@ -20,14 +20,14 @@ from bark_tf.training.tokenizers.pairs import make_pairs
 from bark_tf.voices.presets import VoicePreset
 
 NOTHING = "\u200b"  # in which nothing has a token
-# At the first, the seed 0 draws the end at once.
+# Seed 0 ends the first text at once.
 TEXTS = ["zero", "one two", "three", "four five six", "seven", "eight", NOTHING]
 TOO_LONG = " ".join(["one"] * 17)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Batches of two, and one model for all tests, whose programs are kept."""
+    """Batches of two, and one model for all tests, to compile it once."""
     load = staticmethod(functools.cache(BarkModel.from_pretrained))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BATCH_SIZE", 2)
@@ -37,7 +37,7 @@ def few_programs():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Draws tokens at random, as likely the end as another."""
+    """Draws tokens uniformly, the end token included."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("model")
     config, generation, words = toy_speech.start()
@@ -68,7 +68,7 @@ def all_pairs(folder):
     return {one.id: one for split in shards for one in split}
 
 
-def test_pairs_are_what_the_model_says(model, made):
+def test_pairs_are_what_the_model_generates(model, made):
     folder, _ = made
     found = all_pairs(folder)
     assert sorted(found) == [f"{number:06d}" for number in range(1, 6)]
@@ -89,7 +89,7 @@ def test_pairs_are_what_the_model_says(model, made):
         assert one.text_ids.tolist() == toy_speech.tokenizer().encode(one.text)
 
 
-def test_what_is_not_said_is_reported(made):
+def test_skipped_texts_are_reported(made):
     _, report = made
     reasons = {one.id: one.reason for one in report.skipped}
     assert reasons.keys() == {"000000", "000006", "000007"}
@@ -108,7 +108,7 @@ def test_a_pair_does_not_depend_on_the_others(model, made, tmp_path):
     np.testing.assert_array_equal(found.codes, expected.codes)
 
 
-def test_killed_it_goes_on_with_the_shards_that_are_there(
+def test_a_killed_run_resumes_with_the_finished_shards(
     model, made, tmp_path, monkeypatch
 ):
     class Killed(Exception):
@@ -151,7 +151,7 @@ def test_voices_take_turns(model, made, tmp_path):
         speak(model, tmp_path / "other", voices=[tmp_path / "absent.npz"])
 
 
-def test_what_cannot_be_is_refused(model, tmp_path):
+def test_wrong_arguments_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match="no texts"):
         speak(model, tmp_path, ())
     with pytest.raises(ValueError, match="validation must be"):
@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused(model, tmp_path):
 
 
 def test_from_texts_to_a_tokenizer_in_one_command(model, tmp_path, capsys):
-    """The tokenizer fits the model, whose rates are not those of Bark."""
+    """The tokenizer fits the model, whose rates differ from Bark's."""
     config = toy.hubert_config(num_hidden_layers=1)
     toy.randomize(HubertModel(config)).save_pretrained(tmp_path / "hubert")
     (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")

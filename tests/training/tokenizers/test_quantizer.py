@@ -1,4 +1,4 @@
-"""Training of the quantizer: alignment, learning, going on, and the command."""
+"""Training of the quantizer: alignment, learning, resuming, and the command."""
 
 import json
 
@@ -136,7 +136,7 @@ def test_tokens_of_held_out_audio_are_found(made, pairs):
     assert (tokenizer.vocab_size, tokenizer.rate_hz) == (len(PITCHES), RATE_HZ)
 
 
-def test_what_is_saved_has_no_layer_that_nobody_reads(made):
+def test_layers_above_the_one_read_are_not_saved(made):
     tokenizer, _, out = made
     loaded = load_semantic_tokenizer(out)
     assert len(tokenizer.hubert.blocks) == 2 and len(loaded.hubert.blocks) == 1
@@ -170,7 +170,7 @@ def test_a_stopped_run_resumes_with_the_frames_on_disk(
 
 
 def test_a_quantizer_can_be_the_start(made, pairs, hubert, tmp_path):
-    """After one step of almost nothing it is what it was, and so is its score."""
+    """One step with a tiny learning rate changes neither weights nor score."""
     made[0].quantizer.save_pretrained(tmp_path / "start")
     options = TrainingOptions(steps=1, learning_rate=1e-9, weight_decay=0.0)
     change = {"hidden_size": None, "quantizer": tmp_path / "start", "options": options}
@@ -202,7 +202,7 @@ class Held:
 
 
 @pytest.mark.parametrize(("rate_hz", "sizes"), [(50.0, (99, 99)), (25.0, (99, 49))])
-def test_every_token_is_said_by_the_frame_at_its_time(rate_hz, sizes):
+def test_each_token_is_assigned_the_frame_at_its_time(rate_hz, sizes):
     examples = QuantizerExamples(Held(sizes), rate_hz=rate_hz, config=CONFIG)
     example = examples.example(0)
     centres = (example["targets"] + 0.5) / rate_hz
@@ -229,7 +229,7 @@ def test_long_pairs_are_cropped_differently_in_each_epoch(monkeypatch):
 
 
 def test_padding_changes_nothing():
-    """Neither frames behind the end nor rows that do not count."""
+    """Padding frames and ignored rows do not change the loss."""
     rng = np.random.default_rng(0)
     examples = QuantizerExamples(Held((30, 15), (20, 10)), rate_hz=25.0, config=CONFIG)
     sizes = {"input_size": 1, "hidden_size": 4, "output_size": 15}
