@@ -228,20 +228,19 @@ GOLDEN_ROWS = ((0, 0), (1, 300), (2, 0), (3, 90))
 GOLDEN_STAGES = ("semantic", "coarse", "fine")
 
 
-def golden_tensors(stage, table, shape_of):
+def golden_tensors(stage, table):
     """The random tensors of a network, in the order of its conversion table.
 
     Args:
         stage: Of `GOLDEN_STAGES`.
         table: `rules.Table` of the network.
-        shape_of: Name of a tensor in the checkpoint -> its shape.
 
     Yields:
         (rule, float32 array as the checkpoint holds it).
     """
     rng = np.random.default_rng(GOLDEN_STAGES.index(stage))
     for rule in table.rules:
-        values = rng.standard_normal(shape_of(rule.theirs), np.float32)
+        values = rng.standard_normal(rule.convert_shape(rule.shape), np.float32)
         values *= np.float32(0.1 if "norm" in rule.ours else 0.5)
         if stage == "semantic" and rule.ours == "lm_head/kernel":
             values[tokens.SEMANTIC_PAD_TOKEN] *= 1.5  # rows end

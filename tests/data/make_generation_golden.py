@@ -30,7 +30,7 @@ def build(hf, toy, stage, config):
     del fields["model_type"]
     network = model_class(config_class(**fields)).eval()
     tensors, table = network.state_dict(), names.table(config)
-    for rule, values in toy.golden_tensors(stage, table, lambda n: tensors[n].shape):
+    for rule, values in toy.golden_tensors(stage, table):
         tensors[rule.theirs].copy_(torch.from_numpy(values))
     return network
 
