@@ -43,7 +43,7 @@ NUMPY = Arrays(
     reshape=np.reshape,
     transpose=np.transpose,
     pad=np.pad,
-    float64=np.float64,
+    float64=lambda x: np.asarray(x, np.float64),  # NumPy 1 makes scalars of (1,)
     range=lambda stop: np.arange(stop, dtype=np.int32),
     floor=lambda x: np.floor(x).astype(np.int32),
     round=lambda x: np.round(x).astype(np.int32),
