@@ -1,11 +1,16 @@
 """Writes the files of torch.save without torch, instruction by instruction."""
 
+import contextlib
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+
+from bark_tf.convert.checkpoints import CheckpointError, open_checkpoint
 
 MAGIC = 0x1950A86A20F9469CFC6C
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
@@ -110,3 +115,35 @@ def write_legacy(path, tree, storages=None, *, system=SYSTEM, keys=None):
         parts += [struct.pack("<q", array.size), array.tobytes()]
     path.write_bytes(b"".join(parts))
     return path
+
+
+# === Reading them ===
+
+WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
+
+
+def read_all(path) -> dict[str, np.ndarray]:
+    with open_checkpoint(path) as checkpoint:
+        return {name: checkpoint.read(name) for name in checkpoint.names()}
+
+
+def refusal(path) -> str:
+    """Opens and reads a file that must be refused; returns the message."""
+    with pytest.raises(CheckpointError) as caught:
+        read_all(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert len(message) < len(str(path)) + 700
+    return message
+
+
+@contextlib.contextmanager
+def measured():
+    """Gives a function that returns the peak of allocated bytes, without mappings."""
+    tracemalloc.start()
+    peak = 0
+    try:
+        yield lambda: peak
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
