@@ -52,6 +52,29 @@ class XlaLayerCache(NamedTuple):
         )
 
 
+class InPlaceLayerCache(NamedTuple):
+    """As `LayerCache`, but `write` changes the buffers themselves.
+
+    A decode loop owns its buffers and reads none of them after it is overwritten; by
+    themselves TensorFlow's operations would copy the whole cache for every token.
+    """
+
+    keys: tf.Tensor
+    values: tf.Tensor
+
+    @classmethod
+    def copy_of(cls, keys, values) -> InPlaceLayerCache:
+        """A cache with buffers of its own."""
+        return cls(tf.raw_ops.DeepCopy(x=keys), tf.raw_ops.DeepCopy(x=values))
+
+    def write(self, keys, values, position) -> InPlaceLayerCache:
+        """As in `LayerCache`."""
+        return InPlaceLayerCache(
+            overwrite(self.keys, keys, 1, position),
+            overwrite(self.values, values, 2, position),
+        )
+
+
 def scatter(buffer, new, axis: int, position):
     """Writes `new` into `buffer` from a position of one axis on, without XLA.
 
@@ -71,6 +94,21 @@ def scatter(buffer, new, axis: int, position):
     indices = tf.stack(tf.meshgrid(*places, indexing="ij"), -1)
     written = tf.tensor_scatter_nd_update(buffer, indices, new)
     return tf.ensure_shape(written, buffer.shape)
+
+
+def overwrite(buffer, new, axis: int, position):
+    """As `scatter`, but changes the memory of `buffer`, whoever else reads it."""
+    shape, new_shape = tf.shape(buffer), tf.shape(new)
+    slots, count = shape[axis], new_shape[axis]
+    outer = tf.range(tf.reduce_prod(shape[:axis]))[:, None]
+    rows = outer * slots + tf.cast(position, tf.int32) + tf.range(count)
+    width = tf.reduce_prod(shape[axis + 1 :])
+    flat = tf.raw_ops.InplaceUpdate(
+        x=tf.reshape(buffer, (-1, width)),
+        i=tf.reshape(rows, [-1]),
+        v=tf.reshape(tf.cast(new, buffer.dtype), (-1, width)),
+    )
+    return tf.ensure_shape(tf.reshape(flat, shape), buffer.shape)
 
 
 def update_slice(buffer, new, axis: int, position):

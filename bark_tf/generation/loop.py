@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf.generation.cache import (
+    InPlaceLayerCache,
     LayerCache,
     XlaLayerCache,
     extend,
@@ -202,8 +203,11 @@ class Programs:
             with held or contextlib.nullcontext():
                 return (self._step(state, rows, values),)
 
-        kind = XlaLayerCache if self.jit_compile else LayerCache
-        state = _with_caches(state, kind)
+        own = XlaLayerCache
+        if not self.jit_compile:
+            # Not every dtype can be overwritten on a GPU.
+            own = LayerCache if _has_gpu() else InPlaceLayerCache.copy_of
+        state = _with_caches(state, own)
         return _with_caches(tf.while_loop(unfinished, body, (state,))[0], LayerCache)
 
     def _step(self, state: DecodeState, rows: Rows, values: SamplingValues):
@@ -269,8 +273,8 @@ class Programs:
         return tf.where(never, -float("inf"), logits)
 
 
-def _with_caches(state: DecodeState, kind: type) -> DecodeState:
-    return state._replace(cache=tuple(kind(*layer) for layer in state.cache))
+def _with_caches(state: DecodeState, make: Callable) -> DecodeState:
+    return state._replace(cache=tuple(make(*layer) for layer in state.cache))
 
 
 def programs_of(
@@ -307,8 +311,11 @@ def stream_dtype(model: Any) -> tf.DType:
     faster and more exact in float32.
     """
     dtype = tf.as_dtype(model.compute_dtype)
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    return tf.float32 if dtype.size == 2 and not on_gpu else dtype
+    return tf.float32 if dtype.size == 2 and not _has_gpu() else dtype
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _held(model: Any, token):
