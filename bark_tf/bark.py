@@ -1,4 +1,4 @@
-"""The whole Bark: text to audio through four networks.
+"""The complete Bark model: text to audio through four networks.
 
 Source: suno-ai/bark, `bark/api.py`; Hugging Face transformers, `BarkModel`.
 """
@@ -40,7 +40,7 @@ from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
 from bark_tf.voices.presets import VoicePreset
 
-# The parts by the names that transformers gives them.
+# The parts, named as in transformers.
 PARTS: Mapping[str, type[PretrainedModel]] = {
     "semantic": BarkSemanticModel,
     "coarse_acoustics": BarkCoarseModel,
@@ -48,11 +48,11 @@ PARTS: Mapping[str, type[PretrainedModel]] = {
     "codec_model": EncodecModel,
 }
 
-# Threads that read weights while the next part is built.
+# Threads that load weights while the next part is built.
 READERS = 2
 
-# TensorFlow's own CPU allocator keeps all the memory that it ever had. It looks at this
-# once, when it allocates for the first time; later nothing changes.
+# TensorFlow's CPU allocator never returns memory. It reads this variable only once, at
+# its first allocation.
 SYSTEM_ALLOCATOR = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
 
 
@@ -63,11 +63,11 @@ class BarkOutput(NamedTuple):
         audio: float32 (batch, samples), 24 kHz, about [-1, 1]; rows end in silence
             after their own length.
         lengths: Samples per row.
-        semantic: int32 (batch, time), 49.9 Hz, filled up with `eos_token_id`.
-        coarse: int32 (batch, n_coarse_codebooks, frames), 75 Hz, filled up with 0.
-        fine: int32 (batch, n_fine_codebooks, frames), 75 Hz, filled up with 0.
-        voice: `VoicePreset` to continue from; a list of them for several rows. None
-            where a row is empty.
+        semantic: int32 (batch, time), 49.9 Hz, padded with `eos_token_id`.
+        coarse: int32 (batch, n_coarse_codebooks, frames), 75 Hz, padded with 0.
+        fine: int32 (batch, n_fine_codebooks, frames), 75 Hz, padded with 0.
+        voice: `VoicePreset` to continue from; a list for several rows. None for an
+            empty row.
     """
 
     audio: tf.Tensor
@@ -83,15 +83,9 @@ class BarkModel:
 
     Args:
         config: `BarkConfig`.
-        generation_config: `BarkGenerationConfig`; its defaults (greedy) when None.
+        generation_config: `BarkGenerationConfig`; None for its defaults (greedy).
         dtype: Keras dtype policy of all parts.
-        on_built: Called with every part as soon as it exists.
-
-    Attributes:
-        semantic: `BarkSemanticModel`.
-        coarse_acoustics: `BarkCoarseModel`.
-        fine_acoustics: `BarkFineModel`.
-        codec_model: `EncodecModel`.
+        on_built: Called with every part as soon as it is built.
 
     Example:
         >>> model = BarkModel(BarkConfig.preset("tiny"))
@@ -142,18 +136,18 @@ class BarkModel:
 
     @property
     def parts(self) -> dict[str, PretrainedModel]:
-        """The four networks by name; idle ones may be without their weights."""
+        """The four networks by name; with offloading, idle ones have no weights."""
         return dict(self._parts)
 
     def with_part(self, name: str, part: PretrainedModel) -> BarkModel:
-        """The same model with another network in one place; the others are shared.
+        """Returns a model with one part replaced; it shares the others.
 
         Args:
-            name: Of the part, such as `"semantic"`.
-            part: A network of the same kind.
+            name: Part name, such as `"semantic"`.
+            part: A network of the same class.
 
         Raises:
-            ValueError: If there is no such part, or the network is of another kind.
+            ValueError: If the name is unknown or the class differs.
 
         Example:
             >>> better = model.with_part("semantic", fine_tuned)
@@ -161,14 +155,14 @@ class BarkModel:
         if not isinstance(part, PARTS.get(name, ())):
             raise ValueError(
                 f"name must be one of {', '.join(PARTS)}, and part a network of its "
-                f"kind. Received: name={name!r}, part={type(part).__name__}"
+                f"class. Received: name={name!r}, part={type(part).__name__}"
             )
         other = copy.copy(self)
         other._parts = {**self._parts, name: part}
         return other
 
     def load_part(self, name: str) -> PretrainedModel:
-        """Gives a part with its weights in place; with offloading, the others go."""
+        """Returns a part with its weights loaded; offloading releases the others."""
         part = self._parts[name]
         if self._reload is not None and part.is_released:
             for other in self._parts.values():
@@ -179,13 +173,12 @@ class BarkModel:
         return part
 
     def enable_cpu_offload(self, gpu_id: int | None = 0) -> None:
-        """Keeps only the part that is at work on the GPU.
+        """Keeps only the active part on the GPU and the others in main memory.
 
-        The others wait in the main memory. Without a GPU there is nothing to gain and
-        nothing is done; `from_pretrained(offload=True)` then saves main memory.
+        Does nothing without a GPU; `from_pretrained(offload=True)` saves main memory.
 
         Args:
-            gpu_id: Accepted for compatibility; TensorFlow placed the model already.
+            gpu_id: Ignored, since TensorFlow has already placed the model.
         """
         if not tf.config.list_logical_devices("GPU"):
             logging.getLogger(__name__).info("No GPU: enable_cpu_offload does nothing")
@@ -224,34 +217,31 @@ class BarkModel:
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> BarkModel:
-        """Loads a checkpoint directory or a repository of the hub.
+        """Loads a checkpoint from a directory or a hub repository.
 
-        Weights that fit stay in the file until they are used. It may be replaced
-        meanwhile, but must not be changed in place.
+        Weights that need no conversion are mapped from the file until they are used.
+        The file may be replaced meanwhile, but must not be changed in place.
 
         Args:
             path_or_id: A directory, or an id such as `"suno/bark-small"`; None for
                 the small checkpoint that comes with the package.
-            dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; Keras's
-                global policy by default.
+            dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; None for
+                Keras's global policy.
             quantize: A Keras quantization mode such as `"int8"` for the kernels of
-                the transformers' blocks; None: off.
-            offload: Whether only the part at work is in memory. Parts are read from
-                the file again whenever their turn comes, so changes to their weights
-                are lost; not together with `quantize`. Sets
+                the transformer blocks; None: off.
+            offload: Whether to keep only the active part in memory. Parts are reloaded
+                from the file whenever they are used, which discards changes to their
+                weights; incompatible with `quantize`. Sets
                 `TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1` in the environment, which saves
-                more where TensorFlow has not computed anything before.
+                more if TensorFlow has not computed anything yet.
             revision: Branch, tag or commit of the repository.
-            cache_dir: Where downloads are kept.
+            cache_dir: Directory for downloads.
             token: Access token for private repositories.
-            local_files_only: Never ask the network.
-
-        Returns:
-            The model.
+            local_files_only: Never use the network.
 
         Raises:
-            FileNotFoundError: If there is no such checkpoint.
-            ValueError: If the checkpoint is damaged or no Bark.
+            FileNotFoundError: If the checkpoint does not exist.
+            ValueError: If the checkpoint is damaged or is not a Bark model.
         """
         path_or_id = hub.shipped_checkpoint() if path_or_id is None else path_or_id
         where = {
@@ -267,12 +257,12 @@ class BarkModel:
         path = hub.find_weights(path_or_id, **where)
         if offload and quantize is not None:
             raise ValueError(
-                "offload=True reads the weights as they are in the file. "
-                f"Received: quantize={quantize!r} with it"
+                "offload=True cannot be combined with quantize. "
+                f"Received: quantize={quantize!r}"
             )
         if offload:
             os.environ.setdefault(SYSTEM_ALLOCATOR, "1")
-        # One part is read while the next is built.
+        # Load one part while the next is built.
         with allocate_only(), ThreadPoolExecutor(READERS) as readers:
             loading: list[Future] = []
 
@@ -296,15 +286,15 @@ class BarkModel:
     def save_pretrained(
         self, directory: str | os.PathLike, *, max_shard_size: int | str = "5GB"
     ) -> None:
-        """Writes a checkpoint directory that transformers opens too.
+        """Writes a checkpoint directory that transformers can read too.
 
         Args:
-            directory: Made if missing. Files of an older save are replaced.
-            max_shard_size: Bytes, or a text such as `"200MB"`; larger checkpoints are
-                split.
+            directory: Created if missing. Files of an older save are replaced.
+            max_shard_size: Bytes, or a string such as `"200MB"`; larger checkpoints
+                are split.
         """
         if self._reload is not None:
-            raise ValueError("A model whose parts are offloaded cannot be saved")
+            raise ValueError("A model with offloaded parts cannot be saved")
         Path(directory).mkdir(parents=True, exist_ok=True)
         save_weights(
             list(self._parts.values()), directory, max_shard_size=max_shard_size
@@ -313,11 +303,7 @@ class BarkModel:
         self.generation_config.save_pretrained(directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads the checkpoint; see `hub.push_folder` for the keywords.
-
-        Returns:
-            The address of the commit.
-        """
+        """Uploads the checkpoint (see `hub.push_folder`); returns the commit's URL."""
         return hub.push_saved(self.save_pretrained, repo_id, **kwargs)
 
     # === Generation ===
@@ -340,23 +326,23 @@ class BarkModel:
         """Generates audio from text ids.
 
         Args:
-            input_ids: int (batch, 256), what `BarkProcessor` returns.
-            history_prompt: The voice to speak in: a `VoicePreset` or a mapping of its
-                three arrays for all rows, a list with one (or None) per row, or None.
+            input_ids: int (batch, 256), from `BarkProcessor`.
+            history_prompt: Speaker: a `VoicePreset` or a mapping of its three arrays
+                for all rows, a list with one (or None) per row, or None.
             return_output_lengths: Whether to return the rows' lengths too.
             attention_mask: (batch, 256), 0 where `input_ids` is padding.
-            seed: Decides every random choice; a list gives every row its own. None:
-                another take each time.
+            seed: Seed of all random choices, or a list with one per row. None: a new
+                one each time.
             return_dict: Whether to return a `BarkOutput`.
-            generation_config: Instead of the model's own.
-            compat: `"hf"` reproduces transformers where this library differs: the open
-                end of the last codebook's ids, shorter rows that go on to the length
-                of the longest, a fine stage that follows its temperature alone.
-            jit_compile: Whether decoding is compiled with XLA.
-            progress: Called with (stage, done, total) as the work goes on.
-            **options: Fields of the generation configurations. With a prefix
-                (`semantic_`, `coarse_`, `fine_`) for that stage; without, for every
-                stage that knows it. `temperature=0` and `do_sample=False` are greedy.
+            generation_config: Replaces the model's own.
+            compat: `"hf"` reproduces transformers where this library differs: ids of
+                the last codebook have no upper limit, shorter rows continue to the
+                length of the longest, and the fine stage ignores `do_sample`.
+            jit_compile: Whether to compile decoding with XLA.
+            progress: Called with (stage, done, total) during generation.
+            **options: Fields of the generation configurations: with a prefix
+                (`semantic_`, `coarse_`, `fine_`) for that stage, without one for every
+                stage that has it. `temperature=0` and `do_sample=False` are greedy.
 
         Returns:
             float32 (batch, samples), rows end in silence; with
@@ -364,7 +350,7 @@ class BarkModel:
             a `BarkOutput`.
 
         Raises:
-            ValueError: For arguments that cannot work, before any work is done.
+            ValueError: For invalid arguments, before any work is done.
         """
         compat, configs = self._configs(generation_config, options, compat)
         request = self._request(
@@ -399,28 +385,27 @@ class BarkModel:
         progress: Progress | None = None,
         **options: Any,
     ) -> Iterator[np.ndarray]:
-        """Generates audio piece by piece, while later audio is still being made.
+        """Generates audio piece by piece; arguments not listed are `generate`'s.
 
         Args:
-            input_ids: int (1, 256), what `BarkProcessor` returns for one text.
-            history_prompt: The voice to speak in.
-            latency: `"exact"`: the pieces are those of `generate`, bit by bit; one
-                piece per 512 frames (6.8 s) after the first 1024. `"low"`: the first
-                piece comes after about one second's worth of coarse frames; the fine
-                codes differ from the exact ones.
-            attention_mask: As in `generate`, like all other arguments.
-            seed: As in `generate`.
-            generation_config: As in `generate`.
-            compat: As in `generate`.
-            jit_compile: As in `generate`.
-            progress: As in `generate`.
-            **options: As in `generate`.
+            input_ids: int (1, 256), from `BarkProcessor` for one text.
+            history_prompt: Speaker.
+            latency: `"exact"`: the same bits as `generate`, one piece per 512 frames
+                (6.8 s) after the first 1024. `"low"`: the first piece comes after
+                about 1 s of coarse frames; the fine codes differ from the exact ones.
+            attention_mask: See `generate`.
+            seed: See `generate`.
+            generation_config: See `generate`.
+            compat: See `generate`.
+            jit_compile: See `generate`.
+            progress: See `generate`.
+            **options: See `generate`.
 
         Returns:
             Iterator of float32 (samples,), 24 kHz.
 
         Raises:
-            ValueError: For arguments that cannot work, before any work is done.
+            ValueError: For invalid arguments, before any work is done.
         """
         if latency not in LATENCIES:
             raise ValueError(
@@ -439,19 +424,19 @@ class BarkModel:
         return stream(call, request, latency, _warn_of_empty_rows)
 
     def generate_long(self, processor: Any, text: str, **options: Any):
-        """Speaks a text of any length; see `bark_tf.long_form.generate_long`."""
+        """Speaks a text of any length; see `bark_tf.generation.long_form`."""
         return generate_long(self, processor, text, **options)
 
     def stream_long(self, processor: Any, text: str, **options: Any):
-        """Speaks sentence by sentence; see `bark_tf.long_form.stream_long`."""
+        """Yields the audio of a long text chunk by chunk; see `generate_long`."""
         return stream_long(self, processor, text, **options)
 
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> tf.Tensor:
-        """Turns codes into audio.
+        """Decodes codes to audio.
 
         Args:
             fine_output: int (batch, codebooks, frames), values in [0, codebook_size).
-            output_lengths: Frames per row; None: all of them.
+            output_lengths: Frames per row; None: all.
 
         Returns:
             float32 (batch, samples); rows end in silence after their length.
@@ -463,7 +448,7 @@ class BarkModel:
         return tf.constant(stack([self._decode_row(row) for row in rows]))
 
     def _decode_row(self, codes: np.ndarray) -> np.ndarray:
-        """Decodes one row alone, so that no other row can change it."""
+        """Decodes one row alone, so that other rows cannot affect it."""
         if codes.shape[1] == 0:
             return np.zeros(0, np.float32)
         return self.codec_model.decode(codes[None])[0].numpy()
@@ -471,7 +456,7 @@ class BarkModel:
     def _configs(
         self, config: BarkGenerationConfig | None, options: Any, compat: str | None
     ) -> tuple[str | None, StageConfigs]:
-        """What a call asks for; limits that no stage could keep are refused."""
+        """Combines config and options; refuses limits that the model cannot meet."""
         config = config or self.generation_config
         compat = compat or config.compat
         configs = stage_configs(config, options, compat)
@@ -483,7 +468,7 @@ class BarkModel:
     def _request(
         self, input_ids, attention_mask, history_prompt, seed, configs: StageConfigs
     ) -> Request:
-        # Voices of other rates are taken: frames and tokens need not fit together.
+        # Voices of other rates are allowed: frames and tokens need not match.
         limits = {**configs.voice_limits(), "frames_per_token": None}
         if history_prompt is not None:
             batch = 0 if input_ids is None else len(input_ids)
@@ -498,7 +483,7 @@ class BarkModel:
 
 
 def _warn_of_empty_rows(num_semantic: Any) -> None:
-    """Warns of rows that ended at once."""
+    """Warns about rows without any semantic token."""
     empty = np.flatnonzero(np.asarray(num_semantic) == 0).tolist()
     if empty:
         warnings.warn(
@@ -510,7 +495,7 @@ def _warn_of_empty_rows(num_semantic: Any) -> None:
 
 
 def _voices_to_continue(out: Speech) -> VoicePreset | list[VoicePreset | None] | None:
-    """What was said, as voices: one for a single row, a list for several."""
+    """The speech as voices: one for a single row, a list for several."""
     voices = []
     counts = zip(out.num_semantic.numpy(), out.codes_frames.numpy(), strict=True)
     for row, (tokens, frames) in enumerate(counts):

@@ -1,13 +1,12 @@
-"""Speech of any length: one chunk of text after the other, each checked.
+"""Speech of any length, generated and checked chunk by chunk.
 
-Source: suno-ai/bark, `notebooks/long_form_generation.ipynb` (sentence by sentence, a
-quarter of a second between them, one voice for all).
-Differs: a chunk goes on from the last one; chunks are checked and tried again.
+Source: suno-ai/bark, `notebooks/long_form_generation.ipynb` (one sentence at a time,
+0.25 s of silence between them, one voice).
+Differs: a chunk continues from the last one; bad chunks are retried.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import secrets
@@ -43,38 +42,28 @@ PARAGRAPH_GAP_S = 0.6
 FADE_S = 0.005
 MAX_ATTEMPTS = 3
 
-# What a chunk may go on from: as much as the stage with the longest memory reads, the
-# fine stage with its 512 frames. (Semantic: 256 tokens; coarse: 209 of them.)
+# History of a chunk: what the stage with the longest context reads, the fine stage
+# with 512 frames. (Semantic reads 256 tokens, coarse 209.)
 HISTORY_TOKENS = math.ceil(512 / FRAMES_PER_TOKEN)  # 341, or 6.8 s
-# Of these, what the last chunk gets beside a voice to hold: half of what the semantic
-# stage reads.
+# The last chunk's part of it, after a voice: half of what the semantic stage reads.
 LAST_TOKENS = 256 // 2
 CONTINUE_FROM = ("both", "last", "voice")
 
-# The limit of semantic tokens that the lengths of chunks in `text` are made for.
+# Duration of the semantic tokens that the chunk lengths in `bark_tf.text` assume.
 _FULL_S = 768 / SEMANTIC_RATE_HZ
 
-# === What is checked ===
+# === Checks ===
 
-# The reasons to try a chunk again, from the least to the most harmful.
-PROBLEMS = (
-    "too long",
-    "too short",
-    "no end",
-    "stuck",
-    "silent",
-    "not finite",
-    "empty",
-)
-# After these the voice itself may be sound.
-_LENGTH_PROBLEMS = PROBLEMS[:3]
+# Reasons to retry a chunk, least harmful first. A take of the wrong length may still
+# have a good voice.
+_LENGTH_PROBLEMS = ("too long", "too short", "no end")
+PROBLEMS = (*_LENGTH_PROBLEMS, "stuck", "silent", "not finite", "empty")
 
-# Seconds that a chunk may take, as multiples of the estimate: speakers and languages
-# differ by two, and the estimate is rough. Breaths, pauses and cues come on top.
+# Limits on a chunk's duration, as multiples of the rough estimate: speakers and
+# languages differ by a factor of two. The leeway covers breaths, pauses and cues.
 _SHORTEST, _LONGEST = 0.4, 2.5
 _SHORTEST_LEEWAY_S, _LONGEST_LEEWAY_S = 0.2, 3.0
-# Nothing in speech repeats itself exactly for so long; silence of that length inside
-# a chunk is as bad.
+# Speech never repeats exactly for this long; silence of this length is as bad.
 _STUCK_S = 3.0
 _LONGEST_CYCLE_S = 1.5
 _ONE_VALUE_SHARE = 0.8
@@ -82,29 +71,28 @@ _SILENCE_PEAK = 1e-3  # -60 dB
 
 
 def chunk_seconds(config: BarkSemanticGenerationConfig) -> tuple[float, float]:
-    """How long chunks should be, and may be: with a lower limit of tokens shorter ones.
+    """Target and maximum chunk duration; a lower token limit shortens both.
 
     Args:
-        config: Of the semantic stage.
+        config: Configuration of the semantic stage.
 
     Returns:
-        Seconds that are aimed at, and seconds of the longest text that is said in one
-        go: 10 and 13 for Bark itself.
+        Target and maximum in seconds: 10 and 13 for Bark itself.
     """
     share = min(1.0, config.max_new_tokens / config.semantic_rate_hz / _FULL_S)
     return max(MIN_S, TARGET_S * share), max(MIN_S, MAX_S * share)
 
 
 class ChunkReport(NamedTuple):
-    """How a chunk was made.
+    """How a chunk was generated.
 
     Attributes:
-        text: What was to be said.
-        attempts: Takes that were made, at least 1.
-        seed: The seed of the take that is used.
+        text: The chunk's text.
+        attempts: Number of takes, at least 1.
+        seed: Seed of the chosen take.
         seconds: Its duration, without the pause after it.
-        problem: One of `PROBLEMS` that the take still has, or None.
-        start_sample: Where it starts in the whole audio.
+        problem: Its remaining problem, one of `PROBLEMS`, or None.
+        start_sample: Its start in the whole audio.
     """
 
     text: str
@@ -120,10 +108,10 @@ class LongFormOutput(NamedTuple):
 
     Attributes:
         audio: float32 (samples,), about [-1, 1].
-        chunks: A `ChunkReport` per chunk.
-        voice: `VoicePreset` to go on from; None if nothing was said.
-        sample_rate: Samples per second.
-        seed: What was given, or drawn in its place.
+        chunks: One `ChunkReport` per chunk.
+        voice: `VoicePreset` to continue from; None if there was no speech.
+        sample_rate: Hz.
+        seed: The given seed, or the one drawn.
     """
 
     audio: np.ndarray
@@ -140,11 +128,11 @@ class _Take(NamedTuple):
     voice: VoicePreset | None
     seed: int
     problem: str | None
-    surprise: float  # how far its duration is from the estimate, a log ratio
+    surprise: float  # absolute log ratio of its duration to the estimate
 
     @property
     def harm(self) -> tuple[int, float]:
-        """The less, the better."""
+        """Sort key; lower is better."""
         rank = -1 if self.problem is None else PROBLEMS.index(self.problem)
         return rank, self.surprise
 
@@ -168,23 +156,12 @@ class _Rates(NamedTuple):
 
 def _find_problem(
     text: str,
-    audio: np.ndarray,
-    semantic: np.ndarray,
-    coarse: np.ndarray,
+    audio: np.ndarray,  # float32 (samples,)
+    semantic: np.ndarray,  # int (time,), with the end token if there is one
+    coarse: np.ndarray,  # int (codebooks, frames)
     rates: _Rates,
 ) -> str | None:
-    """The worst problem of a take.
-
-    Args:
-        text: What was to be said.
-        audio: float32 (samples,).
-        semantic: int (time,), with its end if there is one.
-        coarse: int (codebooks, frames).
-        rates: `_Rates`.
-
-    Returns:
-        One of `PROBLEMS`, or None.
-    """
+    """The worst of `PROBLEMS` that a take has, or None."""
     if not audio.size:
         return "empty"
     if not np.isfinite(audio).all():
@@ -207,7 +184,7 @@ def _find_problem(
 
 
 def _is_stuck(values: np.ndarray, rate_hz: float) -> bool:
-    """Whether a sequence (time,) repeats a cycle, or hardly changes, for seconds."""
+    """Whether a sequence (time,) loops, or hardly changes, for `_STUCK_S`."""
     shortest = math.ceil(_STUCK_S * rate_hz)
     if values.size < shortest:
         return False
@@ -221,16 +198,16 @@ def _is_stuck(values: np.ndarray, rate_hz: float) -> bool:
 
 
 def _longest_run(claims: np.ndarray) -> int:
-    """The most claims in a row that are true: bool (time,)."""
+    """Length of the longest run of True in a bool (time,) array."""
     breaks = np.flatnonzero(~claims)
     return int(np.diff(breaks, prepend=-1, append=claims.size).max()) - 1
 
 
-# === What a chunk goes on from ===
+# === History ===
 
 
 def _tail(voice: VoicePreset, num_tokens: int) -> VoicePreset:
-    """The end of a voice, about `num_tokens` semantic tokens long."""
+    """The last `num_tokens` semantic tokens of a voice, with their frames."""
     total, frames = voice.semantic_prompt.size, voice.fine_prompt.shape[1]
     if num_tokens >= total:
         return voice
@@ -243,7 +220,7 @@ def _tail(voice: VoicePreset, num_tokens: int) -> VoicePreset:
 
 
 def _joined(before: VoicePreset | None, last: VoicePreset) -> VoicePreset:
-    """`last`, with as much of the end of `before` as a history still has room for."""
+    """`last`, preceded by as much of the end of `before` as a history can hold."""
     room = HISTORY_TOKENS - last.semantic_prompt.size
     if before is None or room <= 0:
         return last
@@ -254,18 +231,14 @@ def _joined(before: VoicePreset | None, last: VoicePreset) -> VoicePreset:
 
 
 class _History:
-    """Holds the voice from chunk to chunk; see `generate_long`.
-
-    Attributes:
-        prompt: What the next chunk goes on from, or None.
-    """
+    """Carries the voice from chunk to chunk; see `generate_long`."""
 
     def __init__(self, voice: VoicePreset | None, continue_from: str | None):
-        self.prompt = self._anchor = voice
+        self.prompt = self._anchor = voice  # `prompt` opens the next chunk
         self._mode = continue_from or ("last" if voice is None else "both")
 
     def add(self, take: _Take) -> None:
-        """Goes on from a take, unless that would spread what is wrong with it."""
+        """Continues from a take, unless that would spread its problem."""
         is_only = self.prompt is None and take.problem in _LENGTH_PROBLEMS
         if take.problem is not None and not is_only:
             return
@@ -285,21 +258,50 @@ class _Chunk(NamedTuple):
     pause_s: float
 
 
-@dataclasses.dataclass
 class _LongForm:
-    """A long text on its way to audio."""
+    """Checks everything when it is made; `stream` does the work."""
 
-    model: Any
-    processor: Any
-    chunks: list[_Chunk]
-    history: _History
-    seed: int
-    max_attempts: int
-    rates: _Rates
-    max_length: int  # columns of `input_ids`
-    options: dict[str, Any]
-    progress: Progress | None
-    on_chunk: Callable[[ChunkReport], None] | None
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        text: str,
+        *,
+        voice: Any = None,
+        voice_preset: Any = None,
+        seed: int | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        gap_s: float = GAP_S,
+        paragraph_gap_s: float = PARAGRAPH_GAP_S,
+        continue_from: str | None = None,
+        progress: Progress | None = None,
+        on_chunk: Callable[[ChunkReport], None] | None = None,
+        **options: Any,
+    ):
+        config = options.get("generation_config") or model.generation_config
+        configs = _configs(config, options)
+        _check(max_attempts, gap_s, paragraph_gap_s, continue_from)
+        if voice is not None and voice_preset is not None:
+            raise ValueError("voice is another name of voice_preset. Received: both")
+        voice = voice_preset if voice is None else voice
+        self.model, self.processor, self.options = model, processor, options
+        self.progress, self.on_chunk = progress, on_chunk
+        self.rates = _Rates.of(configs, config.sample_rate)
+        self.max_length = configs.semantic.max_input_semantic_length
+        target_s, max_s = chunk_seconds(configs.semantic)
+        self.chunks = _chunks(
+            text,
+            lambda piece: len(processor.tokenizer.encode(piece)),
+            (gap_s, paragraph_gap_s),
+            max_tokens=max(1, self.max_length - TOKEN_MARGIN),
+            target_s=target_s,
+            max_s=max_s,
+        )
+        voice = _load(processor, voice, self.chunks[0].text, self.max_length)
+        self.history = _History(voice, continue_from)
+        # Short enough to write down.
+        self.seed = secrets.randbits(32) if seed is None else checked_seed(seed)
+        self.max_attempts = max_attempts if _draws(configs) else 1
 
     def stream(self) -> Iterator[tuple[np.ndarray, ChunkReport]]:
         """See `stream_long`."""
@@ -326,7 +328,7 @@ class _LongForm:
         self._report(len(self.chunks))
 
     def _best_take(self, index: int) -> tuple[_Take, int]:
-        """The first take without a problem, else the best; and how many there were."""
+        """The first take without a problem, else the best; and the number of takes."""
         text = self.chunks[index].text
         inputs = self.processor(text, return_tensors="np", max_length=self.max_length)
         best = None
@@ -340,7 +342,7 @@ class _LongForm:
 
     def _take(self, text: str, inputs: Mapping[str, Any], seed: int) -> _Take:
         with warnings.catch_warnings():
-            # A take without audio is reported as "empty" and tried again.
+            # A take without audio counts as "empty" and is retried.
             warnings.filterwarnings("ignore", "The text-to-semantic stage ended rows")
             out = self.model.generate(
                 **inputs,
@@ -368,7 +370,7 @@ class _LongForm:
     def _warn(self, index: int, report: ChunkReport) -> None:
         warnings.warn(
             f"Chunk {index + 1} of {len(self.chunks)} is {report.problem!r} after "
-            f"{report.attempts} attempts, of which the best is used: "
+            f"{report.attempts} attempts; using the best: "
             f"{report.seconds:.1f} s, about {estimate_seconds(report.text):.1f} s "
             f"expected, for {report.text!r}",
             UserWarning,
@@ -377,7 +379,7 @@ class _LongForm:
 
 
 def _seed_of(seed: int, index: int, attempt: int) -> int:
-    """A chunk's seed; the first is `seed`, so that short text is `generate`'s."""
+    """Seed of a take; the first is `seed`, so that short text matches `generate`."""
     if index == attempt == 0:
         return seed
     words = f"{seed} {index} {attempt}".encode()
@@ -386,10 +388,7 @@ def _seed_of(seed: int, index: int, attempt: int) -> int:
 
 
 def _framed(audio: np.ndarray, pause_s: float, sample_rate: int) -> np.ndarray:
-    """Fades both ends, so that joints do not click, and adds the pause.
-
-    Values that are not finite become 0.
-    """
+    """Fades both ends to avoid clicks, zeroes non-finite values, adds the pause."""
     pause = np.zeros(round(pause_s * sample_rate), np.float32)
     audio = np.where(np.isfinite(audio), audio, np.float32(0))
     length = min(round(FADE_S * sample_rate), audio.size // 2)
@@ -400,13 +399,13 @@ def _framed(audio: np.ndarray, pause_s: float, sample_rate: int) -> np.ndarray:
     return np.concatenate([audio, pause])
 
 
-# === Preparing ===
+# === Preparation ===
 
 
 def _chunks(
     text: str, count_tokens: Callable[[str], int], gaps: tuple[float, float], **limits
 ) -> list[_Chunk]:
-    """Cuts a text into what is said in one go, with the pauses between."""
+    """Splits a text into chunks and the pauses after them."""
     gap_s, paragraph_gap_s = gaps
     chunks: list[_Chunk] = []
     for paragraph in split_paragraphs(text):
@@ -417,62 +416,10 @@ def _chunks(
             chunks.append(_Chunk(spoken[-1], paragraph_gap_s))
     if not chunks:
         raise ValueError(
-            f"text must hold something to say. Received: text={text[:80]!r}"
+            f"text must contain something to say. Received: text={text[:80]!r}"
         )
     chunks[-1] = chunks[-1]._replace(pause_s=0.0)
     return chunks
-
-
-def _prepare(
-    model: Any,
-    processor: Any,
-    text: str,
-    *,
-    voice: Any = None,
-    voice_preset: Any = None,
-    seed: int | None = None,
-    max_attempts: int = MAX_ATTEMPTS,
-    gap_s: float = GAP_S,
-    paragraph_gap_s: float = PARAGRAPH_GAP_S,
-    continue_from: str | None = None,
-    progress: Progress | None = None,
-    on_chunk: Callable[[ChunkReport], None] | None = None,
-    **options: Any,
-) -> _LongForm:
-    """Checks everything, does nothing yet."""
-    config = options.get("generation_config") or model.generation_config
-    configs = _configs(config, options)
-    _check(max_attempts, gap_s, paragraph_gap_s, continue_from)
-    if voice is not None and voice_preset is not None:
-        raise ValueError("voice is another name of voice_preset. Received: both")
-    voice = voice_preset if voice is None else voice
-    max_length = configs.semantic.max_input_semantic_length
-    rates = _Rates.of(configs, config.sample_rate)
-    target_s, max_s = chunk_seconds(configs.semantic)
-    chunks = _chunks(
-        text,
-        lambda piece: len(processor.tokenizer.encode(piece)),
-        (gap_s, paragraph_gap_s),
-        max_tokens=max(1, max_length - TOKEN_MARGIN),
-        target_s=target_s,
-        max_s=max_s,
-    )
-    return _LongForm(
-        model=model,
-        processor=processor,
-        chunks=chunks,
-        history=_History(
-            _load(processor, voice, chunks[0].text, max_length), continue_from
-        ),
-        # Short enough to write down.
-        seed=secrets.randbits(32) if seed is None else checked_seed(seed),
-        max_attempts=max_attempts if _draws(configs) else 1,
-        rates=rates,
-        max_length=max_length,
-        options=options,
-        progress=progress,
-        on_chunk=on_chunk,
-    )
 
 
 def _configs(config: Any, options: Mapping[str, Any]) -> StageConfigs:
@@ -514,16 +461,14 @@ def _check(max_attempts, gap_s, paragraph_gap_s, continue_from) -> None:
 
 
 def _load(processor: Any, voice: Any, text: str, max_length: int) -> VoicePreset | None:
-    """Finds a voice in any form that the processor takes one in."""
+    """Loads a voice in any form that the processor accepts."""
     if voice is None:
         return None
     if isinstance(voice, list | tuple):
         raise ValueError(f"voice must be one voice. Received: {len(voice)} of them")
-    # The processor finds voices; the text beside it does not matter.
-    inputs = processor(
-        text, voice_preset=voice, return_tensors="np", max_length=max_length
-    )
-    return inputs["history_prompt"]
+    # The processor loads voices; the text does not matter.
+    options = {"return_tensors": "np", "max_length": max_length}
+    return processor(text, voice_preset=voice, **options)["history_prompt"]
 
 
 # === Public ===
@@ -532,101 +477,73 @@ def _load(processor: Any, voice: Any, text: str, max_length: int) -> VoicePreset
 def stream_long(
     model: Any, processor: Any, text: str, **options: Any
 ) -> Iterator[tuple[np.ndarray, ChunkReport]]:
-    """Speaks a text of any length and gives each chunk as soon as it is made.
+    """Speaks a text of any length, yielding each chunk as soon as it is ready.
 
     Args:
         model: `BarkModel`.
         processor: `BarkProcessor`.
-        text: What to say.
-        **options: The keywords of `generate_long`.
+        text: Text to speak.
+        **options: Keywords of `generate_long`.
 
     Returns:
-        An iterator of pairs: audio, float32 (samples,), with the pause after it; and
-        its `ChunkReport`. The audio of all, put together, is that of `generate_long`
-        with the same seed.
+        An iterator of (audio, report): float32 (samples,), with the pause after it,
+        and `ChunkReport`. Concatenated, the audio equals `generate_long`'s with the
+        same seed.
 
     Raises:
-        ValueError: For arguments that cannot work, before any work is done.
+        ValueError: For invalid arguments, before any work is done.
     """
-    return _prepare(model, processor, text, **options).stream()
+    return _LongForm(model, processor, text, **options).stream()
 
 
 def generate_long(
-    model: Any,
-    processor: Any,
-    text: str,
-    *,
-    voice: Any = None,
-    voice_preset: Any = None,
-    seed: int | None = None,
-    max_attempts: int = MAX_ATTEMPTS,
-    gap_s: float = GAP_S,
-    paragraph_gap_s: float = PARAGRAPH_GAP_S,
-    continue_from: str | None = None,
-    progress: Progress | None = None,
-    on_chunk: Callable[[ChunkReport], None] | None = None,
-    **options: Any,
+    model: Any, processor: Any, text: str, **options: Any
 ) -> LongFormOutput:
     """Speaks a text of any length.
 
-    The text is cut at sentences into chunks of about 10 s. A chunk that is empty, not
-    finite, silent, stuck in a loop, without an end, or too short or too long for its
-    text is tried again with another seed; of failures only, the best is used, with a
-    warning. Pieces without a letter, digit or note ("* * *") are left out.
+    The text is split at sentences into chunks of about 10 s. A chunk that is empty,
+    not finite, silent, stuck in a loop, without an end, or too short or too long for
+    its text is retried with another seed. If all takes fail, the best is used, with a
+    warning. Pieces without a letter, digit or note ("* * *") are skipped.
 
-    What a chunk goes on from decides how the voice holds. From the last chunk alone,
-    speech flows best, but small changes add up and the voice may drift away. From the
-    given voice alone, it cannot drift, but every chunk starts its melody anew. With
-    both, the end of the last chunk comes after the given voice. A chunk with a problem
-    is not gone on from, and a short one is preceded by what came before it.
+    Continuing from the last chunk alone flows best, but the voice may drift as small
+    changes add up. Continuing from the given voice alone prevents drift, but the
+    intonation starts afresh with every chunk. `"both"` puts the end of the last chunk
+    after the given voice. Chunks with a problem are never continued from; a short
+    chunk is preceded by what came before it.
 
     Args:
         model: `BarkModel`.
         processor: `BarkProcessor`.
-        text: What to say. A blank line ends a paragraph.
-        voice: The voice to speak in, in any form that the processor takes one in.
-        voice_preset: The same as `voice`; give one of the two.
-        seed: Decides every random choice; None: another take each time. A text of one
+        text: Text to speak. A blank line ends a paragraph.
+        voice: Speaker, in any form that the processor accepts.
+        voice_preset: Alias of `voice`; give only one.
+        seed: Seed of all random choices; None: a new one each time. A text of one
             chunk sounds as from `generate` with this seed.
-        max_attempts: Takes per chunk, at least 1. One is made if nothing is drawn.
+        max_attempts: Takes per chunk, at least 1; greedy decoding makes one.
         gap_s: Seconds of silence between chunks.
         paragraph_gap_s: Seconds of silence between paragraphs.
-        continue_from: `"last"`, the last chunk; `"voice"`, the given voice or else the
-            first chunk; `"both"`. None is "both" with a voice, which the user asked to
-            hear to the end, and "last" without.
-        progress: Called with (stage, done, total): the stages of `generate` for each
-            take, and "chunks".
+        continue_from: `"last"`: the last chunk; `"voice"`: the given voice, or else
+            the first chunk; or `"both"`. None: "both" with a voice, else "last".
+        progress: Called with (stage, done, total) for the stages of each take and for
+            "chunks".
         on_chunk: Called with each `ChunkReport`.
-        **options: Keywords of `model.generate`. With a low `semantic_max_new_tokens`
-            the chunks are shorter.
+        **options: Keywords: those above, and those of `model.generate`. A low
+            `semantic_max_new_tokens` shortens the chunks.
 
     Returns:
         `LongFormOutput`.
 
     Raises:
-        ValueError: For arguments that cannot work, or text with nothing to say, before
-            any work is done.
+        ValueError: For invalid arguments, or text with nothing to say, before any
+            work is done.
 
     Example:
         >>> out = generate_long(model, processor, chapter, seed=7)  # doctest: +SKIP
         >>> [chunk.problem for chunk in out.chunks]  # doctest: +SKIP
         [None, None, None]
     """
-    run = _prepare(
-        model,
-        processor,
-        text,
-        voice=voice,
-        voice_preset=voice_preset,
-        seed=seed,
-        max_attempts=max_attempts,
-        gap_s=gap_s,
-        paragraph_gap_s=paragraph_gap_s,
-        continue_from=continue_from,
-        progress=progress,
-        on_chunk=on_chunk,
-        **options,
-    )
+    run = _LongForm(model, processor, text, **options)
     audio, chunks = zip(*run.stream(), strict=True)
     return LongFormOutput(
         audio=np.concatenate(audio),

@@ -1,4 +1,4 @@
-"""Keywords of `generate`: which stage each one is for."""
+"""Routes the keywords of `generate` to the stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bark_tf.generation.coarse import CoarseWindow
 from bark_tf.tokens import CODEBOOK_SIZE
 
 PREFIXES = ("semantic_", "coarse_", "fine_")
-# Options of transformers that change nothing at these values.
+# Options of transformers, with the values that have no effect.
 _NEUTRAL = {
     "num_beams": (None, 1),
     "use_cache": (None, True),
@@ -32,7 +32,7 @@ _NOT_SUPPORTED = {
 
 
 class StageConfigs(NamedTuple):
-    """The generation configurations of one call."""
+    """Generation configurations for one call."""
 
     semantic: BarkSemanticGenerationConfig
     coarse: BarkCoarseGenerationConfig = BarkCoarseGenerationConfig()
@@ -41,11 +41,11 @@ class StageConfigs(NamedTuple):
 
     @property
     def coarse_window(self) -> CoarseWindow:
-        """The numbers that tie semantic and coarse tokens together."""
+        """The window that relates semantic and coarse tokens."""
         return CoarseWindow(self.semantic, self.coarse, self.codebook_size)
 
     def voice_limits(self) -> dict[str, Any]:
-        """What the model asks of a voice: arguments of `VoicePreset.validate`."""
+        """Arguments of `VoicePreset.validate` for this model."""
         return BarkGenerationConfig(
             self.semantic, self.coarse, self.fine, codebook_size=self.codebook_size
         ).voice_limits()
@@ -54,25 +54,21 @@ class StageConfigs(NamedTuple):
 def stage_configs(
     config: BarkGenerationConfig, options: Mapping[str, Any], compat: str | None = None
 ) -> StageConfigs:
-    """Gives every keyword to its stage.
+    """Applies keywords to the configurations of the stages.
 
-    A keyword with a prefix (`semantic_`, `coarse_`, `fine_`) is for that stage and
-    wins; one without is for every stage that knows it.
+    A keyword with a prefix (`semantic_`, `coarse_`, `fine_`) sets that stage's field
+    and takes precedence; one without a prefix sets every stage that has the field.
 
     Args:
-        config: What holds where no keyword says otherwise.
+        config: The defaults.
         options: The keywords.
-        compat: `"hf"`: the fine stage follows its temperature alone, as in
-            transformers; `do_sample` does not reach it.
-
-    Returns:
-        `StageConfigs`.
+        compat: `"hf"` makes the fine stage ignore `do_sample` and follow its
+            temperature alone, as in transformers.
 
     Raises:
-        ValueError: For a keyword that no stage knows or that is not supported, or a
-            value out of range; the message names it.
+        ValueError: If a keyword is unknown or unsupported, or a value is out of range.
     """
-    config = config.replace(compat=compat)  # which refuses an unknown one
+    config = config.replace(compat=compat)  # refuses an unknown value
     stages = (
         config.semantic_config,
         config.coarse_acoustics_config,
@@ -98,7 +94,6 @@ def stage_configs(
         else:
             raise ValueError(_unknown(name, stages))
     if compat == "hf":
-        shared[2].pop("do_sample", None)
         shared[2]["do_sample"] = None
     changed = (
         stage.replace(**{**general, **special})

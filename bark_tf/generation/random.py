@@ -1,9 +1,8 @@
-"""Random numbers that are the same bits everywhere, and the arithmetic they need.
+"""Bit-exact random numbers, and the arithmetic they need.
 
-Random numbers come from Threefry-2x32 with 20 rounds, a function of a key and a
-counter made of integer operations. Noise and probabilities are made from operations
-that round alike everywhere. So from equal logits eager TensorFlow, graphs and XLA
-choose equal tokens. The layout:
+Threefry-2x32 with 20 rounds turns a key and a counter into random bits with integer
+operations alone. Noise and probabilities use only operations that round identically
+in eager TensorFlow, graphs and XLA, so equal logits give equal tokens. The layout:
 
 =============  =======================  =========================
 what           key                      counter
@@ -12,11 +11,10 @@ key of a row   the row's 64-bit seed    (stream, index of stage)
 draw           key of the row           (step, index)
 =============  =======================  =========================
 
-`stream` is the row number for rows that share one seed, else 0. `step` counts the
-choices of a stage over all its windows; in the fine stage, which chooses a whole
-window at once, it is window * codebooks + codebook, and `index` is
-frame * V + candidate. So no two draws of a generation share key and counter, and a
-draw depends neither on the rows around it nor on the number of candidates.
+`stream` is the row number if rows share one seed, else 0. `step` counts a stage's
+choices across windows. The fine stage samples a whole window at once: its `step` is
+window * codebooks + codebook and its `index` is frame * V + candidate. No two draws
+share key and counter, and no draw depends on other rows or the candidate count.
 
 Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
 """
@@ -42,10 +40,10 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _KEY_PARITY = 0x1BD11BDA
 _NUM_ROUND_GROUPS = 5  # of four rounds each
 
-# === Arithmetic that rounds alike in eager TensorFlow, graphs and XLA ===
+# === Arithmetic that rounds identically everywhere ===
 
-# log(1 + x) = x + x**2 * polynomial(x) on [1 / sqrt(2) - 1, sqrt(2) - 1] up to a
-# relative error of 2e-7; minimax coefficients, highest order first.
+# log(1 + x) = x + x**2 * polynomial(x) on [1 / sqrt(2) - 1, sqrt(2) - 1], with a
+# relative error below 2e-7; minimax coefficients, highest order first.
 _LOG_COEFFICIENTS = (
     -0.10347718745470047,
     0.16278930008411407,
@@ -57,23 +55,21 @@ _LOG_COEFFICIENTS = (
 )
 _HALF_SQRT_BITS = int(np.float32(math.sqrt(0.5)).view(np.int32))
 _BELOW_ALL = -1e30
-# 1 / n! for n = 7 ... 0: exp(x) on [-log(2) / 2, log(2) / 2] up to 1e-8.
+# 1 / n! for n = 7 ... 0: exp(x) on [-log(2) / 2, log(2) / 2] to within 1e-8.
 _EXP_COEFFICIENTS = tuple(1 / math.factorial(order) for order in range(7, -1, -1))
-_LEAST_EXPONENT = -80.0  # of _exp; the result vanishes beside 1
+_LEAST_EXPONENT = -80.0  # of _exp; the result is negligible beside 1
 _EXPONENT_BIAS = 127  # of float32
 _SUM_UNIT = 2.0**-40
 
 
 def _rounded(x):
-    # XLA would contract a product and the sum after it into one instruction that
-    # rounds once, and multiply two constants of a product first; graphs add three
-    # numbers in another order than is written. A maximum that changes nothing keeps
-    # them from looking further.
+    # XLA fuses multiply-add, which rounds only once, and folds constants; graphs
+    # reorder sums of three. A maximum that changes nothing prevents both.
     return tf.maximum(x, _BELOW_ALL)
 
 
 def _polynomial(coefficients, x):
-    """Highest order first."""
+    """Evaluates a polynomial; highest order first."""
     value = coefficients[0]
     for coefficient in coefficients[1:]:
         value = _rounded(value * x) + coefficient
@@ -81,7 +77,7 @@ def _polynomial(coefficients, x):
 
 
 def _split(x):
-    """Finds rest and exponent with x = (1 + rest) * 2**exponent, rest around 0."""
+    """Splits x into (1 + rest) * 2**exponent, with `rest` near 0."""
     bits = tf.bitcast(x, tf.int32)
     exponent = tf.bitwise.right_shift(bits - _HALF_SQRT_BITS, MANTISSA_BITS)
     scaled = bits - tf.bitwise.left_shift(exponent, MANTISSA_BITS)
@@ -96,7 +92,7 @@ def _log(rest, exponent):
 
 
 def _exp(x):
-    """exp(x) for x up to 0, and a number that vanishes beside 1 for -inf."""
+    """exp(x) for x <= 0; negligible beside 1 for -inf."""
     power = _rounded(tf.maximum(x, _LEAST_EXPONENT) * (1 / math.log(2)))
     exponent = tf.round(power)
     rest = _rounded((power - exponent) * math.log(2))
@@ -107,28 +103,28 @@ def _exp(x):
 
 
 def _exp_and_sum(shifted):
-    """Powers of the last axis and their sum, with the axis kept."""
+    """Exponentials and their sum over the last axis, which is kept."""
     powers = _exp(shifted)
-    # Whole numbers have the same sum in any order.
+    # An integer sum does not depend on the order.
     units = tf.cast(powers / _SUM_UNIT, tf.int64)
     total = tf.reduce_sum(units, -1, keepdims=True)
     return powers, tf.cast(total, tf.float32) * _SUM_UNIT
 
 
 def softmax(logits):
-    """Probabilities over the last axis, the same bits everywhere."""
+    """Bit-exact softmax over the last axis."""
     powers, total = _exp_and_sum(below_maximum(logits))
     return powers / total
 
 
 def log_softmax(logits):
-    """Logarithms of `softmax`."""
+    """Bit-exact log-softmax over the last axis."""
     shifted = below_maximum(logits)
     return shifted - _log(*_split(_exp_and_sum(shifted)[1]))
 
 
 def below_maximum(logits):
-    """Logits whose maximum over the last axis is 0."""
+    """Shifts logits so that their maximum over the last axis is 0."""
     return logits - tf.reduce_max(logits, -1, keepdims=True)
 
 
@@ -140,12 +136,11 @@ def threefry(key: tuple, counter: tuple, bits: Any = tf.bitwise) -> tuple:
 
     Args:
         key: Two uint32 arrays.
-        counter: Two uint32 arrays that broadcast with the key's.
-        bits: Where the bitwise operations come from: `tf.bitwise` for tensors, `numpy`
-            for arrays.
+        counter: Two uint32 arrays that broadcast with the key.
+        bits: Bitwise operations: `tf.bitwise` for tensors, `numpy` for arrays.
 
     Returns:
-        Two uint32 arrays, uniform over all their values.
+        Two uint32 arrays of uniform random bits.
     """
     subkeys = (*key, bits.bitwise_xor(bits.bitwise_xor(*key), np.uint32(_KEY_PARITY)))
     first, second = counter[0] + subkeys[0], counter[1] + subkeys[1]
@@ -165,14 +160,14 @@ def _rotate(word, distance: int, bits):
 
 
 def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.ndarray:
-    """The random keys of a batch's rows in one stage.
+    """Derives the random keys of a batch for one stage.
 
-    Row i of an int seed is the seed's i-th stream, whatever the batch size. A list
-    gives each row a seed of its own: an entry does what the same int does to row 0.
+    With one seed, row i uses stream i, whatever the batch size. With a list, each row
+    uses stream 0 of its own seed.
 
     Args:
-        seed: Whole number in [0, 2**64), a sequence of `batch` of them, or None for
-            fresh entropy.
+        seed: Integer in [0, 2**64), a sequence of `batch` of them, or None for fresh
+            entropy.
         batch: B.
         stage: `"semantic"`, `"coarse"` or `"fine"`.
 
@@ -180,8 +175,8 @@ def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.nda
         uint32 (B, 2).
 
     Raises:
-        ValueError: If a seed is not a whole number in range, their count is not
-            `batch`, or there is no such stage.
+        ValueError: If a seed is out of range or not an integer, the number of seeds
+            is not `batch`, or the stage is unknown.
 
     Example:
         >>> row_keys([5, 7], 2, "semantic")[1] == row_keys(7, 1, "semantic")[0]
@@ -195,7 +190,7 @@ def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.nda
         seeds, streams = [checked_seed(item) for item in seed], np.zeros(batch)
         if len(seeds) != batch:
             raise ValueError(
-                f"seed must be one number or one per row, {batch} here. "
+                f"seed must be one integer or one for each of {batch} rows. "
                 f"Received: {len(seeds)} seeds"
             )
     else:
@@ -208,7 +203,7 @@ def row_keys(seed: int | Sequence[int] | None, batch: int, stage: str) -> np.nda
 
 
 class Keys(NamedTuple):
-    """The random keys of a batch's rows, uint32 (B, 2) for each stage that draws."""
+    """Random keys per stage, each uint32 (B, 2)."""
 
     semantic: Any
     coarse: Any
@@ -216,36 +211,35 @@ class Keys(NamedTuple):
 
 
 def keys_of(seed: int | Sequence[int] | None, batch: int) -> Keys:
-    """The `row_keys` of all stages; without a seed, all of one that is drawn."""
+    """`row_keys` for all stages; None draws one seed for all of them."""
     seed = secrets.randbits(SEED_BITS) if seed is None else seed
     return Keys(*(row_keys(seed, batch, stage) for stage in STAGES))
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed as an int; ValueError unless it is a whole number in [0, 2**64)."""
+    """Returns a seed as an int; ValueError unless it is an integer in [0, 2**64)."""
     try:
         number = operator.index(seed)
     except TypeError:
         number = -1
     if isinstance(seed, bool) or not 0 <= number < 2**SEED_BITS:
         raise ValueError(
-            f"seed must be whole numbers in [0, 2**{SEED_BITS}). Received: {seed!r}"
+            f"seed must be an integer in [0, 2**{SEED_BITS}). Received: {seed!r}"
         )
     return number
 
 
 def random_bits(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0):
-    """Uniform 32-bit words.
+    """Draws uniform 32-bit words.
 
     Args:
         keys: uint32 (B, 2).
         step: int () or (B,), at least 0; the counter's first word.
-        num: How many words per row.
-        first: Index of the first of them; the counter's second word.
+        num: Words per row.
+        first: Index of the first word; the counter's second word.
 
     Returns:
-        uint32 (B, num). Word i of a row is a function of its key, its step and
-        `first + i` alone.
+        uint32 (B, num). Word i depends only on the row's key and step and `first + i`.
     """
     keys = tf.convert_to_tensor(keys, tf.uint32)
     index = tf.cast(tf.range(first, first + num), tf.uint32)[None]
@@ -255,18 +249,18 @@ def random_bits(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0):
 
 
 def per_row(step):
-    """A scalar, or one number per row as a column."""
+    """Turns (B,) into a column (B, 1); leaves a scalar."""
     step = tf.convert_to_tensor(step)
     return step[:, None] if step.shape.rank else step
 
 
 def uniform(keys: tf.Tensor, step: tf.Tensor, num: int) -> tf.Tensor:
-    """Uniform numbers strictly between 0 and 1, the same bits everywhere.
+    """Draws bit-exact uniform numbers strictly between 0 and 1.
 
     Args:
         keys: uint32 (B, 2).
         step: int () or (B,), at least 0.
-        num: How many per row.
+        num: Numbers per row.
 
     Returns:
         float32 (B, num), odd multiples of 2**-24.
@@ -277,24 +271,23 @@ def uniform(keys: tf.Tensor, step: tf.Tensor, num: int) -> tf.Tensor:
 
 
 def gumbel(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0) -> tf.Tensor:
-    """Standard Gumbel noise, the same bits everywhere.
+    """Draws bit-exact standard Gumbel noise.
 
     Args:
         keys: uint32 (B, 2).
         step: int () or (B,), at least 0.
-        num: How many numbers per row.
-        first: Index of the first of them.
+        num: Numbers per row.
+        first: Index of the first number.
 
     Returns:
-        float32 (B, num) in (-3.2, 22.9), made from 32 random bits each. The upper tail,
-        which decides an argmax, is the finer one: its probabilities are multiples of
-        2**-32.
+        float32 (B, num) in (-3.2, 22.9), each from 32 random bits. The upper tail,
+        which decides an argmax, has the full resolution of 2**-32 in probability.
     """
     keys, step = tf.convert_to_tensor(keys, tf.uint32), tf.convert_to_tensor(step)
     return _gumbel(keys, step, num, first)
 
 
-# Of its own, so that a prompt's program and the loop's share one trace.
+# A separate function, so that the prompt's program and the loop's share one trace.
 @tf.function(autograph=False)
 def _gumbel(keys, step, num: int, first: int):
     return _gumbel_from_bits(random_bits(keys, step, num, first))
@@ -305,7 +298,7 @@ def _gumbel_from_bits(words):
     above = _fraction(words)
     below = _fraction(tf.bitwise.invert(words))  # 1 - p
     rest, exponent = _split(below)
-    # Near 1 the float `below` has lost the small p, so that p itself is used.
+    # Near 1, rounding `below` loses the small p, so use p itself.
     rest = tf.where(exponent == 0, -above, rest)
     exponential = -_log(rest, exponent)
     return -_log(*_split(exponential))

@@ -1,4 +1,4 @@
-"""Choosing the next token: filters of the logits, the choice.
+"""Choosing the next token: logit filters, then greedy choice or sampling.
 
 Axes: B batch, V candidates, T frames.
 """
@@ -23,41 +23,31 @@ from bark_tf.generation.random import (
 _NEVER = -float("inf")
 
 
-# === Which filters, and their values ===
+# === Settings ===
 
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a temperature below is 0
+_SMALLEST = float(np.finfo(np.float32).tiny)  # lower temperatures count as 0
 
 
 class SamplingRules(NamedTuple):
-    """Which filters are part of a program; another set is another program.
+    """Which filters a compiled program contains; each set needs its own program."""
 
-    Attributes:
-        do_sample: Whether to draw; the likeliest token otherwise.
-        top_k: Whether `keep_top_k` is applied before a draw.
-        top_p: Whether `keep_top_p` is applied before a draw.
-        repetition_penalty: Whether `penalize_repetition` is applied.
-        min_eos_p: Whether `prioritize_end` is applied.
-        min_new_tokens: Whether `forbid_early_end` is applied.
-    """
-
-    do_sample: bool = False
-    top_k: bool = False
-    top_p: bool = False
-    repetition_penalty: bool = False
-    min_eos_p: bool = False
-    min_new_tokens: bool = False
+    do_sample: bool = False  # sample, rather than choose the likeliest token
+    top_k: bool = False  # `keep_top_k`
+    top_p: bool = False  # `keep_top_p`
+    repetition_penalty: bool = False  # `penalize_repetition`
+    min_eos_p: bool = False  # `prioritize_end`
+    min_new_tokens: bool = False  # `forbid_early_end`
 
     @classmethod
     def of(cls, config: Any, num_candidates: int | None = None) -> SamplingRules:
-        """The filters that a generation configuration asks for.
+        """Selects the filters that a generation configuration needs.
+
+        Temperature 0 is greedy, which needs neither top_k nor top_p. Values that have
+        no effect (top_k 0, top_p 1, penalty 1) are left out.
 
         Args:
             config: `BarkSemanticGenerationConfig` or `BarkCoarseGenerationConfig`.
-            num_candidates: V, if known; a `top_k` of at least this is left out.
-
-        Returns:
-            The rules. Temperature 0 is greedy; top_k 0, top_p 1 and penalty 1 are left
-            out, and a greedy choice needs neither top_k nor top_p.
+            num_candidates: V, if known; a `top_k` of at least V is left out.
         """
         do_sample = bool(config.do_sample and config.temperature >= _SMALLEST)
         limit = math.inf if num_candidates is None else num_candidates
@@ -72,33 +62,21 @@ class SamplingRules(NamedTuple):
 
 
 class SamplingValues(NamedTuple):
-    """The filters' values: tensors, so that a new value needs no new program.
+    """Filter parameters as tensors, so that new values need no new program.
 
-    Each is a scalar or a column (B, 1). A value whose rule is off is not used.
-
-    Attributes:
-        temperature: float32, positive.
-        top_k: int32, at least 1.
-        top_p: float32 in (0, 1].
-        repetition_penalty: float32, positive.
-        min_eos_p: float32.
-        min_new_tokens: int32.
+    Each is a scalar or a column (B, 1), and is ignored if its rule is off.
     """
 
-    temperature: tf.Tensor
-    top_k: tf.Tensor
-    top_p: tf.Tensor
-    repetition_penalty: tf.Tensor
-    min_eos_p: tf.Tensor
-    min_new_tokens: tf.Tensor
+    temperature: tf.Tensor  # float32, positive
+    top_k: tf.Tensor  # int32, at least 1
+    top_p: tf.Tensor  # float32 in (0, 1]
+    repetition_penalty: tf.Tensor  # float32, positive
+    min_eos_p: tf.Tensor  # float32
+    min_new_tokens: tf.Tensor  # int32
 
     @classmethod
     def of(cls, config: Any) -> SamplingValues:
-        """The values of a generation configuration, as scalars.
-
-        Args:
-            config: `BarkSemanticGenerationConfig` or `BarkCoarseGenerationConfig`.
-        """
+        """Reads the values of a generation configuration, as scalars."""
         min_eos_p = getattr(config, "min_eos_p", None)
         return cls(
             temperature=tf.constant(config.temperature, tf.float32),
@@ -112,19 +90,18 @@ class SamplingValues(NamedTuple):
         )
 
 
-# === Filters, in the order in which they are applied ===
+# === Filters, in order of application ===
 
 
 def penalize_repetition(
     logits: tf.Tensor, seen: tf.Tensor, penalty: tf.Tensor
 ) -> tf.Tensor:
-    """Makes tokens seen before less likely.
+    """Makes tokens less likely that were chosen before.
 
     Args:
         logits: float32 (B, V).
         seen: bool (B, V).
-        penalty: float32 () or (B, 1); positive logits are divided by it, negative ones
-            multiplied.
+        penalty: float32 () or (B, 1); divides positive logits, multiplies negative.
 
     Returns:
         float32 (B, V).
@@ -138,7 +115,7 @@ def mark_seen(seen: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
 
     Args:
         seen: bool (B, V).
-        tokens: int32 (B,); one outside [0, V), such as a pad, marks nothing.
+        tokens: int32 (B,); tokens outside [0, V), such as padding, are ignored.
 
     Returns:
         bool (B, V).
@@ -149,12 +126,12 @@ def mark_seen(seen: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
 def forbid_early_end(
     logits: tf.Tensor, step: tf.Tensor, eos: int, min_new_tokens: tf.Tensor
 ) -> tf.Tensor:
-    """Forbids the end before a number of tokens.
+    """Forbids the end token until `min_new_tokens` tokens are chosen.
 
     Args:
         logits: float32 (B, V).
         step: int32 () or (B,), tokens chosen so far.
-        eos: Index of the end.
+        eos: Index of the end token.
         min_new_tokens: int32 () or (B, 1).
 
     Returns:
@@ -165,12 +142,12 @@ def forbid_early_end(
 
 
 def prioritize_end(logits: tf.Tensor, eos: int, min_eos_p: tf.Tensor) -> tf.Tensor:
-    """Forbids everything but the end where the end is likely enough.
+    """Forces the end token where its probability exceeds `min_eos_p`.
 
     Args:
         logits: float32 (B, V).
-        eos: Index of the end.
-        min_eos_p: float32 () or (B, 1); the end's probability must be above it.
+        eos: Index of the end token.
+        min_eos_p: float32 () or (B, 1).
 
     Returns:
         float32 (B, V).
@@ -184,13 +161,13 @@ def _is_index(index: int, logits):
 
 
 def apply_temperature(logits: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-    """Divides the logits by the temperature and moves their maximum to 0.
+    """Divides the logits by the temperature, after shifting their maximum to 0.
 
-    The shift changes no probability. It comes first because small differences of large
-    numbers would be lost in the division.
+    The shift changes no probability, and keeps small differences between large logits
+    through the division.
 
     Args:
-        logits: float32 (..., V), one of them finite.
+        logits: float32 (..., V), at least one finite.
         temperature: float32, positive, broadcasts with `logits`.
 
     Returns:
@@ -200,11 +177,11 @@ def apply_temperature(logits: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
 
 
 def keep_top_k(logits: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
-    """Forbids all but the likeliest tokens; ties with the last of them stay.
+    """Keeps the `top_k` likeliest tokens, and any tied with the last of them.
 
     Args:
         logits: float32 (B, V).
-        top_k: int32 () or (B, 1), at least 1; V and above keep everything.
+        top_k: int32 () or (B, 1), at least 1; V or more keeps everything.
 
     Returns:
         float32 (B, V).
@@ -213,19 +190,19 @@ def keep_top_k(logits: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
     return tf.where(logits >= threshold, logits, _NEVER)
 
 
-# Probabilities are added up as whole multiples of this: in any order the sum is the
-# same, and it fits into int32.
+# Probabilities are summed as integer multiples of this, which fits int32 and does not
+# depend on the order.
 _PROBABILITY_UNIT = 2.0**-30
 
 
 def keep_top_p(logits: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
-    """Forbids tokens when likelier ones make up a probability already.
+    """Keeps the likeliest tokens whose probabilities sum to `top_p`.
 
     Args:
         logits: float32 (B, V).
-        top_p: float32 () or (B, 1) in (0, 1]. A token stays if those that are
-            strictly likelier have less than this in sum; so the likeliest one always
-            stays, ties stay together, and 1 keeps everything.
+        top_p: float32 () or (B, 1) in (0, 1]. A token stays if all strictly likelier
+            ones sum to less than this: the likeliest token always stays, ties stay
+            together, and 1 keeps everything.
 
     Returns:
         float32 (B, V).
@@ -242,10 +219,9 @@ _INT32_MIN = -(2**31)
 
 
 def _threshold(logits, weights, target):
-    """The largest number such that the logits from it on weigh at least `target`.
+    """Finds the largest threshold at or above which logits weigh at least `target`.
 
-    One bit of the answer per pass over the logits: under XLA a small fraction of the
-    time that sorting takes.
+    Each pass over the logits finds one bit of it, far faster than sorting under XLA.
 
     Args:
         logits: float32 (B, V).
@@ -253,7 +229,7 @@ def _threshold(logits, weights, target):
         target: int32 () or (B, 1), at least 1.
 
     Returns:
-        float32 (B, 1), one of the row's logits; -inf if all weigh too little.
+        float32 (B, 1), one of the row's logits; -inf if the total is below `target`.
     """
     ranks = _flip_negative(tf.bitcast(logits, tf.int32))
     lowest = tf.fill([tf.shape(logits)[0], 1], _INT32_MIN)
@@ -272,7 +248,7 @@ def _threshold(logits, weights, target):
 
 
 def _flip_negative(bits):
-    """Turns float32 bits into integers of the same order; its own inverse."""
+    """Maps float32 bits to integers in the same order; its own inverse."""
     sign = tf.bitwise.right_shift(bits, WORD_BITS - 1)  # 0 or -1
     return tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_and(sign, _INT32_MAX))
 
@@ -292,15 +268,15 @@ def choose(
 ) -> tf.Tensor:
     """Chooses one token per row.
 
-    From equal logits, eager TensorFlow, graphs and XLA choose equal tokens.
+    Equal logits give equal tokens in eager TensorFlow, graphs and XLA.
 
     Args:
         logits: float (B, V), V known; forbidden tokens are -inf.
         rules: `SamplingRules`.
         values: `SamplingValues`.
-        keys: uint32 (B, 2) from `row_keys`; not used by a greedy choice.
-        step: int32 () or (B,), number of this choice in the stage.
-        eos: Index of the end, for `min_eos_p` and `min_new_tokens`.
+        keys: uint32 (B, 2) from `row_keys`; unused by greedy choice.
+        step: int32 () or (B,), index of this choice in the stage.
+        eos: Index of the end token, for `min_eos_p` and `min_new_tokens`.
         seen: bool (B, V), for `repetition_penalty`.
 
     Returns:
@@ -320,7 +296,7 @@ def choose(
     if rules.min_eos_p:
         logits = prioritize_end(logits, eos, values.min_eos_p)
     if not rules.do_sample:
-        # The normalisation can round two logits to one number, as it does elsewhere.
+        # Normalising can round two logits to a tie, as it does elsewhere.
         return _highest(log_softmax(logits))[1]
     logits = apply_temperature(logits, values.temperature)
     if rules.top_k:
@@ -341,15 +317,15 @@ def _check_arguments(rules: SamplingRules, keys, eos, seen) -> None:
             raise ValueError(f"{rules} need {name}. Received: {name}=None")
 
 
-# XLA vectorises a loop over a multiple of this many numbers.
+# XLA vectorises loops over multiples of this length.
 _BLOCK = 128
 
 
 def _draw(logits, keys, step):
-    """Draws from softmax(logits), logits (B, V): the argmax of logits plus noise.
+    """Samples from softmax(logits), logits (B, V), with the Gumbel-max trick.
 
-    The last V % _BLOCK candidates are scored apart: one odd number of candidates takes
-    XLA several times as long as two loops, of which the long one is vectorised.
+    The last V % _BLOCK candidates are scored separately, so that XLA vectorises the
+    long loop; a single loop over all of them takes several times as long.
     """
     size = logits.shape[-1]
     split = size - size % _BLOCK
@@ -367,7 +343,7 @@ def _draw(logits, keys, step):
 
 
 def _highest(scores):
-    """The maximum of the last axis and its first index; XLA's argmax is slower."""
+    """Maximum over the last axis and its first index; faster than XLA's argmax."""
     best = tf.reduce_max(scores, -1, keepdims=True)
     size = scores.shape[-1]
     index = tf.reduce_min(tf.where(scores == best, tf.range(size), size - 1), -1)
@@ -377,7 +353,7 @@ def _highest(scores):
 def sample_codes(
     logits: tf.Tensor, keys: tf.Tensor, step: tf.Tensor, temperature: tf.Tensor
 ) -> tf.Tensor:
-    """Draws a code for every frame of a window, as the fine stage does.
+    """Samples a code for every frame of a window, for the fine stage.
 
     Args:
         logits: float (B, T, V), T and V known.
@@ -386,8 +362,8 @@ def sample_codes(
         temperature: float32 (), positive.
 
     Returns:
-        int32 (B, T), values in [0, V); independent draws. A frame's draw depends on
-        its place in the window, not on T.
+        int32 (B, T), values in [0, V), drawn independently. A frame's draw depends on
+        its position in the window, not on T.
     """
     num_frames, size = logits.shape[1:]
     scores = apply_temperature(tf.cast(logits, tf.float32), temperature)

@@ -380,7 +380,7 @@ def test_offloading_changes_no_bit_and_holds_one_part(bark, spoken, saved, monke
 
 def test_offloaded_parts_are_not_saved(saved, tmp_path):
     offloaded = BarkModel.from_pretrained(saved, offload=True)
-    with pytest.raises(ValueError, match="offloaded cannot be saved"):
+    with pytest.raises(ValueError, match="offloaded parts cannot be saved"):
         offloaded.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"offload=True.*Received: quantize='int8'"):
         BarkModel.from_pretrained(saved, offload=True, quantize="int8")

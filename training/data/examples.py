@@ -1,13 +1,12 @@
-"""The sequences on which each stage is trained: those that generation builds.
+"""Training examples: the same sequences that generation builds.
 
-An example is made by the functions of `bark_tf.generation`, so a stage never sees in
-training positions, windows, offsets or paddings that it does not meet when it speaks.
+`bark_tf.generation` makes them, so each stage trains on the same positions, windows,
+offsets and padding that it meets at inference.
 
 Axes: B batch, P positions of the semantic prompt, L length, W frames of a fine window,
 K codebooks.
 
-Differs: from the notebooks in circulation, which train on layouts of their own; see
-the tests named after their mistakes.
+Differs: public notebooks train on other layouts; tests are named after their mistakes.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from bark_tf.tokens import interleave
 from ..options import ExampleOptions
 from .shards import Utterance
 
-# A voice is at least this long, where the recording is.
+# Minimum length of a cropped voice, unless the recording is shorter.
 MIN_HISTORY_TOKENS = 32
 
 Voice = Mapping[str, np.ndarray]
@@ -58,16 +57,15 @@ Example = dict[str, np.ndarray]
 def voice_of(
     utterance: Utterance, window: CoarseWindow, rng: np.random.Generator | None = None
 ) -> Voice:
-    """A recording as the voice that opens another.
+    """Makes a voice from a recording.
 
     Args:
         utterance: The recording.
         window: `CoarseWindow` of the model.
-        rng: Crops it at random; None takes all of it.
+        rng: Crops at random; None keeps all of it.
 
     Returns:
-        Mapping with `semantic_prompt`, `coarse_prompt` and `fine_prompt`, whose lengths
-        fit together.
+        `semantic_prompt`, `coarse_prompt` and `fine_prompt`, of matching lengths.
     """
     start, count = 0, len(utterance.semantic)
     if rng is not None:
@@ -87,7 +85,7 @@ def voice_of(
 def history_of(
     voice: Voice | None, num_coarse: int = 1, num_fine: int = 1
 ) -> Histories:
-    """One row's `Histories`, for codebooks that are wanted where there is no voice."""
+    """`Histories` of one row; the counts give the codebooks if there is no voice."""
     return histories_of([voice], num_coarse, num_fine)
 
 
@@ -101,7 +99,7 @@ def semantic_example(
     config: BarkSemanticGenerationConfig,
     block_size: int,
 ) -> Example:
-    """Text and history, and the tokens that follow them.
+    """Builds a semantic example: prompt and target tokens.
 
     Args:
         text_ids: int (n,), without offset and padding.
@@ -112,8 +110,8 @@ def semantic_example(
 
     Returns:
         `text` and `history`, int32 (P,), whose embeddings are summed, and `targets`,
-        int32 (L,): the tokens and their end, as far as there are positions. The network
-        reads the prompt, the infer token and all targets but the last.
+        int32 (L,): the tokens and the end token, cut to the available positions. The
+        network reads the prompt, the infer token and all targets but the last.
     """
     ids = np.asarray(text_ids, np.int32)[None]
     text, past = prompt_ids(NUMPY, ids, None, history_of(voice), config)
@@ -130,21 +128,16 @@ def semantic_example(
 
 
 class Segment(NamedTuple):
-    """Coarse tokens that generation writes behind one and the same prompt.
-
-    Attributes:
-        start: First token.
-        end: After the last one.
-    """
+    """Range of coarse tokens that generation writes after one prompt."""
 
     start: int
-    end: int
+    end: int  # exclusive
 
 
 def coarse_row(
     semantic: np.ndarray, voice: Voice | None, window: CoarseWindow
 ) -> CoarseRows:
-    """The `CoarseRows` of one recording with int (N,) semantic tokens."""
+    """`CoarseRows` of one recording; `semantic` is int (N,)."""
     history = history_of(voice, window.coarse.n_coarse_codebooks)
     tokens = np.asarray(semantic, np.int32)[None]
     return coarse_rows(NUMPY, tokens, np.array([len(semantic)]), history, window)
@@ -153,16 +146,7 @@ def coarse_row(
 def coarse_segments(
     row: CoarseRows, num_tokens: int, window: CoarseWindow
 ) -> list[Segment]:
-    """Where generation reads a new prompt.
-
-    Args:
-        row: `coarse_row` of the recording.
-        num_tokens: Coarse tokens of the recording.
-        window: `CoarseWindow`.
-
-    Returns:
-        Segments that cover all tokens, in order.
-    """
+    """Splits `num_tokens` coarse tokens where generation reads a new prompt."""
     steps = np.arange(0, num_tokens, window.coarse.sliding_window_len)
     starts = window_start(NUMPY, steps, row.num_history, window).tolist()
     num_past, segments, last = int(row.num_past[0]), [], None
@@ -183,26 +167,24 @@ def coarse_example(
     window: CoarseWindow,
     past_weight: float = 0.0,
 ) -> Example:
-    """One segment: what the network reads, and what it should say.
+    """Builds a coarse example from one segment.
 
     Args:
         row: `coarse_row` of the recording.
         codes: int (coarse codebooks or more, T).
         segment: One of `coarse_segments`.
         window: `CoarseWindow`.
-        past_weight: Weight of the row's own tokens before the segment as targets.
+        past_weight: Loss weight of the recording's tokens before the segment.
 
     Returns:
         `ids`, int32 (L,), and `targets` and `weights`, int32 and float32
-        (L - max_coarse_input_length,), of the positions from the infer token on.
+        (L - max_coarse_input_length,), for positions from the infer token on.
     """
     codes = codes[: window.coarse.n_coarse_codebooks]
     coarse = interleave(codes, window.codebook_size, window.offset).astype(np.int32)
-    infer, most = (
-        window.coarse.max_coarse_input_length,
-        window.coarse.max_coarse_history,
-    )
-    width = infer + 1 + min(most, int(row.num_past[0]) + segment.start)
+    infer = window.coarse.max_coarse_input_length
+    past = int(row.num_past[0]) + segment.start
+    width = infer + 1 + min(window.coarse.max_coarse_history, past)
     tokens = np.concatenate([row.past, coarse[None]], axis=1)
     prompt, _ = window_prompt(NUMPY, row, tokens, segment.start, width, window)
     new = coarse[segment.start : segment.end]
@@ -230,26 +212,25 @@ def fine_example(
     unknown: int,
     after: np.ndarray | None = None,
 ) -> Example:
-    """One window, of which one codebook is to be predicted.
+    """Builds a fine example: one window and the codebook to predict.
 
-    A window that is longer than the recording goes on with unknown frames. Generation
-    predicts codes for these too and reads them in its next passes, though nobody hears
-    them: whatever the network happens to say there is noise to it, `after` here.
+    If the window extends past the recording, generation still predicts codes there and
+    reads them in later passes. `after` stands in for these arbitrary codes.
 
     Args:
         codes: int (K, T), all codebooks.
         voice: History, or None.
-        window: Number of the window.
-        codebook: The one to predict, in [num_given, K).
+        window: Window index.
+        codebook: Codebook to predict, in [num_given, K).
         config: Generation configuration.
-        num_given: Codebooks that the coarse stage writes.
-        unknown: The code of what is not known yet.
-        after: int (K, W or more), codes of frames after the recording's end, for the
-            codebooks that earlier passes have predicted; None: unknown.
+        num_given: Codebooks from the coarse stage.
+        unknown: Code that marks unknown values.
+        after: int (K, W or more), codes past the recording's end, for codebooks that
+            earlier passes predicted; None: unknown.
 
     Returns:
-        `ids`, int32 (W, K), `codebook`, int32 (), and `targets`, int32 (W,), which
-        count where generation writes and the recording goes on.
+        `ids`, int32 (W, K), `codebook`, int32 (), and `targets`, int32 (W,), ignored
+        outside the recording and where generation does not write.
     """
     history, count = history_of(voice, num_fine=len(codes)), codes.shape[1]
     known = np.asarray(codes, np.int32)[None]
@@ -260,7 +241,7 @@ def fine_example(
     shown = whole[frames]
     written, is_after = frames >= place.fill, frames >= before + count
     targets = np.where(written & ~is_after, shown[:, codebook], IGNORED_LABEL)
-    # The codebooks before this one have been written by the passes before.
+    # Earlier passes have written the lower codebooks.
     shown[written, codebook:] = unknown
     if after is not None and is_after.any():
         passed = slice(num_given, codebook)
@@ -276,7 +257,7 @@ def fine_example(
 
 
 class StageExamples:
-    """The examples of one stage: a function of index, epoch and seed alone.
+    """Examples of one stage, determined by index, epoch and seed alone.
 
     Args:
         utterances: Sequence of `Utterance`, such as a `ShardSet`.
@@ -310,7 +291,7 @@ class StageExamples:
                 f"stage must be one of {', '.join(makers)}. Received: {stage!r}"
             )
         if not len(utterances):
-            raise ValueError("There must be utterances to train on. Received: none")
+            raise ValueError("utterances must not be empty. Received: none")
         self.utterances, self.stage, self.config = utterances, stage, config
         self.model_config, self.seed = model_config, seed
         self.options = options or ExampleOptions()
@@ -327,7 +308,7 @@ class StageExamples:
         return len(self.utterances)
 
     def example(self, index: int, epoch: int = 0) -> Example:
-        """The arrays of one example, without padding."""
+        """Returns the arrays of one example, unpadded."""
         key = [self.seed, epoch * len(self) + index]
         rng = np.random.Generator(np.random.Philox(key=key))
         utterance = self.utterances[index]
@@ -365,7 +346,7 @@ class StageExamples:
         num_tokens = utterance.codes.shape[1] * self.window.coarse.n_coarse_codebooks
         segments = coarse_segments(row, num_tokens, self.window)
         ends = np.array([segment.end for segment in segments])
-        # Drawn in proportion to its length, so all tokens are equally likely targets.
+        # Segments are drawn by length, so all tokens are equally likely targets.
         number = int(np.searchsorted(ends, rng.integers(num_tokens), side="right"))
         return coarse_example(
             row,
@@ -413,15 +394,7 @@ class StageExamples:
         return len(example["ids" if self.stage == "coarse" else "targets"])
 
     def pad(self, examples: Sequence[Example], length: int) -> Example:
-        """Stacks examples into a batch, padded to one length without targets.
-
-        Args:
-            examples: Examples of this stage.
-            length: At least the largest `length_of`.
-
-        Returns:
-            The arrays of the examples, with a leading axis B.
-        """
+        """Stacks examples along a new axis B, padded to `length` without targets."""
         if self.stage == "coarse":
             after_infer = length - self.window.coarse.max_coarse_input_length
             pad = self.window.coarse.coarse_semantic_pad_token
@@ -441,7 +414,7 @@ class StageExamples:
         }
 
     def without_targets(self, example: Example) -> Example:
-        """The same arrays without targets, to fill up the last batch."""
+        """Copies an example without targets, to fill the last batch."""
         nothing = np.full_like(example["targets"], IGNORED_LABEL)
         return {**example, "targets": nothing}
 
@@ -453,6 +426,6 @@ def _padded(array: np.ndarray, length: int | None = None, value: int = 0):
 
 
 def _of_all(utterances, name: str, of) -> Sequence[Any]:
-    """A property of all utterances, from the index if there is one."""
+    """Collects a property of all utterances, from the index if there is one."""
     known = getattr(utterances, name, None)
     return [of(one) for one in utterances] if known is None else known

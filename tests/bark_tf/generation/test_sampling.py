@@ -266,7 +266,7 @@ def test_no_seed_is_fresh_entropy():
     "seed", [-1, 2**64, 1.5, 1.0, "7", True, [1, -1], [1, 2.5], [1, None], [[1], [2]]]
 )
 def test_bad_seeds_are_refused(seed):
-    with pytest.raises(ValueError, match=r"whole numbers in \[0, 2\*\*64\)\. Received"):
+    with pytest.raises(ValueError, match=r"integer in \[0, 2\*\*64\)\. Received"):
         row_keys(seed, 2, "semantic")
 
 
