@@ -18,11 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf.config import (
-    GENERATION_CONFIG_NAME,
-    BarkConfig,
-    BarkGenerationConfig,
-)
+from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.convert.weights import load_weights, save_weights
 from bark_tf.generation.api import checked_request
 from bark_tf.generation.fine import check_window

@@ -38,9 +38,7 @@ class Timings:
     """
 
     def __init__(
-        self,
-        report: Progress | None = None,
-        clock: Callable[[], float] = monotonic,
+        self, report: Progress | None = None, clock: Callable[[], float] = monotonic
     ):
         self.seconds: dict[str, float] = {}
         self._report, self._clock = report, clock

@@ -18,12 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bark_tf import BarkModel, BarkProcessor
-from bark_tf.training import (
-    corpus_word_error_rate,
-    mel_distance,
-    recogniser_of,
-    si_sdr,
-)
+from bark_tf.training import corpus_word_error_rate, mel_distance, recogniser_of, si_sdr
 
 RECIPE = Path(__file__).parents[1] / "training/recipes/small_voice"
 DIGITS = "zero one two three four five six seven eight nine".split()

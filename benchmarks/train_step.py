@@ -197,11 +197,7 @@ class Torch:
             {"params": [p for p in self.weights if p.ndim == 1], "weight_decay": 0.0},
         ]
         return self.torch.optim.AdamW(
-            groups,
-            LEARNING_RATE,
-            betas=BETAS,
-            eps=EPSILON,
-            weight_decay=WEIGHT_DECAY,
+            groups, LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY
         )
 
     # Like bark_tf, each computes logits only at positions with targets.

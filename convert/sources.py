@@ -199,11 +199,7 @@ class _File:
         """The network whose tensors have this prefix."""
         table = table_for(config, self.spelling)
         stored = fit(
-            table,
-            table.shapes,
-            self.checkpoint,
-            prefix=prefix,
-            source=str(self.path),
+            table, table.shapes, self.checkpoint, prefix=prefix, source=str(self.path)
         )
         untied = self.untied(table, stored)
         if untied:

@@ -186,10 +186,7 @@ def stream_header(sample_rate: int) -> bytes:
 
 
 def write_audio(
-    path: str | os.PathLike,
-    audio: Any,
-    sample_rate: int,
-    subtype: str | None = None,
+    path: str | os.PathLike, audio: Any, sample_rate: int, subtype: str | None = None
 ) -> Path:
     """Writes mono audio to a `.wav`, `.flac`, `.ogg`, `.mp3` or `.opus` file.
 

@@ -186,10 +186,7 @@ def _add_speak_model(parser: Parser) -> None:
 
 def _add_sampling(group: Any) -> None:
     group.add_argument(
-        "--seed",
-        type=whole,
-        metavar="N",
-        help="equal seeds give equal audio",
+        "--seed", type=whole, metavar="N", help="equal seeds give equal audio"
     )
     draws = group.add_mutually_exclusive_group()
     draws.add_argument(

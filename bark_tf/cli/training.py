@@ -62,10 +62,7 @@ def _add_prepare(commands: Any) -> Parser:
         "--keep-audio", action="store_true", help="store audio beside the tokens"
     )
     parser.add_argument(
-        "--sample-rate",
-        type=int,
-        metavar="HZ",
-        help="without --model; default: 24000",
+        "--sample-rate", type=int, metavar="HZ", help="without --model; default: 24000"
     )
     parser.add_argument(
         "--silence",
@@ -85,11 +82,7 @@ def _add_prepare(commands: Any) -> Parser:
         "--limit", type=int, metavar="N", help="only the first N recordings"
     )
     parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes; default: 1",
+        "--workers", type=int, default=1, metavar="N", help="processes; default: 1"
     )
     parser.add_argument(
         "--runner",

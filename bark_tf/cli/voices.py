@@ -6,12 +6,7 @@ import argparse
 import warnings
 from typing import Any
 
-from bark_tf.cli.arguments import (
-    MODEL_HELP,
-    add_command,
-    add_verbosity,
-    chosen_model,
-)
+from bark_tf.cli.arguments import MODEL_HELP, add_command, add_verbosity, chosen_model
 from bark_tf.cli.console import note, one_line
 
 # === voices ===

@@ -10,12 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from bark_tf import tokens
-from bark_tf.config.base import (
-    GENERATION_CONFIG_NAME,
-    Config,
-    check_field,
-    check_whole,
-)
+from bark_tf.config.base import GENERATION_CONFIG_NAME, Config, check_field, check_whole
 
 
 @dataclasses.dataclass(frozen=True)

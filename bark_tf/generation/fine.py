@@ -232,12 +232,7 @@ class FineStage(Stage):
     def start(self) -> FineState:
         """Histories and coarse codes, before the first window."""
         codes = window_buffer(
-            TENSORS,
-            self.coarse,
-            self.frames,
-            self.histories,
-            self.config,
-            self.unknown,
+            TENSORS, self.coarse, self.frames, self.histories, self.config, self.unknown
         )
         return FineState(tf.constant(0), codes)
 

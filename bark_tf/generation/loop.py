@@ -278,11 +278,7 @@ def _with_caches(state: DecodeState, make: Callable) -> DecodeState:
 
 
 def programs_of(
-    model: Any,
-    allowed: AllowedIds,
-    rules: SamplingRules,
-    slots: int,
-    jit_compile: bool,
+    model: Any, allowed: AllowedIds, rules: SamplingRules, slots: int, jit_compile: bool
 ) -> Programs:
     """The `Programs` of a model, made once for equal arguments."""
     return cached(

@@ -221,9 +221,7 @@ class BarkTokenizer:
     """
 
     def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        settings: Mapping[str, Any] | None = None,
+        self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None
     ):
         if not isinstance(backend, tokenizers.Tokenizer):
             raise ValueError(
@@ -575,11 +573,7 @@ def _report_unknown(words: list[str], index: int) -> None:
 
 
 def _report_cut(
-    count: int,
-    room: int,
-    index: int,
-    truncation: bool | str | None,
-    place: str = "",
+    count: int, room: int, index: int, truncation: bool | str | None, place: str = ""
 ) -> None:
     """Warns about or refuses text that does not fit, unless truncated silently."""
     if count <= room or truncation in _CUT_SILENTLY:

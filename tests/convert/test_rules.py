@@ -190,7 +190,7 @@ def test_below_and_join():
     assert first.constants["a.mask"]().shape == (1, 2)
     joined = rules.join(first, TABLE.below("", "b."))
     assert [rule.theirs for rule in joined.rules] == [
-        *("a.linear.weight", "a.conv.weight", "b.linear.weight", "b.conv.weight"),
+        *("a.linear.weight", "a.conv.weight", "b.linear.weight", "b.conv.weight")
     ]
     assert joined.aliases.keys() == {"a.head.weight", "b.head.weight"}
     assert joined.constants.keys() == {"a.mask", "b.mask"}

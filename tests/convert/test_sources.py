@@ -62,10 +62,7 @@ def test_sunos_directory(tmp_path, open_source):
     toy_files.save_suno(tmp_path, CONFIG)
     source = open_source(tmp_path)
     assert configs(source) == {n: toy_files.part_config(CONFIG, n) for n in PARTS}
-    assert spellings(source) == {
-        **dict.fromkeys(PARTS, "suno"),
-        "codec_model": "meta",
-    }
+    assert spellings(source) == {**dict.fromkeys(PARTS, "suno"), "codec_model": "meta"}
 
 
 def test_a_list_of_files(tmp_path, open_source):

@@ -143,8 +143,7 @@ def test_a_whole_without_the_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [("hf", "a"), ("suno", "transformer.wpe.weight")],
+    ("kind", "name"), [("hf", "a"), ("suno", "transformer.wpe.weight")]
 )
 def test_spelling(kind, name, tmp_path):
     path = toy_files.save(tmp_path / "x.bin", {f"_orig_mod.{name}": np.zeros(1)})

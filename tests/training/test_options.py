@@ -2,12 +2,7 @@
 
 import pytest
 
-from bark_tf.training import (
-    CodecOptions,
-    ExampleOptions,
-    LoraOptions,
-    TrainingOptions,
-)
+from bark_tf.training import CodecOptions, ExampleOptions, LoraOptions, TrainingOptions
 
 WRONG = {
     TrainingOptions: [

@@ -65,9 +65,7 @@ class _Row(NamedTuple):
     where: str
 
 
-def read_dataset(
-    path: str | os.PathLike,
-) -> tuple[list[Recording], list[Problem]]:
+def read_dataset(path: str | os.PathLike) -> tuple[list[Recording], list[Problem]]:
     """Lists the recordings of a dataset and its problems.
 
     Three formats:

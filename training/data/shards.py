@@ -260,9 +260,7 @@ def is_finished(path: Path) -> bool:
 
 
 def write_shard(
-    path: str | os.PathLike,
-    entries: Iterable[Utterance | Skipped],
-    info: DatasetInfo,
+    path: str | os.PathLike, entries: Iterable[Utterance | Skipped], info: DatasetInfo
 ) -> None:
     """Writes the records and the index of a shard; each appears once complete.
 

@@ -24,11 +24,7 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(
-        self,
-        peak: float,
-        steps: int,
-        warmup_steps: int = 0,
-        final_share: float = 0.1,
+        self, peak: float, steps: int, warmup_steps: int = 0, final_share: float = 0.1
     ):
         self.peak, self.steps = peak, steps
         self.warmup_steps, self.final_share = warmup_steps, final_share

@@ -500,11 +500,7 @@ class QuantizerExamples:
             frames = frames[start : start + MAX_FRAMES]
             is_in = (chosen >= start) & (chosen < start + MAX_FRAMES)
             chosen, targets = chosen[is_in] - start, targets[is_in]
-        return {
-            "frames": frames,
-            "chosen": chosen.astype(np.int32),
-            "targets": targets,
-        }
+        return {"frames": frames, "chosen": chosen.astype(np.int32), "targets": targets}
 
     def length_of(self, example: Mapping[str, np.ndarray]) -> int:
         """Frames of an example."""

@@ -121,9 +121,7 @@ class LSTMLayer(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.recurrent_kernel)
         inputs = tf.TensorArray(gates.dtype, iterations).unstack(gates)
         outputs = tf.TensorArray(
-            gates.dtype,
-            iterations,
-            element_shape=[STEPS_PER_LOOP, None, self.width],
+            gates.dtype, iterations, element_shape=[STEPS_PER_LOOP, None, self.width]
         )
 
         def iterate(index, hidden, cell, outputs):

@@ -54,7 +54,6 @@ def test_tokens_are_those_of_transformers(golden, output, row):
     np.testing.assert_array_equal(output.semantic[row, : len(semantic)], semantic)
     assert np.all(output.semantic[row, len(semantic) :] == 10_000)
     np.testing.assert_array_equal(
-        output.coarse[row, :, :frames],
-        coarse.reshape(-1, 2).T - [[10_000], [11_024]],
+        output.coarse[row, :, :frames], coarse.reshape(-1, 2).T - [[10_000], [11_024]]
     )
     np.testing.assert_array_equal(output.fine[row, :, :frames], fine)

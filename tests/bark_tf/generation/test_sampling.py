@@ -501,14 +501,7 @@ def test_a_row_alone_equals_the_row_in_a_batch(name):
         assert alone.numpy().tolist() == [tokens[row]]
 
 
-GOLDEN_WORDS = [
-    1190048625,
-    818919285,
-    3798460152,
-    3015477566,
-    333925327,
-    3327324088,
-]
+GOLDEN_WORDS = [1190048625, 818919285, 3798460152, 3015477566, 333925327, 3327324088]
 GOLDEN_NOISE_BITS = [
     1066406859,
     1069994666,

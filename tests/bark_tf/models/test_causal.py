@@ -69,9 +69,7 @@ def test_going_on_from_a_cache_equals_one_pass(model, split):
     whole = model(ids, attention_mask=mask)
     first = model(ids[:, :split], attention_mask=mask[:, :split])
     second = model(
-        ids[:, split:],
-        past_key_values=first.past_key_values,
-        attention_mask=mask,
+        ids[:, split:], past_key_values=first.past_key_values, attention_mask=mask
     )
     for row, start in ((0, 0), (1, 2)):  # what padding computes is never used
         seen = slice(max(split, start), 8)
@@ -397,8 +395,7 @@ def test_adapters_train_alone_and_start_at_the_model(model):
 
 
 @pytest.mark.parametrize(
-    ("rank", "targets", "message"),
-    [(0, ("qkv",), "rank"), (2, ("qvk",), "qvk")],
+    ("rank", "targets", "message"), [(0, ("qkv",), "rank"), (2, ("qvk",), "qvk")]
 )
 def test_wrong_adapters_are_refused(rank, targets, message):
     model = BarkSemanticModel(toy.semantic_config())
@@ -535,8 +532,4 @@ def test_static_cache_equals_no_cache_at_any_start(model):
 def test_the_base_class_serves_any_transformer_config():
     assert BarkCausalModel(toy.semantic_config(), name="any")(
         toy.ids(1, 2)
-    ).logits.shape == (
-        1,
-        2,
-        30,
-    )
+    ).logits.shape == (1, 2, 30)

@@ -232,8 +232,7 @@ def test_loudness_does_not_matter(tokenizer, audio):
 
 
 @pytest.mark.parametrize(
-    "audio",
-    [np.zeros((2, 5), "f"), np.zeros(5, "i"), np.full(500, np.nan, "f")],
+    "audio", [np.zeros((2, 5), "f"), np.zeros(5, "i"), np.full(500, np.nan, "f")]
 )
 def test_other_audio_is_refused(tokenizer, audio):
     with pytest.raises(ValueError, match="audio must be"):

@@ -178,9 +178,7 @@ def test_hubert_hears_its_own_rate(model, record, tmp_path, monkeypatch):
     config = toy.hubert_config(num_hidden_layers=1)
     quantizer = HubertQuantizerConfig(input_size=16, hidden_size=6, output_size=20)
     tokenizer = HubertTokenizer(
-        HubertModel(config),
-        toy.randomize(HubertQuantizer(quantizer)),
-        layer=1,
+        HubertModel(config), toy.randomize(HubertQuantizer(quantizer)), layer=1
     )
     tokenizer.save(tmp_path / "hubert")
     heard = []

@@ -100,10 +100,7 @@ def test_too_few_examples_for_a_batch_repeat():
     assert sorted(set(batch)) == [0, 1, 2] and len(batch) == 8
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"batch_size": 0}, {"num_buckets": 0}],
-)
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_buckets": 0}])
 def test_wrong_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match="Received"):
         Batches(Numbers(8), **{"batch_size": 8, **wrong})

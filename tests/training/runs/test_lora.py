@@ -9,11 +9,7 @@ import toy
 
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
-from bark_tf.training.runs.lora import (
-    load_lora,
-    merge_lora,
-    save_lora,
-)
+from bark_tf.training.runs.lora import load_lora, merge_lora, save_lora
 
 MAKE = {
     "semantic": lambda **changes: BarkSemanticModel(toy.semantic_config(**changes)),

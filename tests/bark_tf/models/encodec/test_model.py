@@ -225,11 +225,7 @@ def test_gradient_passes_the_quantizer(codec, audio):
 
 @pytest.mark.parametrize(
     ("policy", "tolerance"),
-    [
-        ("float64", 1e-5),
-        ("mixed_float16", 0.02),
-        ("bfloat16", 0.2),
-    ],
+    [("float64", 1e-5), ("mixed_float16", 0.02), ("bfloat16", 0.2)],
 )
 def test_other_dtype_policies(codec, audio, codes, policy, tolerance):
     other = EncodecModel(TOY, dtype=policy)
