@@ -215,8 +215,8 @@ class BarkModel:
     ) -> BarkModel:
         """Loads a checkpoint from a directory or a hub repository.
 
-        Weights that need no conversion are mapped from the file until they are used.
-        The file may be replaced meanwhile, but must not be changed in place.
+        Where dtype and layout allow it, weights are views of the mapped file: it may be
+        replaced, but must not be changed in place.
 
         Args:
             path_or_id: A directory, or an id such as `"suno/bark-small"`; None for

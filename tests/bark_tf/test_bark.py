@@ -424,7 +424,7 @@ WRONG = {
     "temperature": ({"temperature": -1}, "temperature"),
     "beams": ({"num_beams": 4}, "beam search"),
     "spelling": ({"temprature": 1}, "no option 'temprature'"),
-    "one seed": ({"seed": [1]}, "one per row, 2 here"),
+    "one seed": ({"seed": [1]}, "one for each of 2 rows"),
     "negative seed": ({"seed": -1}, "seed must be"),
     "one voice": ({"history_prompt": [None]}, "2 of them. Received: 1"),
     "three voices": ({"history_prompt": [None] * 3}, "2 of them. Received: 3"),

@@ -271,7 +271,7 @@ def test_bad_seeds_are_refused(seed):
 
 
 def test_wrong_count_of_seeds_and_unknown_stage_are_refused():
-    with pytest.raises(ValueError, match=r"one per row, 2 here\. Received: 3 seeds"):
+    with pytest.raises(ValueError, match=r"one for each of 2 rows\. Received: 3"):
         row_keys([1, 2, 3], 2, "semantic")
     with pytest.raises(ValueError, match="Received: stage='text'"):
         row_keys(1, 2, "text")
