@@ -8,7 +8,8 @@ OUT ?= speech.wav
 # What another TensorFlow can change: sound and tf.data, layers, random numbers, one pass
 # of every stage, one training step of each, imports. pytest refuses a path that is gone.
 TESTS_TF217 = tests/test_imports.py tests/bark_tf/audio tests/bark_tf/models \
-	tests/bark_tf/generation/test_golden.py tests/bark_tf/generation/test_sampling.py \
+	tests/bark_tf/generation/test_golden.py tests/bark_tf/generation/test_pipeline.py \
+	tests/bark_tf/generation/test_random.py tests/bark_tf/generation/test_cache.py \
 	tests/bark_tf/test_assets.py tests/training/data/test_audio.py \
 	tests/training/data/test_batches.py tests/training/test_end_to_end.py
 
