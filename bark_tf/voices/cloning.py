@@ -32,7 +32,7 @@ from bark_tf.audio.writing import check_destination, write_audio
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import CoarseWindow, align
 from bark_tf.models.encodec.model import EncodecModel
-from bark_tf.semantic_tokens import (
+from bark_tf.semantic_tokens.tokenizer import (
     FILE_NAME,
     SemanticTokenizer,
     check_tokenizer,

@@ -21,7 +21,7 @@ from bark_tf.config.base import check_field
 from bark_tf.generation.coarse import CoarseWindow, align
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.processor import BarkProcessor
-from bark_tf.semantic_tokens import check_tokenizer, load_semantic_tokenizer
+from bark_tf.semantic_tokens.tokenizer import check_tokenizer, load_semantic_tokenizer
 
 from .audio import load_many
 from .datasets import Recording

@@ -39,7 +39,6 @@ from bark_tf.files import atomic_write
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.losses import IGNORED_LABEL
-from bark_tf.semantic_tokens import check_tokenizer
 from bark_tf.semantic_tokens.hubert import (
     LAYER,
     HubertTokenizer,
@@ -47,6 +46,7 @@ from bark_tf.semantic_tokens.hubert import (
     nearest_frames,
     open_network,
 )
+from bark_tf.semantic_tokens.tokenizer import check_tokenizer
 
 from ..data.batches import Batches
 from ..data.shards import DatasetInfo, ShardSet

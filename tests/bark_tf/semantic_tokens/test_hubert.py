@@ -10,7 +10,6 @@ from toy import largest_difference
 from bark_tf.config import HubertQuantizerConfig
 from bark_tf.models.hubert.model import HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
-from bark_tf.semantic_tokens import ARRAYS_NAME, FILE_NAME, load_semantic_tokenizer
 from bark_tf.semantic_tokens import hubert as module
 from bark_tf.semantic_tokens.hubert import (
     MARGIN,
@@ -18,6 +17,11 @@ from bark_tf.semantic_tokens.hubert import (
     HubertTokenizer,
     hubert_windows,
     nearest_frames,
+)
+from bark_tf.semantic_tokens.tokenizer import (
+    ARRAYS_NAME,
+    FILE_NAME,
+    load_semantic_tokenizer,
 )
 
 CONFIG = toy.hubert_config()

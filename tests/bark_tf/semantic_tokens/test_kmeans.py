@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from bark_tf.semantic_tokens import ARRAYS_NAME, FILE_NAME, load_semantic_tokenizer
 from bark_tf.semantic_tokens.kmeans import KMeansTokenizer, _drawn, nearest
+from bark_tf.semantic_tokens.tokenizer import (
+    ARRAYS_NAME,
+    FILE_NAME,
+    load_semantic_tokenizer,
+)
 
 RATE = 16_000
 

@@ -13,7 +13,7 @@ from bark_tf.cli import main as cli
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import CoarseWindow
 from bark_tf.models.hubert.model import HubertModel
-from bark_tf.semantic_tokens import load_semantic_tokenizer
+from bark_tf.semantic_tokens.tokenizer import load_semantic_tokenizer
 from bark_tf.training.data.shards import ShardSet, read_index, shard_path
 from bark_tf.training.tokenizers import pairs as module
 from bark_tf.training.tokenizers.pairs import make_pairs

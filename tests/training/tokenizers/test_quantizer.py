@@ -13,8 +13,8 @@ from bark_tf.config import BarkGenerationConfig, HubertQuantizerConfig
 from bark_tf.models.hubert.model import HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.losses import IGNORED_LABEL
-from bark_tf.semantic_tokens import load_semantic_tokenizer
 from bark_tf.semantic_tokens.hubert import HubertTokenizer
+from bark_tf.semantic_tokens.tokenizer import load_semantic_tokenizer
 from bark_tf.training.data.shards import (
     DatasetInfo,
     ShardSet,
