@@ -42,14 +42,7 @@ def history_length(xp: Arrays, num_fine: Any, config: BarkFineGenerationConfig) 
 def num_windows(
     xp: Arrays, num_frames: Any, num_history: Any, config: BarkFineGenerationConfig
 ) -> Any:
-    """How many windows a row has; 0 without frames.
-
-    Args:
-        xp: `NUMPY` or `TENSORS`.
-        num_frames: int32, frames to fill.
-        num_history: int32, frames of the voice before them.
-        config: Generation configuration.
-    """
+    """How many windows a row of int32 `num_frames` has; 0 without frames."""
     size, hop = config.max_fine_input_length, config.max_fine_history_length
     more = num_frames + num_history - size  # than the first window holds
     return xp.where(num_frames > 0, xp.maximum(0, -(-more // hop)) + 1, 0)

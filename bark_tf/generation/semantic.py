@@ -74,15 +74,9 @@ def check_vocabulary(
     model: BarkSubModelConfig,
     config: BarkSemanticGenerationConfig,
 ) -> None:
-    """Refuses text ids that have no embedding; a GPU would read zeros for them.
+    """Raises ValueError for text ids (n,) that have no embedding.
 
-    Args:
-        text_ids: int (n,), the tokenizer's ids, without padding.
-        model: Configuration of the network.
-        config: Generation configuration.
-
-    Raises:
-        ValueError: If an id is out of range.
+    A GPU would read zeros for them.
     """
     most = model.input_vocab_size - config.text_encoding_offset
     if text_ids.size and not 0 <= text_ids.min() <= text_ids.max() < most:
