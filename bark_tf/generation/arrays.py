@@ -1,8 +1,9 @@
 """The operations that windows and prompts need, for NumPy arrays and for tensors.
 
-Generation runs on tensors. Training builds its examples row by row from NumPy arrays,
-which is much faster. Both call the same functions, which take one of the namespaces
-`NUMPY` and `TENSORS` as `xp`: NumPy's functions under NumPy's names, and
+Traced functions need tensors. Outside of them NumPy arrays are much faster, for the
+prompts of `generate` and for training's examples. All call the same functions, which
+take one of the namespaces `NUMPY` and `TENSORS` as `xp`: NumPy's functions under
+NumPy's names, and
 
 * `range(stop)`: int32 numbers from 0 to below `stop`.
 * `floor(x)`, `round(x)`: int32 of float64; halves are rounded to even numbers.
@@ -64,3 +65,10 @@ TENSORS = Arrays(
     round=lambda x: tf.cast(tf.round(x), tf.int32),
     take=_take_from_tensor,
 )
+
+
+def native(structure: Any) -> tuple[Arrays, Any]:
+    """`NUMPY` and arrays, or in a traced function `TENSORS` and the tensors."""
+    if tf.executing_eagerly():
+        return NUMPY, tf.nest.map_structure(np.asarray, structure)
+    return TENSORS, structure

@@ -23,7 +23,7 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
 )
-from bark_tf.generation.arrays import TENSORS, Arrays
+from bark_tf.generation.arrays import TENSORS, Arrays, native
 from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories
 from bark_tf.generation.loop import AllowedIds, DecodeState, Rows, programs_of
@@ -232,12 +232,8 @@ def goes_on(
     That is the case while the semantic part starts at the same token and no past
     tokens have been dropped.
 
-    Args:
-        start: `window_start` of the window.
-        last_start: `window_start` of the window with the last prompt.
-        step: Coarse tokens before the window.
-        num_past: Coarse tokens of the history.
-        window: `CoarseWindow`.
+    `start` and `last_start` are `window_start` of this window and of the one with the
+    last prompt.
     """
     return (start == last_start) & (num_past + step <= window.coarse.max_coarse_history)
 
@@ -340,7 +336,8 @@ class CoarseStage(Stage):
         self.limits = self.frames * codebooks
         if call.compat == "hf":
             self.limits = tf.fill((self.batch,), self.total)
-        rows = coarse_rows(TENSORS, semantic, lengths, histories, window)
+        xp, inputs = native((semantic, lengths, histories))
+        rows = coarse_rows(xp, *inputs, window)
         self.rows = CoarseRows(*(pad_rows(one, self.size) for one in rows))
         self.keys = pad_rows(keys, self.size)
         self.padded_limits = pad_rows(self.limits, self.size)
@@ -417,9 +414,9 @@ class CoarseStage(Stage):
         has_past = tf.reduce_max(self.rows.num_past) + state.step > 0
         bare = window.coarse.max_coarse_input_length + 1
         width = tf.where(has_past, window.longest_prompt, bare)
-        ids, padding = window_prompt(
-            TENSORS, self.rows, state.tokens, state.step, width, window
-        )
+        xp, inputs = native((self.rows, state.tokens, state.step, width))
+        prompt = window_prompt(xp, *inputs, window)
+        ids, padding = (tf.cast(part, tf.int32) for part in prompt)
         decode = self.programs.prefill(
             self.model.token_embedding(ids),
             state.step,
