@@ -1,9 +1,8 @@
 """The operations that windows and prompts need, for NumPy arrays and for tensors.
 
-Traced functions need tensors. Outside of them NumPy arrays are much faster, for the
-prompts of `generate` and for training's examples. All call the same functions, which
-take one of the namespaces `NUMPY` and `TENSORS` as `xp`: NumPy's functions under
-NumPy's names, and
+Traced functions need tensors; NumPy arrays are much faster elsewhere, for the prompts of
+`generate` and for training's examples. All call the same functions with one of the
+namespaces `NUMPY` and `TENSORS` as `xp`, which have NumPy's functions and
 
 * `range(stop)`: int32 numbers from 0 to below `stop`.
 * `floor(x)`, `round(x)`: int32 of float64; halves are rounded to even numbers.

@@ -229,11 +229,8 @@ def goes_on(
 ):
     """Whether a window continues the last prompt, so that the caches hold its own.
 
-    That is the case while the semantic part starts at the same token and no past
-    tokens have been dropped.
-
-    `start` and `last_start` are `window_start` of this window and of the one with the
-    last prompt.
+    That is the case while the semantic part starts at the same token (`last_start`: that
+    of the window with the last prompt) and no past tokens have been dropped.
     """
     return (start == last_start) & (num_past + step <= window.coarse.max_coarse_history)
 
