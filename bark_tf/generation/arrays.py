@@ -1,7 +1,7 @@
 """The operations that windows and prompts need, for NumPy arrays and for tensors.
 
-Traced functions need tensors; NumPy arrays are much faster elsewhere, for the prompts of
-`generate` and for training's examples. All call the same functions with one of the
+Traced functions need tensors; elsewhere NumPy arrays are much faster: for the prompts
+of `generate` and for training's examples. All call the same functions with one of the
 namespaces `NUMPY` and `TENSORS` as `xp`, which have NumPy's functions and
 
 * `range(stop)`: int32 numbers from 0 to below `stop`.

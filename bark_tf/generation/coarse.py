@@ -229,8 +229,8 @@ def goes_on(
 ):
     """Whether a window continues the last prompt, so that the caches hold its own.
 
-    That is the case while the semantic part starts at the same token (`last_start`: that
-    of the window with the last prompt) and no past tokens have been dropped.
+    That is the case while the semantic part starts at the same token (`last_start`: in
+    the window with the last prompt) and no past tokens have been dropped.
     """
     return (start == last_start) & (num_past + step <= window.coarse.max_coarse_history)
 
