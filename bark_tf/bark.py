@@ -27,13 +27,14 @@ from bark_tf.generation.long_form import generate_long, stream_long
 from bark_tf.generation.options import StageConfigs, stage_configs
 from bark_tf.generation.pipeline import Speech, speak
 from bark_tf.generation.semantic import check_semantic_limit
-from bark_tf.generation.stage import Call, Progress
+from bark_tf.generation.stage import Call
 from bark_tf.generation.streaming import LATENCIES, stream
 from bark_tf.memory import allocate_only, return_free_memory
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.progress import Progress
 from bark_tf.voices.presets import VoicePreset
 
 # The parts, named as in transformers.

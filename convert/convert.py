@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
+from bark_tf.progress import Progress
 from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
@@ -54,8 +55,6 @@ _CHECKPOINT_FILES = re.compile(
     r"|tokenizer\.json|vocab\.txt|speaker_embeddings(_path\.json)?"
     r"|semantic_tokenizer\.(safetensors|json)|README\.md|\.gitattributes"
 )
-
-Progress = Callable[[str, int, int], None]
 
 
 def convert_checkpoint(

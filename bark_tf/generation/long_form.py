@@ -19,6 +19,7 @@ import numpy as np
 from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.generation.options import StageConfigs, stage_configs
 from bark_tf.generation.random import SEED_BITS, checked_seed
+from bark_tf.progress import Progress
 from bark_tf.text.sentences import (
     MAX_S,
     MIN_S,
@@ -32,8 +33,6 @@ from bark_tf.text.sentences import (
 )
 from bark_tf.tokens import SEMANTIC_RATE_HZ
 from bark_tf.voices.presets import FRAMES_PER_TOKEN, VoicePreset
-
-Progress = Callable[[str, int, int], None]
 
 # === Numbers ===
 

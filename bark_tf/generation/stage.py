@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Progress = Callable[[str, int, int], None]
+from bark_tf.progress import Progress
 
 
 class Call(NamedTuple):

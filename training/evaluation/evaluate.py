@@ -18,6 +18,7 @@ import numpy as np
 from bark_tf.bark import BarkModel
 from bark_tf.config import BarkConfig
 from bark_tf.processor import BarkProcessor
+from bark_tf.progress import Progress
 
 from ..data.batches import Batches
 from ..data.examples import StageExamples
@@ -39,8 +40,6 @@ from .scores import (
     reconstructions,
     stage_score,
 )
-
-Progress = Callable[[str, int, int], None]
 
 # Stage -> the part of `BarkModel` that it is.
 _PARTS = {

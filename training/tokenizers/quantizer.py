@@ -39,6 +39,7 @@ from bark_tf.files import atomic_write
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.losses import IGNORED_LABEL
+from bark_tf.progress import Progress
 from bark_tf.semantic_tokens.hubert import (
     LAYER,
     HubertTokenizer,
@@ -63,8 +64,6 @@ MAX_FRAMES = 1_000
 # Pairs per file of frames, which are in memory while it is written.
 _PAIRS_PER_FILE = 64
 _INPUTS_NAME = "inputs.json"
-
-Progress = Callable[[str, int, int], None]
 
 
 def _silent(what: str, done: int, total: int) -> None:
