@@ -38,6 +38,7 @@ _load_helper("toy_files")
 _load_helper("toy_recordings")
 _load_helper("torch_writer")
 _load_helper("toy_speech")
+_load_helper("toy_numbers")
 _load_helper("toy_trainer")
 
 

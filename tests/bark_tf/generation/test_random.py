@@ -5,19 +5,14 @@ Their docstrings give the odds with which a right generator fails for one seed.
 """
 
 import math
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from toy_numbers import WAYS, bits, chi_square_deviation, random_logits, reference
 
 from bark_tf.generation import random
 from bark_tf.generation.random import row_keys
-
-REFERENCE_FILE = Path(__file__).parents[2] / "reference" / "sampling_reference.py"
-reference = SimpleNamespace(**runpy.run_path(str(REFERENCE_FILE)))
 
 INF = float("inf")
 WORD_MAX = 2**32 - 1
@@ -27,29 +22,6 @@ PUBLISHED = (
     ((WORD_MAX, WORD_MAX), (WORD_MAX, WORD_MAX), (0x1CB996FC, 0xBB002BE7)),
     ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
 )
-WAYS = {
-    "eager": lambda function: function,
-    "graph": tf.function,
-    "xla": lambda function: tf.function(function, jit_compile=True),
-}
-
-
-def random_logits(*shape, seed=0, scale=3.0):
-    rng = np.random.default_rng(seed)
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
-
-
-def bits(array):
-    array = np.asarray(array)
-    return array.view(np.uint32) if array.dtype == np.float32 else array
-
-
-def chi_square_deviation(counts, expected):
-    """How many standard deviations Pearson's statistic is off (Wilson-Hilferty)."""
-    freedom = len(counts) - 1
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    spread = 2 / (9 * freedom)
-    return ((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
 
 
 # === Random numbers ===

@@ -5,28 +5,18 @@ odds in their docstrings are those with which a right generator fails for one se
 """
 
 import math
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from toy_numbers import WAYS, bits, chi_square_deviation, random_logits, reference
 
 from bark_tf.config import BarkCoarseGenerationConfig, BarkSemanticGenerationConfig
 from bark_tf.generation import random, sampling
 from bark_tf.generation.random import row_keys
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
 
-REFERENCE_FILE = Path(__file__).parents[2] / "reference" / "sampling_reference.py"
-reference = SimpleNamespace(**runpy.run_path(str(REFERENCE_FILE)))
-
 INF = float("inf")
-WAYS = {
-    "eager": lambda function: function,
-    "graph": tf.function,
-    "xla": lambda function: tf.function(function, jit_compile=True),
-}
 NEUTRAL = {
     "temperature": 1.0,
     "top_k": 1,
@@ -54,24 +44,6 @@ def settings_of(**settings):
             for name, value in numbers.items()
         }
     )
-
-
-def random_logits(*shape, seed=0, scale=3.0):
-    rng = np.random.default_rng(seed)
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
-
-
-def bits(array):
-    array = np.asarray(array)
-    return array.view(np.uint32) if array.dtype == np.float32 else array
-
-
-def chi_square_deviation(counts, expected):
-    """How many standard deviations Pearson's statistic is off (Wilson-Hilferty)."""
-    freedom = len(counts) - 1
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    spread = 2 / (9 * freedom)
-    return ((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
 
 
 # === Rules ===
