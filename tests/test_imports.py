@@ -34,7 +34,7 @@ ROWS = (
     ("voices",),
     ("processor",),
     ("bark",),
-    ("training",),
+    ("serving", "training"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,1 @@
+"""Exports for TensorFlow Serving, and a server that speaks HTTP."""
