@@ -1,17 +1,22 @@
-"""Atomic writing, JSON objects, and paths that stay inside a directory."""
+"""Atomic writing, JSON objects, URLs, and paths that stay inside a directory."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 # Characters shown of a path that is refused.
 _SHOWN = 80
+# Two characters at least: one is a drive of Windows. `Path` makes `gs:/` of `gs://`.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 @contextlib.contextmanager
@@ -68,3 +73,44 @@ def check_relative(path: str | os.PathLike, what: str) -> None:
             f"{what} must be a relative path without '..'. "
             f"Received: {str(path)[:_SHOWN]!r}"
         )
+
+
+def remote_scheme(path: str | os.PathLike) -> str | None:
+    """The scheme of a URL that is not on this machine, in lower case.
+
+    Returns:
+        Such as `"gs"` for `gs://bucket/name`; None for a path and for `file://`.
+
+    Example:
+        >>> remote_scheme("gs://bucket/name"), remote_scheme("file:///tmp/name")
+        ('gs', None)
+    """
+    match = _URL.match(os.fspath(path))
+    scheme = match[1].lower() if match else "file"
+    return None if scheme == "file" else scheme
+
+
+def local_path(path: str | os.PathLike, what: str = "The path") -> Path:
+    """The path of a file or folder of this machine; call it before any work is done.
+
+    Args:
+        path: A path, or a `file://` URL.
+        what: What the path is, for the error message.
+
+    Raises:
+        ValueError: If it is another URL, or a `file://` URL of another machine.
+
+    Example:
+        >>> local_path("file:///tmp/name")
+        PosixPath('/tmp/name')
+    """
+    text = os.fspath(path)
+    if not _URL.match(text):
+        return Path(path)
+    parts = urlsplit(text)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise ValueError(
+            f"{what} must be on this machine: only `bark-tf prepare` and `bark-tf "
+            f"train` read and write URLs. Received: {text[:_SHOWN]!r}"
+        )
+    return Path(url2pathname(parts.path))

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from bark_tf.files import atomic_write, check_relative, read_json_object
+from bark_tf.files import (
+    atomic_write,
+    check_relative,
+    local_path,
+    read_json_object,
+    remote_scheme,
+)
 
 # === Writing ===
 
@@ -89,3 +95,32 @@ def test_paths_that_stay(path):
 def test_paths_that_leave(path):
     with pytest.raises(ValueError, match=r"A path must be a relative path"):
         check_relative(path, "A path")
+
+
+@pytest.mark.parametrize("path", ["a", "/a/b", "C:/a", "a:b", "a/gs://b", "", "gs:"])
+def test_paths_of_this_machine_stay_as_they_are(path):
+    assert local_path(path) == Path(path) and remote_scheme(path) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///a/b%20c", "file://localhost/a/b c", "FILE:/a/b c"]
+)
+def test_a_file_url_is_a_path(url):
+    assert local_path(url) == Path("/a/b c") and remote_scheme(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("gs://bucket/a", "gs"),
+        (Path("gs://bucket/a"), "gs"),
+        ("S3:/bucket", "s3"),
+        ("https://host/a", "https"),
+        ("file://host/a", None),
+    ],
+)
+def test_other_urls_are_no_local_folders(url, scheme):
+    """Bug: `--out gs://bucket` wrote into a folder named `gs:`."""
+    assert remote_scheme(url) == scheme
+    with pytest.raises(ValueError, match=r"-o must be on this machine.*Received: '"):
+        local_path(url, "-o")
