@@ -5,15 +5,14 @@ Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from bark_tf.config.base import Config, check_field, check_whole
+from bark_tf.config.base import Config, check_field, check_whole, frozen_config
 from bark_tf.config.encodec import EncodecConfig
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkSubModelConfig(Config):
     """The fields that the three transformers share.
 
@@ -77,7 +76,7 @@ class BarkSubModelConfig(Config):
         return self.hidden_size // self.num_heads
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkSemanticConfig(BarkSubModelConfig):
     """The text-to-semantic transformer; see `BarkSubModelConfig`."""
 
@@ -85,7 +84,7 @@ class BarkSemanticConfig(BarkSubModelConfig):
     part: ClassVar[str] = "semantic_config"
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkCoarseConfig(BarkSubModelConfig):
     """The semantic-to-coarse transformer; see `BarkSubModelConfig`."""
 
@@ -93,7 +92,7 @@ class BarkCoarseConfig(BarkSubModelConfig):
     part: ClassVar[str] = "coarse_acoustics_config"
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkFineConfig(BarkSubModelConfig):
     """The coarse-to-fine transformer.
 
@@ -130,7 +129,7 @@ class BarkFineConfig(BarkSubModelConfig):
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkConfig(Config):
     """A whole Bark: three transformers and the codec.
 

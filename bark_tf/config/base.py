@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, dataclass_transform
 
 from bark_tf import hub
 from bark_tf.files import atomic_write, read_json_object
@@ -52,6 +54,30 @@ def check_whole(owner: Any, *names: str, minimum: int = 1) -> None:
 
 # === Configurations ===
 
+_Class = TypeVar("_Class", bound=type)
+# As similar as "hiden_size" is to "hidden_size", and no other name of transformers to
+# one of ours.
+_TYPO = 0.92
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def frozen_config(cls: _Class) -> _Class:
+    """Makes a subclass of `Config` a frozen dataclass that takes any keyword.
+
+    A keyword that is no field goes to `extra`, as in transformers, unless it looks like
+    a typo of a field.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    construct = cls.__init__
+
+    @functools.wraps(construct)
+    def __init__(self, *args, **keywords):
+        construct(self, *args, **cls._sorted(keywords))
+
+    cls.__init__ = __init__
+    cls.__setattr__ = cls.__delattr__ = cls._refuse_change
+    return cls
+
 
 def _plain(value: Any) -> Any:
     """Turns nested configurations and tuples into JSON types."""
@@ -64,15 +90,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class Config:
     """Base class: a frozen dataclass that reads and writes Hugging Face's JSON files.
 
     Field names and defaults are those of Hugging Face, so a file written by either
-    library opens in the other.
+    library opens in the other. Other names of fields in transformers, such as
+    `num_hidden_layers`, work as keywords and attributes too.
 
     Args:
-        extra: Keys of the file that are not fields. They are written back.
+        extra: Keys of the file and keywords that are not fields. They are written back,
+            and are attributes too.
+
+    Raises:
+        ValueError: If a keyword looks like a typo of a field.
+        dataclasses.FrozenInstanceError: For an assignment; `replace` makes a changed
+            copy.
     """
 
     model_type: ClassVar[str] = ""
@@ -81,7 +114,7 @@ class Config:
     part: ClassVar[str] = ""
     # The configurations nested in this one.
     parts: ClassVar[tuple[type[Config], ...]] = ()
-    # Other names of fields in files -> ours.
+    # Other names of fields -> ours.
     aliases: ClassVar[Mapping[str, str]] = {}
 
     extra: Mapping[str, Any] = dataclasses.field(
@@ -113,19 +146,63 @@ class Config:
     def _check(self) -> None:
         """Raises ValueError if a field is out of range."""
 
+    def _refuse_change(self, name: str, value: Any = None) -> NoReturn:
+        """Takes the place of `__setattr__` and `__delattr__`."""
+        raise dataclasses.FrozenInstanceError(
+            f"A {type(self).__name__} does not change: make a changed copy with "
+            f"`config.replace({name}=...)`"
+        )
+
+    def update(self, values: Mapping[str, Any]) -> NoReturn:
+        """Raises `dataclasses.FrozenInstanceError`; see `replace`."""
+        self._refuse_change(next(iter(values), "field"))
+
+    if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).aliases:
+                return getattr(self, type(self).aliases[name])
+            if name in vars(self).get("extra", ()):
+                return self.extra[name]
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """The names of the fields, without `extra`."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.name != "extra")
 
     @classmethod
-    def _check_names(cls, names: Mapping[str, Any]) -> None:
-        for name in names:
-            if name not in cls.field_names():
+    def _checked(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of fields under our names; refuses other names."""
+        values = {cls.aliases.get(name, name): values[name] for name in values}
+        for name in values:
+            if name not in (*cls.field_names(), "extra"):
                 raise ValueError(
                     f"{cls.__name__} has no field {name!r}. "
                     f"It has: {', '.join(cls.field_names())}"
                 )
+        return values
+
+    @classmethod
+    def _sorted(
+        cls, values: Mapping[str, Any], *, may_have_typos: bool = True
+    ) -> dict[str, Any]:
+        """Values of fields under our names, and all others in `extra`."""
+        known = {}
+        extra = dict(values.get("extra", {}))
+        for key, value in values.items():
+            name = cls.aliases.get(key, key)
+            if name in cls.field_names():
+                known[name] = value
+            elif key not in ("model_type", "extra"):
+                extra[key] = value
+                similar = difflib.get_close_matches(key, cls.field_names(), 1, _TYPO)
+                if may_have_typos and similar:
+                    raise ValueError(
+                        f"{cls.__name__} has no field {key!r}. "
+                        f"Did you mean {similar[0]!r}?"
+                    )
+        return {**known, "extra": extra}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
@@ -141,21 +218,29 @@ class Config:
         Raises:
             ValueError: If a value is out of range or `overrides` has an unknown name.
         """
-        overrides = {cls.aliases.get(key, key): overrides[key] for key in overrides}
-        cls._check_names(overrides)
-        known, extra = {}, {}
-        for key, value in values.items():
-            name = cls.aliases.get(key, key)
-            if name in cls.field_names():
-                known[name] = value
-            elif key not in ("model_type", "extra"):
-                extra[key] = value
-        return cls(**{**known, **overrides}, extra=extra)
+        known = cls._sorted(values, may_have_typos=False)
+        return cls(**{**known, **cls._checked(overrides)})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, the extra keys and `model_type`, in JSON types."""
         values = {name: _plain(getattr(self, name)) for name in self.field_names()}
         return {**_plain(self.extra), **values, "model_type": self.model_type}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The same as `to_dict`.
+
+        In transformers it leaves out the fields that configurations of all models have
+        at their defaults; here there are none.
+        """
+        return self.to_dict()
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of the JSON file.
+
+        Args:
+            use_diff: Without effect; see `to_diff_dict`.
+        """
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def replace(self, **changes: Any):
         """Returns a copy with some fields changed.
@@ -163,8 +248,7 @@ class Config:
         Raises:
             ValueError: If a name is unknown or a value is out of range.
         """
-        self._check_names(changes)
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **self._checked(changes))
 
     @classmethod
     def from_json_file(cls, path: str | os.PathLike, **overrides: Any):
@@ -227,6 +311,5 @@ class Config:
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Writes the JSON file into `directory`, which is created if missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         with atomic_write(Path(directory) / self.file_name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(self.to_json_string(), encoding="utf-8")

@@ -5,14 +5,13 @@ Source: Hugging Face transformers, model `encodec`, 4.31 to 5.x.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import ClassVar
 
-from bark_tf.config.base import Config, check_field, check_whole
+from bark_tf.config.base import Config, check_field, check_whole, frozen_config
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class EncodecConfig(Config):
     """The EnCodec codec; the defaults are the 24 kHz model that Bark uses.
 

@@ -5,15 +5,20 @@ Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from bark_tf import tokens
-from bark_tf.config.base import GENERATION_CONFIG_NAME, Config, check_field, check_whole
+from bark_tf.config.base import (
+    GENERATION_CONFIG_NAME,
+    Config,
+    check_field,
+    check_whole,
+    frozen_config,
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class _GenerationConfig(Config):
     """A configuration in `generation_config.json`."""
 
@@ -26,7 +31,7 @@ class _GenerationConfig(Config):
         return super().from_dict(given, **overrides)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class _SamplingConfig(_GenerationConfig):
     """How the semantic and the coarse stage choose the next token.
 
@@ -71,7 +76,7 @@ class _SamplingConfig(_GenerationConfig):
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkSemanticGenerationConfig(_SamplingConfig):
     """The semantic stage: from text to semantic tokens.
 
@@ -147,7 +152,7 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
         return {**super().to_dict(), "semantic_pad_token": self.semantic_pad_token}
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkCoarseGenerationConfig(_SamplingConfig):
     """The coarse stage: from semantic tokens to the first codebooks.
 
@@ -186,7 +191,7 @@ class BarkCoarseGenerationConfig(_SamplingConfig):
         check_field(self, "coarse_rate_hz", self.coarse_rate_hz > 0, "positive")
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkFineGenerationConfig(_GenerationConfig):
     """The fine stage: from the first codebooks to all of them.
 
@@ -235,7 +240,7 @@ class BarkFineGenerationConfig(_GenerationConfig):
         return self.do_sample and self.temperature != 0
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class BarkGenerationConfig(_GenerationConfig):
     """How a whole Bark generates.
 

@@ -6,10 +6,10 @@ import dataclasses
 import math
 from typing import ClassVar
 
-from bark_tf.config.base import Config, check_field, check_whole
+from bark_tf.config.base import Config, check_field, check_whole, frozen_config
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class HubertConfig(Config):
     """HuBERT, a speech encoder; the defaults are HuBERT base.
 
@@ -124,7 +124,7 @@ class HubertConfig(Config):
         return self.mask_time_prob > 0 or self.mask_feature_prob > 0
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen_config
 class HubertQuantizerConfig(Config):
     """The network that turns HuBERT's frames into Bark's semantic tokens.
 

@@ -1,6 +1,9 @@
 """Configurations: files in both directions, other keys, wrong values."""
 
+import copy
+import dataclasses
 import json
+import pickle
 
 import pytest
 
@@ -70,6 +73,83 @@ def test_parts_may_be_absent_or_dictionaries():
         config.codec_config,
     )
     assert joined == config
+
+
+# === Habits of transformers ===
+
+ALIASES = {
+    "window_size": ("block_size", 8),
+    "vocab_size": ("input_vocab_size", 9),
+    "num_attention_heads": ("num_heads", 4),
+    "num_hidden_layers": ("num_layers", 3),
+}
+
+
+def test_transformers_names_are_keywords_and_attributes():
+    config = BarkSemanticConfig(**{name: value for name, (_, value) in ALIASES.items()})
+    for alias, (field, value) in ALIASES.items():
+        assert getattr(config, alias) == getattr(config, field) == value
+        assert getattr(config.replace(**{alias: 16}), field) == 16
+    assert not config.extra
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_other_keywords_are_kept(cls):
+    config = cls(made_by="me", architectures=["Bark"])
+    assert (config.made_by, config.architectures) == ("me", ["Bark"])
+    assert config.extra == {"made_by": "me", "architectures": ["Bark"]}
+    again = cls(**config.to_dict())
+    assert again == config
+    assert again.to_dict() == config.to_dict()
+    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert (twin, twin.made_by) == (config, "me")
+    with pytest.raises(AttributeError, match=f"{cls.__name__} has no attribute 'x'"):
+        config.x  # noqa: B018
+
+
+def test_a_keyword_that_looks_like_a_typo_is_refused():
+    with pytest.raises(ValueError, match=r"no field 'hiden_size'. Did you mean 'hidd"):
+        BarkSemanticConfig(hiden_size=3)
+    assert BarkSemanticConfig.from_dict({"hiden_size": 3}).extra == {"hiden_size": 3}
+
+
+def test_changing_a_configuration_says_how():
+    config = BarkSemanticConfig()
+    message = r"BarkSemanticConfig does not change: .*`config.replace\(dropout=...\)`"
+    with pytest.raises(dataclasses.FrozenInstanceError, match=message):
+        config.dropout = 0.5
+    with pytest.raises(dataclasses.FrozenInstanceError, match=message):
+        config.update({"dropout": 0.5})
+    with pytest.raises(dataclasses.FrozenInstanceError, match="does not change"):
+        del config.dropout
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_text_and_difference_are_the_whole_configuration(cls):
+    config = cls(made_by="me")
+    assert json.loads(config.to_json_string()) == config.to_diff_dict()
+    assert config.to_json_string(use_diff=False) == config.to_json_string()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("cls", ALL[:5])
+def test_dictionaries_and_names_are_those_of_transformers(cls):
+    import transformers
+
+    keywords = {"made_by": "me", "initializer_range": 0.5}
+    if cls in ALL[:3]:
+        keywords |= {name: 12 for name in ALIASES} | {"vocab_size": 10_048}
+    if cls is BarkConfig:
+        keywords["semantic_config"] = {"num_hidden_layers": 2}
+    if cls is EncodecConfig:
+        del keywords["initializer_range"]
+    ours, theirs = cls(**keywords), getattr(transformers, cls.__name__)(**keywords)
+    for name, value in keywords.items():
+        if name != "semantic_config":
+            assert getattr(ours, name) == getattr(theirs, name) == value
+    expected = json.loads(theirs.to_json_string())
+    del expected["transformers_version"]
+    assert json.loads(ours.to_json_string()) == expected
 
 
 WRONG = {
