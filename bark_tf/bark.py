@@ -12,14 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
-from bark_tf.convert.weights import load_weights, save_weights
+from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
 from bark_tf.generation.api import checked_request
 from bark_tf.generation.fine import check_window
 from bark_tf.generation.histories import Request, stack, voices_per_row
@@ -29,6 +29,7 @@ from bark_tf.generation.pipeline import Speech, speak
 from bark_tf.generation.semantic import check_semantic_limit
 from bark_tf.generation.stage import Call
 from bark_tf.generation.streaming import LATENCIES, stream
+from bark_tf.habits import accepts_habits, refuse_habits
 from bark_tf.memory import allocate_only, return_free_memory
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
@@ -108,6 +109,9 @@ class BarkModel:
             if on_built is not None:
                 on_built(part)
         self._reload: Callable[[str], None] | None = None
+
+    if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
+        __getattr__ = refuse_habits
 
     # === Parts ===
 
@@ -202,6 +206,7 @@ class BarkModel:
     # === Loading and saving ===
 
     @classmethod
+    @accepts_habits
     def from_pretrained(
         cls,
         path_or_id: str | os.PathLike | None = None,
@@ -209,6 +214,7 @@ class BarkModel:
         dtype: Any = None,
         quantize: str | None = None,
         offload: bool = False,
+        subfolder: str | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
@@ -217,13 +223,14 @@ class BarkModel:
         """Loads a checkpoint from a directory or a hub repository.
 
         Where dtype and layout allow it, weights are views of the mapped file: it may be
-        replaced, but must not be changed in place.
+        replaced, but must not be changed in place. The keywords of transformers work
+        too, see `bark_tf.habits`.
 
         Args:
             path_or_id: A directory, or an id such as `"suno/bark-small"`; None for
                 the small checkpoint that comes with the package.
-            dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; None for
-                Keras's global policy.
+            dtype: A Keras dtype policy such as `"float32"` or `"bfloat16"`; `"auto"`
+                for that of the checkpoint; None for Keras's global policy.
             quantize: A Keras quantization mode such as `"int8"` for the kernels of
                 the transformer blocks; None: off.
             offload: Whether to keep only the active part in memory. Parts are reloaded
@@ -231,6 +238,7 @@ class BarkModel:
                 weights; incompatible with `quantize`. Sets
                 `TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1` in the environment, which saves
                 more if TensorFlow has not computed anything yet.
+            subfolder: Folder of the checkpoint inside the directory or repository.
             revision: Branch, tag or commit of the repository.
             cache_dir: Directory for downloads.
             token: Access token for private repositories.
@@ -242,6 +250,7 @@ class BarkModel:
         """
         path_or_id = hub.shipped_checkpoint() if path_or_id is None else path_or_id
         where = {
+            "subfolder": subfolder,
             "revision": revision,
             "cache_dir": cache_dir,
             "token": token,
@@ -252,6 +261,7 @@ class BarkModel:
         if generation is not None:
             generation = BarkGenerationConfig.from_json_file(generation)
         path = hub.find_weights(path_or_id, **where)
+        dtype = stored_dtype(path) if dtype == "auto" else dtype
         if offload and quantize is not None:
             raise ValueError(
                 "offload=True cannot be combined with quantize. "

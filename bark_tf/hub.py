@@ -21,7 +21,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bark_tf._version import __version__
@@ -62,6 +62,7 @@ def find_file(
     path_or_id: str | os.PathLike,
     name: str,
     *,
+    subfolder: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
     token: str | bool | None = None,
@@ -72,6 +73,7 @@ def find_file(
     Args:
         path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
         name: The file, relative to the checkpoint, with forward slashes.
+        subfolder: Folder of the checkpoint inside the directory or repository.
         revision: Branch, tag or commit of the repository; `"main"` by default.
         cache_dir: Where downloads are kept; the hub's own cache by default.
         token: Access token; None: that of `hf auth login`, if any; False: none.
@@ -88,6 +90,9 @@ def find_file(
         ConnectionError: If the hub cannot be reached and the file is not in the cache.
     """
     check_relative(name, "A checkpoint's file")
+    if subfolder:
+        check_relative(subfolder, "subfolder")
+        name = PurePosixPath(subfolder, name).as_posix()
     directory = _as_directory(path_or_id)
     if directory is not None:
         path = directory / name
@@ -146,7 +151,8 @@ def find_weights(path_or_id: str | os.PathLike, **where: Any) -> Path:
     if name.endswith(INDEX_SUFFIX):
         # The cache has a directory for each commit, named after it. All shards must be
         # from the commit of the index, even if the branch has moved since.
-        commit = path.parent.name
+        depth = len(PurePosixPath(where.get("subfolder") or "").parts)
+        commit = path.parents[depth].name
         for shard in shard_names(path):
             find_file(path_or_id, shard, **{**where, "revision": commit})
     return path

@@ -17,6 +17,7 @@ import tokenizers
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
 from bark_tf.files import atomic_write, check_relative, read_json_object
+from bark_tf.habits import ATTRIBUTES, accepts_habits, no_attribute
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
 from bark_tf.voices.presets import (
     ROOT_KEY,
@@ -41,6 +42,8 @@ class BarkInputs(dict):
     """
 
     def __getattr__(self, name: str) -> Any:
+        if name in ATTRIBUTES:
+            raise no_attribute(self, name)
         try:
             return self[name]
         except KeyError:
@@ -84,8 +87,8 @@ class BarkProcessor:
             three arrays, or a mapping of their names to `.npy` files relative to
             `speaker_embeddings["repo_or_path"]`. Voices added to the attribute of this
             name are saved with the others.
-        hub_options: `revision`, `cache_dir`, `token` and `local_files_only` for the
-            files of voices.
+        hub_options: `subfolder`, `revision`, `cache_dir`, `token` and
+            `local_files_only` for the files of voices.
         voice_limits: Arguments of `VoicePreset.validate` for a model that differs from
             Bark.
         max_length: Number of tokens that the model reads, its
@@ -248,11 +251,13 @@ class BarkProcessor:
     # === Files ===
 
     @classmethod
+    @accepts_habits
     def from_pretrained(
         cls,
         path_or_id: str | os.PathLike | None = None,
         speaker_embeddings_dict_path: str | None = VOICE_INDEX_NAME,
         *,
+        subfolder: str | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
@@ -267,6 +272,7 @@ class BarkProcessor:
                 None for the small checkpoint that comes with the package.
             speaker_embeddings_dict_path: Name of the list of voices; a checkpoint
                 without this file has no voices. None: no voices.
+            subfolder: Folder of the checkpoint inside the directory or repository.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept; the hub's own cache by default.
             token: Access token for private repositories.
@@ -282,6 +288,7 @@ class BarkProcessor:
         """
         path_or_id = hub.shipped_checkpoint() if path_or_id is None else path_or_id
         hub_options = {
+            "subfolder": subfolder,
             "revision": revision,
             "cache_dir": cache_dir,
             "token": token,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,25 @@ def read_config(cls: type, path: str | os.PathLike, prefix: str = "") -> Any:
         return _CONFIG_READERS[cls](shapes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def stored_dtype(path: str | os.PathLike) -> str:
+    """The dtype of most floating-point values of a checkpoint, such as `"float16"`.
+
+    Some tensors, such as the codebooks of the codec, are float32 in every checkpoint.
+
+    Args:
+        path: See `load_weights`.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    sizes: Counter[str] = Counter()
+    with open_checkpoint(path) as checkpoint:
+        for name in checkpoint.names():
+            sizes[checkpoint.dtype(name).name] += math.prod(checkpoint.shape(name))
+    floating = [name for name in sizes if "float" in name]
+    return max(floating, key=sizes.__getitem__, default="float32")
 
 
 def load_weights(model: Any, path: str | os.PathLike) -> None:

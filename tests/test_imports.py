@@ -23,7 +23,7 @@ FOLDERS = {
 # A module imports only from the rows above its own, and from its own folder in its row.
 # The longest name that fits decides.
 ROWS = (
-    ("_version", "tokens", "files", "optional", "progress"),
+    ("_version", "tokens", "files", "habits", "optional", "progress"),
     ("hub", "memory"),
     ("config",),
     ("audio", "text", "voices.presets"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, dataclass_tr
 
 from bark_tf import hub
 from bark_tf.files import atomic_write, read_json_object
+from bark_tf.habits import accepts_habits
 
 CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
@@ -270,10 +271,12 @@ class Config:
         return cls.from_dict(values, **overrides)
 
     @classmethod
+    @accepts_habits
     def from_pretrained(
         cls,
         path_or_id: str | os.PathLike,
         *,
+        subfolder: str | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
@@ -284,6 +287,7 @@ class Config:
 
         Args:
             path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
+            subfolder: Folder of the checkpoint inside it.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept; the hub's own cache by default.
             token: Access token for private repositories.
@@ -301,6 +305,7 @@ class Config:
         path = hub.find_file(
             path_or_id,
             cls.file_name,
+            subfolder=subfolder,
             revision=revision,
             cache_dir=cache_dir,
             token=token,

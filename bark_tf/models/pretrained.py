@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf.convert.weights import load_weights, read_config, save_weights
+from bark_tf.convert.weights import (
+    load_weights,
+    read_config,
+    save_weights,
+    stored_dtype,
+)
+from bark_tf.habits import accepts_habits, refuse_habits
 from bark_tf.memory import allocate_only, put
 
 
@@ -52,6 +58,9 @@ class PretrainedModel(keras.Model):
         # Whether the weights are loaded for each use and freed afterwards.
         self.is_offloaded = False
 
+    if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
+        __getattr__ = refuse_habits
+
     # === Memory ===
 
     def release(self) -> None:
@@ -88,12 +97,14 @@ class PretrainedModel(keras.Model):
         return cls(**values)
 
     @classmethod
+    @accepts_habits
     def from_pretrained(
         cls,
         path_or_id: str | os.PathLike,
         *,
         dtype: Any = None,
         quantize: str | None = None,
+        subfolder: str | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
@@ -109,14 +120,17 @@ class PretrainedModel(keras.Model):
         Args:
             path_or_id: A checkpoint directory, or a repository id on the hub.
             dtype: A Keras dtype policy such as `"float32"`, `"bfloat16"` or
-                `"mixed_bfloat16"`; Keras's global policy by default.
+                `"mixed_bfloat16"`; `"auto"` for that of the checkpoint; Keras's global
+                policy by default.
             quantize: A Keras quantization mode such as `"int8"`, applied after
                 loading, or None.
+            subfolder: Folder of the checkpoint inside the directory or repository.
             revision: Branch, tag or commit of the repository.
             cache_dir: Where downloads are kept.
             token: Access token for private repositories.
             local_files_only: Whether to use only files that are already here.
-            **overrides: Fields of the configuration to change.
+            **overrides: Fields of the configuration to change; keywords of
+                transformers, see `bark_tf.habits`.
 
         Returns:
             The network.
@@ -126,6 +140,7 @@ class PretrainedModel(keras.Model):
             ValueError: If the checkpoint is damaged or belongs to another network.
         """
         where = {
+            "subfolder": subfolder,
             "revision": revision,
             "cache_dir": cache_dir,
             "token": token,
@@ -134,7 +149,7 @@ class PretrainedModel(keras.Model):
         config = cls.config_class.from_pretrained(path_or_id, **where, **overrides)
         path = hub.find_weights(path_or_id, **where)
         with allocate_only():
-            model = cls(config, dtype=dtype)
+            model = cls(config, dtype=stored_dtype(path) if dtype == "auto" else dtype)
         load_weights(model, path)
         if quantize is not None:
             model.quantize(quantize)

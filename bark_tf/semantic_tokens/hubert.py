@@ -220,8 +220,8 @@ class HubertTokenizer(SemanticTokenizer):
             quantizer: The community's `.pth`, or a directory of `save_pretrained`.
             layer: The layer that the quantizer was trained on.
             dtype: A Keras dtype policy for HuBERT; Keras's global policy by default.
-            **where: `revision`, `cache_dir`, `token` and `local_files_only` for
-                HuBERT's repository.
+            **where: `subfolder`, `revision`, `cache_dir`, `token` and
+                `local_files_only` for HuBERT's repository.
 
         Returns:
             The tokenizer.

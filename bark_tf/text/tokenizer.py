@@ -18,6 +18,7 @@ import tokenizers
 
 from bark_tf import hub
 from bark_tf.files import atomic_write, read_json_object
+from bark_tf.habits import accepts_habits
 
 TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
@@ -299,6 +300,7 @@ class BarkTokenizer:
         return cls(backend, settings)
 
     @classmethod
+    @accepts_habits
     def from_pretrained(
         cls, path_or_id: str | os.PathLike, **hub_options: Any
     ) -> BarkTokenizer:
@@ -306,8 +308,8 @@ class BarkTokenizer:
 
         Args:
             path_or_id: A directory, or a repository id such as `"suno/bark-small"`.
-            **hub_options: `revision`, `cache_dir`, `token` and `local_files_only` of
-                `hub.find_file`.
+            **hub_options: `subfolder`, `revision`, `cache_dir`, `token` and
+                `local_files_only` of `hub.find_file`.
 
         Returns:
             The tokenizer, with the settings of `tokenizer_config.json` if it exists.

@@ -380,6 +380,18 @@ def test_shards_come_beside_their_index(place, hub):
     assert bark_hub.find_weights(path_or_id, local_files_only=True) == path
 
 
+def test_weights_in_a_subfolder(place, hub):
+    """All shards come from the commit of the index, whose folder is further up."""
+    path_or_id, write = place
+    if path_or_id != REPO:
+        (path_or_id / "deep" / "er").mkdir(parents=True)
+    write_shards(lambda name, content: write(f"deep/er/{name}", content))
+    path = bark_hub.find_weights(path_or_id, subfolder="deep/er")
+    assert path.with_name("b.bin").read_bytes() == b"b.bin"
+    with pytest.raises(FileNotFoundError, match="has no weights"):
+        bark_hub.find_weights(path_or_id)
+
+
 def test_missing_shard(place):
     path_or_id, write = place
     write(
