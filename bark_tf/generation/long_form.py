@@ -7,6 +7,7 @@ Differs: a chunk continues from the last one; bad chunks are retried.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import secrets
@@ -118,6 +119,42 @@ class LongFormOutput(NamedTuple):
     voice: VoicePreset | None
     sample_rate: int
     seed: int
+
+
+class SpokenRow(NamedTuple):
+    """One row of what `BarkModel.generate` returns, without padding.
+
+    Attributes:
+        audio: float32 (samples,).
+        semantic: int32 (time,), with the end token if there is one.
+        coarse: int32 (codebooks, frames).
+        voice: `VoicePreset` to continue from; None for an empty row.
+    """
+
+    audio: np.ndarray
+    semantic: np.ndarray
+    coarse: np.ndarray
+    voice: VoicePreset | None
+
+
+def rows_of(out: Any) -> list[SpokenRow]:
+    """The rows of a `BarkOutput`."""
+    voices = out.voice if isinstance(out.voice, list) else [out.voice]
+    arrays = (
+        np.asarray(out.audio, np.float32),
+        *map(np.asarray, (out.semantic, out.coarse)),
+    )
+    return [
+        SpokenRow(
+            audio[:length],
+            semantic,
+            coarse[:, : 0 if voice is None else voice.coarse_prompt.shape[1]],
+            voice,
+        )
+        for audio, semantic, coarse, length, voice in zip(
+            *arrays, out.lengths, voices, strict=True
+        )
+    ]
 
 
 class _Take(NamedTuple):
@@ -257,8 +294,19 @@ class _Chunk(NamedTuple):
     pause_s: float
 
 
-class _LongForm:
-    """Checks everything when it is made; `stream` does the work."""
+class LongForm:
+    """A long text that is spoken chunk by chunk; see `generate_long`.
+
+    Checks everything when it is made; `stream` does the work.
+
+    Args:
+        speak: Speaks one row: called with the inputs of the processor, `history_prompt`
+            and `seed`, returns a `SpokenRow`. None: `model.generate`.
+
+    Attributes:
+        chunks: The pieces of the text, in order.
+        seed: The given seed, or the one drawn.
+    """
 
     def __init__(
         self,
@@ -275,6 +323,7 @@ class _LongForm:
         continue_from: str | None = None,
         progress: Progress | None = None,
         on_chunk: Callable[[ChunkReport], None] | None = None,
+        speak: Callable[..., SpokenRow] | None = None,
         **options: Any,
     ):
         config = options.get("generation_config") or model.generation_config
@@ -283,8 +332,10 @@ class _LongForm:
         if voice is not None and voice_preset is not None:
             raise ValueError("voice is another name of voice_preset. Received: both")
         voice = voice_preset if voice is None else voice
-        self.model, self.processor, self.options = model, processor, options
-        self.progress, self.on_chunk = progress, on_chunk
+        self.processor, self.progress, self.on_chunk = processor, progress, on_chunk
+        self.speak = speak or functools.partial(
+            _speak_alone, model, progress=progress, **options
+        )
         self.rates = _Rates.of(configs, config.sample_rate)
         self.max_length = configs.semantic.max_input_semantic_length
         target_s, max_s = chunk_seconds(configs.semantic)
@@ -303,7 +354,7 @@ class _LongForm:
         self.max_attempts = max_attempts if _draws(configs) else 1
 
     def stream(self) -> Iterator[tuple[np.ndarray, ChunkReport]]:
-        """See `stream_long`."""
+        """As `stream_long`, without warnings."""
         start = 0
         for index, chunk in enumerate(self.chunks):
             self._report(index)
@@ -317,8 +368,6 @@ class _LongForm:
                 problem=take.problem,
                 start_sample=start,
             )
-            if take.problem is not None:
-                self._warn(index, report)
             audio = _framed(take.audio, chunk.pause_s, self.rates.sample_rate)
             start += audio.size
             if self.on_chunk is not None:
@@ -340,25 +389,14 @@ class _LongForm:
         return best, attempt + 1
 
     def _take(self, text: str, inputs: Mapping[str, Any], seed: int) -> _Take:
-        with warnings.catch_warnings():
-            # A take without audio counts as "empty" and is retried.
-            warnings.filterwarnings("ignore", "The text-to-semantic stage ended rows")
-            out = self.model.generate(
-                **inputs,
-                history_prompt=self.history.prompt,
-                seed=seed,
-                return_dict=True,
-                progress=self.progress,
-                **self.options,
-            )
-        audio = np.asarray(out.audio, np.float32)[0, : out.lengths[0]]
-        semantic, coarse = np.asarray(out.semantic)[0], np.asarray(out.coarse)[0]
+        row = self.speak(**inputs, history_prompt=self.history.prompt, seed=seed)
+        audio = row.audio
         seconds = audio.size / self.rates.sample_rate
         return _Take(
             audio=audio,
-            voice=out.voice,
+            voice=row.voice,
             seed=seed,
-            problem=_find_problem(text, audio, semantic, coarse, self.rates),
+            problem=_find_problem(text, audio, row.semantic, row.coarse, self.rates),
             surprise=abs(math.log((seconds + 1) / (estimate_seconds(text) + 1))),
         )
 
@@ -366,15 +404,27 @@ class _LongForm:
         if self.progress is not None:
             self.progress("chunks", done, len(self.chunks))
 
-    def _warn(self, index: int, report: ChunkReport) -> None:
-        warnings.warn(
-            f"Chunk {index + 1} of {len(self.chunks)} is {report.problem!r} after "
-            f"{report.attempts} attempts; using the best: "
-            f"{report.seconds:.1f} s, about {estimate_seconds(report.text):.1f} s "
-            f"expected, for {report.text!r}",
-            UserWarning,
-            stacklevel=3,
-        )
+
+def _speak_alone(model: Any, **options: Any) -> SpokenRow:
+    with warnings.catch_warnings():
+        # A take without audio counts as "empty" and is retried.
+        warnings.filterwarnings("ignore", "The text-to-semantic stage ended rows")
+        return rows_of(model.generate(return_dict=True, **options))[0]
+
+
+def _with_warnings(run: LongForm) -> Iterator[tuple[np.ndarray, ChunkReport]]:
+    """Warns about each chunk that keeps a problem."""
+    for index, (audio, report) in enumerate(run.stream()):
+        if report.problem is not None:
+            warnings.warn(
+                f"Chunk {index + 1} of {len(run.chunks)} is {report.problem!r} after "
+                f"{report.attempts} attempts; using the best: "
+                f"{report.seconds:.1f} s, about {estimate_seconds(report.text):.1f} s "
+                f"expected, for {report.text!r}",
+                UserWarning,
+                stacklevel=2,
+            )
+        yield audio, report
 
 
 def _seed_of(seed: int, index: int, attempt: int) -> int:
@@ -492,7 +542,7 @@ def stream_long(
     Raises:
         ValueError: For invalid arguments, before any work is done.
     """
-    return _LongForm(model, processor, text, **options).stream()
+    return _with_warnings(LongForm(model, processor, text, **options))
 
 
 def generate_long(
@@ -542,8 +592,8 @@ def generate_long(
         >>> [chunk.problem for chunk in out.chunks]  # doctest: +SKIP
         [None, None, None]
     """
-    run = _LongForm(model, processor, text, **options)
-    audio, chunks = zip(*run.stream(), strict=True)
+    run = LongForm(model, processor, text, **options)
+    audio, chunks = zip(*_with_warnings(run), strict=True)
     return LongFormOutput(
         audio=np.concatenate(audio),
         chunks=chunks,
