@@ -32,7 +32,7 @@ class _GenerationConfig(Config):
 
 
 @frozen_config
-class _SamplingConfig(_GenerationConfig):
+class SamplingConfig(_GenerationConfig):
     """How the semantic and the coarse stage choose the next token.
 
     Args:
@@ -77,7 +77,7 @@ class _SamplingConfig(_GenerationConfig):
 
 
 @frozen_config
-class BarkSemanticGenerationConfig(_SamplingConfig):
+class BarkSemanticGenerationConfig(SamplingConfig):
     """The semantic stage: from text to semantic tokens.
 
     Args:
@@ -94,7 +94,7 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
             for this reason.
         num_return_sequences: Outputs per text.
 
-    See `_SamplingConfig` for the other fields. `semantic_pad_token` always equals
+    See `SamplingConfig` for the other fields. `semantic_pad_token` always equals
     `eos_token_id`, as in transformers.
     """
 
@@ -153,7 +153,7 @@ class BarkSemanticGenerationConfig(_SamplingConfig):
 
 
 @frozen_config
-class BarkCoarseGenerationConfig(_SamplingConfig):
+class BarkCoarseGenerationConfig(SamplingConfig):
     """The coarse stage: from semantic tokens to the first codebooks.
 
     Args:
@@ -165,7 +165,7 @@ class BarkCoarseGenerationConfig(_SamplingConfig):
         max_coarse_history: Most earlier coarse tokens in a window.
         sliding_window_len: Coarse tokens generated per window.
 
-    See `_SamplingConfig` for the other fields.
+    See `SamplingConfig` for the other fields.
     """
 
     model_type: ClassVar[str] = "coarse_acoustics"

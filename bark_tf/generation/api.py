@@ -15,6 +15,8 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
 )
+from bark_tf.config.generation import SamplingConfig
+from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.coarse import CoarseStage
 from bark_tf.generation.fine import FineStage
 from bark_tf.generation.histories import (
@@ -24,9 +26,11 @@ from bark_tf.generation.histories import (
     stack,
     voices_per_row,
 )
-from bark_tf.generation.options import StageConfigs
+from bark_tf.generation.loop import AllowedIds, Rows, programs_of
+from bark_tf.generation.options import StageConfigs, effective
 from bark_tf.generation.pipeline import semantic_tokens
 from bark_tf.generation.random import Keys, keys_of
+from bark_tf.generation.sampling import SamplingRules, SamplingValues
 from bark_tf.generation.semantic import check_vocabulary, lengths_of
 from bark_tf.generation.stage import Call
 from bark_tf.tokens import CODEBOOK_SIZE, deinterleave
@@ -100,6 +104,62 @@ def _histories(voices: Sequence[Any], configs: StageConfigs) -> Histories:
     return Histories(*map(tf.constant, histories))
 
 
+def generate_tokens(
+    model: Any,
+    input_ids: Any,
+    *,
+    max_new_tokens: int = 20,
+    eos_token_id: int | None = None,
+    pad_token_id: int | None = None,
+    seed: Any = None,
+    jit_compile: bool = True,
+    **options: Any,
+) -> tf.Tensor:
+    """See `BarkCausalModel.generate`."""
+    config = SamplingConfig().replace(**effective(options))
+    input_ids = _checked_ids(input_ids)
+    batch, length = input_ids.shape
+    sizes = model.config
+    if not 0 <= input_ids.min() <= input_ids.max() < sizes.input_vocab_size:
+        raise ValueError(
+            f"input_ids must lie in [0, {sizes.input_vocab_size}). Received: values in "
+            f"[{input_ids.min()}, {input_ids.max()}]"
+        )
+    most = sizes.block_size + 1 - length  # the last token needs no position
+    if max_new_tokens not in range(1, most + 1):
+        raise ValueError(
+            f"max_new_tokens must lie in [1, {most}] after {length} of "
+            f"{sizes.block_size} positions. Received: max_new_tokens={max_new_tokens!r}"
+        )
+    allowed = AllowedIds(
+        first=0,
+        stride=0,
+        groups=1,
+        size=min(sizes.input_vocab_size, sizes.output_vocab_size),
+        end=eos_token_id,
+        pad=pad_token_id or eos_token_id or 0,
+    )
+    rules = SamplingRules.of(config, allowed.size)
+    programs = programs_of(model, allowed, rules, sizes.block_size, jit_compile)
+    size, values = bucket(batch), SamplingValues.of(config)
+    ids = pad_rows(tf.constant(input_ids, tf.int32), size)
+    rows = Rows(
+        start=tf.zeros((size,), tf.int32),
+        keys=pad_rows(keys_of(seed, batch).semantic, size),
+        limit=pad_rows(tf.fill((batch,), max_new_tokens), size),
+    )
+    seen = tf.one_hot(ids, programs.num_seen, True, False, dtype=tf.bool)
+    state = programs.prefill(
+        model.token_embedding(ids),
+        tf.constant(0),
+        rows,
+        values,
+        tf.reduce_any(seen, axis=1),
+    )
+    state = programs.decode(state, tf.constant(max_new_tokens), rows, values)
+    return tf.concat([ids, state.tokens[:, : state.count]], axis=1)[:batch]
+
+
 def generate_semantic_tokens(
     model: Any,
     input_ids: Any,
@@ -114,7 +174,7 @@ def generate_semantic_tokens(
 ) -> tf.Tensor:
     """See `BarkSemanticModel.generate`."""
     config = semantic_generation_config or BarkSemanticGenerationConfig()
-    configs = StageConfigs(semantic=config.replace(**options))
+    configs = StageConfigs(semantic=config.replace(**effective(options)))
     request = checked_request(
         model.config, configs, input_ids, attention_mask, history_prompt, seed
     )
@@ -140,7 +200,7 @@ def generate_coarse_tokens(
     config = coarse_generation_config or BarkCoarseGenerationConfig()
     configs = StageConfigs(
         semantic=semantic_generation_config or BarkSemanticGenerationConfig(),
-        coarse=config.replace(**options),
+        coarse=config.replace(**effective(options)),
         codebook_size=codebook_size,
     )
     semantic = np.asarray(semantic_output, np.int32)
@@ -182,7 +242,7 @@ def generate_fine_codes(
     configs = StageConfigs(
         semantic=semantic_generation_config or BarkSemanticGenerationConfig(),
         coarse=coarse_generation_config or BarkCoarseGenerationConfig(),
-        fine=config.replace(**options),
+        fine=config.replace(**effective(options)),
         codebook_size=codebook_size,
     )
     tokens = np.asarray(coarse_output, np.int32)

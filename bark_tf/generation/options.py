@@ -15,11 +15,13 @@ from bark_tf.generation.coarse import CoarseWindow
 from bark_tf.tokens import CODEBOOK_SIZE
 
 PREFIXES = ("semantic_", "coarse_", "fine_")
-# Options of transformers, with the values that have no effect.
+# Options of transformers, with the values that have no effect; None: all values. Tokens
+# are the same without a cache, and rows end by their own lengths, not by padding.
 _NEUTRAL = {
     "num_beams": (None, 1),
-    "use_cache": (None, True),
     "num_beam_groups": (None, 1),
+    "use_cache": None,
+    "pad_token_id": None,
 }
 _NOT_SUPPORTED = {
     "num_beams": "beam search",
@@ -76,14 +78,7 @@ def stage_configs(
     )
     shared: list[dict[str, Any]] = [{}, {}, {}]
     own: list[dict[str, Any]] = [{}, {}, {}]
-    for name, value in options.items():
-        plain = _without_prefix(name)
-        if plain in _NEUTRAL and value in _NEUTRAL[plain]:
-            continue
-        if plain in _NOT_SUPPORTED:
-            raise ValueError(
-                f"generate does not support {name} ({_NOT_SUPPORTED[plain]})"
-            )
+    for name, value in effective(options).items():
         targets = [i for i, stage in enumerate(stages) if name in stage.field_names()]
         prefixed = _prefixed(name, stages)
         if prefixed is not None:
@@ -100,6 +95,26 @@ def stage_configs(
         for stage, general, special in zip(stages, shared, own, strict=True)
     )
     return StageConfigs(*changed, config.codebook_size)
+
+
+def effective(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of `generate` without those of transformers that change nothing.
+
+    Raises:
+        ValueError: If a keyword asks for something that there is not.
+    """
+    kept = {}
+    for name, value in options.items():
+        plain = _without_prefix(name)
+        harmless = _NEUTRAL.get(plain, ())
+        if harmless is None or value in harmless:
+            continue
+        if plain in _NOT_SUPPORTED:
+            raise ValueError(
+                f"generate does not support {name} ({_NOT_SUPPORTED[plain]})"
+            )
+        kept[name] = value
+    return kept
 
 
 def _without_prefix(name: str) -> str:

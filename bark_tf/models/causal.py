@@ -13,7 +13,11 @@ import keras
 import tensorflow as tf
 
 from bark_tf.config import BarkCoarseConfig, BarkSemanticConfig, BarkSubModelConfig
-from bark_tf.generation.api import generate_coarse_tokens, generate_semantic_tokens
+from bark_tf.generation.api import (
+    generate_coarse_tokens,
+    generate_semantic_tokens,
+    generate_tokens,
+)
 from bark_tf.generation.cache import LayerCache
 from bark_tf.models.layers import matmul_rows
 from bark_tf.models.losses import cross_entropy
@@ -199,6 +203,27 @@ class BarkCausalModel(TransformerModel):
             self.lm_head.kernel, [start, 0], [size, self.config.hidden_size]
         )
         return matmul_rows(tf.cast(x, self.compute_dtype), rows)
+
+    def generate(self, input_ids, **kwargs):
+        """Continues sequences of ids, as any language model does.
+
+        The semantic and the coarse model have methods of their own.
+
+        Args:
+            input_ids: int (batch, time), values in [0, input_vocab_size); all rows of
+                one length.
+            **kwargs: `max_new_tokens` (20 by default), `eos_token_id` (ends a row; by
+                default rows have no end), `pad_token_id` (stands after the end;
+                `eos_token_id` by default), `seed`, `jit_compile`, `do_sample`,
+                `temperature`, `top_k`, `top_p` and `repetition_penalty`.
+
+        Returns:
+            int32 (batch, time + new), the given ids and the new ones.
+
+        Raises:
+            ValueError: For an unknown option, or more tokens than positions.
+        """
+        return generate_tokens(self, input_ids, **kwargs)
 
 
 @keras.saving.register_keras_serializable("bark_tf")

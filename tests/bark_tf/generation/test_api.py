@@ -20,7 +20,7 @@ def test_the_stages_by_hand_are_the_whole(bark):
     whole = bark.generate(
         **inputs, history_prompt=voice, return_dict=True, jit_compile=False, **options
     )
-    options["jit_compile"] = False
+    options |= {"jit_compile": False, "use_cache": False, "pad_token_id": 0}
     semantic = bark.semantic.generate(
         inputs["input_ids"], configs[0], voice, inputs["attention_mask"], **options
     )

@@ -100,7 +100,12 @@ def test_what_is_not_supported_is_refused_by_name(name, value, prefix):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_beams": 1}, {"semantic_use_cache": True}, {"num_beams": None}],
+    [
+        {"num_beams": 1},
+        {"semantic_use_cache": True},
+        {"num_beams": None},
+        {"use_cache": False, "pad_token_id": 0},
+    ],
     ids=str,
 )
 def test_options_that_change_nothing_are_taken(options):

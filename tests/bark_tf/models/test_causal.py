@@ -530,6 +530,30 @@ def test_static_cache_equals_no_cache_at_any_start(model):
 
 
 def test_the_base_class_serves_any_transformer_config():
-    assert BarkCausalModel(toy.semantic_config(), name="any")(
-        toy.ids(1, 2)
-    ).logits.shape == (1, 2, 30)
+    """It continues ids like any language model: greedily, that is its best logits."""
+    config = toy.semantic_config(num_layers=1)
+    model = toy.randomize(BarkCausalModel(config, name="any"))
+    ids = toy.ids(3, 4)
+    assert model(ids).logits.shape == (3, 4, 30)
+    made = model.generate(ids, max_new_tokens=5, jit_compile=False)
+    assert made.shape == (3, 9) and np.array_equal(made[:, :4], ids)
+    best = np.argmax(model(made[:, :-1]).logits, axis=-1)
+    np.testing.assert_array_equal(made[:, 4:], best[:, 3:])
+    end = int(made[1, 5])
+    ended = model.generate(ids, eos_token_id=end, max_new_tokens=5, jit_compile=False)
+    np.testing.assert_array_equal(ended[1, 5:], np.full(ended.shape[1] - 5, end))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 46}, r"max_new_tokens must lie in \[1, 45\] after 4 of 48"),
+        ({"top_q": 1}, "no field 'top_q'"),
+        ({"num_beams": 2}, "does not support num_beams"),
+    ],
+)
+def test_generation_that_cannot_be(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        BarkCausalModel.generate(model, toy.ids(1, 4), **options)
+    with pytest.raises(ValueError, match=r"input_ids must lie in \[0, 40\)"):
+        BarkCausalModel.generate(model, [[40]])

@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from bark_tf.config import BarkConfig
-from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.causal import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 
 pytestmark = pytest.mark.reference
@@ -185,6 +185,18 @@ def test_causal_loss_is_the_cross_entropy_of_their_logits(causal, hf, torch):
 
 
 # === The fine model ===
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.5}])
+def test_causal_generation(causal, hf, torch, options):
+    model, theirs = causal
+    ids = toy.ids(BATCH, TIME, high=29)  # theirs hides `pad_token_id` in a prompt
+    end = int(BarkCausalModel.generate(model, ids, **options)[0, TIME + 4])
+    options = {**options, "eos_token_id": end, "pad_token_id": 29, "max_new_tokens": 9}
+    ours = BarkCausalModel.generate(model, ids, **options)
+    generate = super(type(theirs), theirs).generate
+    expected = generate(torch.tensor(ids).long(), do_sample=False, **options)
+    np.testing.assert_array_equal(ours, expected)
 
 
 def every_codebook(model):
