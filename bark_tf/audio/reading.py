@@ -15,12 +15,19 @@ import numpy as np
 import soundfile
 import soxr
 
+from bark_tf.audio.containers import CONTAINERS, Container, container_of
+
 MIN_S = 0.3
 MAX_S = 60.0
 # Half the difference between the largest and the smallest sample: -60 dB.
 SILENCE_PEAK = 1e-3
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # soundfile's names
-_KINDS = "WAV, FLAC, Ogg or MP3"
+_KINDS = "WAV, FLAC, Ogg, MP3, or with the extra `formats` MP4, AAC or WebM"
+# Names of files that may hold what `load` reads.
+SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3", ".opus"),
+    *(".m4a", ".mp4", ".aac", ".webm"),  # with the extra `formats`
+)
 _SAMPLE_RATES = (4_000, 384_000)
 _MAX_CHANNELS = 2
 
@@ -40,7 +47,8 @@ def load(
     """Reads a recording.
 
     WAV (8, 16, 24 and 32-bit integers, 32 and 64-bit floats), FLAC, Ogg (Vorbis and
-    Opus) and MP3, recognised by their content. Stereo is averaged. Audio that exceeds
+    Opus) and MP3; with the extra `formats` also MP4 (such as m4a), AAC and WebM; all
+    recognised by their content. Stereo is averaged. Audio that exceeds
     [-1, 1], as floats may, is scaled down as a whole, not clipped. However long the
     header says the recording is, reading takes no more memory than `max_s` needs.
 
@@ -127,21 +135,25 @@ def check_limit(max_s: float) -> None:
         )
 
 
-def open_recording(path: str | os.PathLike) -> soundfile.SoundFile:
+def open_recording(path: str | os.PathLike) -> soundfile.SoundFile | Container:
     """Opens a file that `load` can read.
 
     Raises:
         ValueError: If the file is missing, empty, cut short, or not mono or stereo
-            audio of a format in `FORMATS`.
+            audio of a format in `FORMATS` or `CONTAINERS`, or needs a package that is
+            missing.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"A recording must be a file. Received: {path}")
     if not path.stat().st_size:
         raise ValueError(f"A recording must not be empty. Received: {path}, 0 bytes")
+    container = container_of(path)
     try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, TypeError) as error:
+        file = Container(path, container) if container else soundfile.SoundFile(path)
+    except ImportError as error:
+        raise ValueError(f"{error}. Received: {path}") from error
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise ValueError(
             f"A recording must be {_KINDS}. Received: {path}, which cannot be decoded "
             f"({error})"
@@ -154,10 +166,10 @@ def open_recording(path: str | os.PathLike) -> soundfile.SoundFile:
     return file
 
 
-def _check_header(file: soundfile.SoundFile, path: Path) -> None:
+def _check_header(file: soundfile.SoundFile | Container, path: Path) -> None:
     low, high = _SAMPLE_RATES
     for is_right, expected, received in (
-        (file.format in FORMATS, f"be {_KINDS}", file.format),
+        (file.format in (*FORMATS, *CONTAINERS), f"be {_KINDS}", file.format),
         (
             file.channels <= _MAX_CHANNELS,
             "be mono or stereo",
@@ -203,7 +215,7 @@ def wav_bytes(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def _read_all(
-    file: soundfile.SoundFile, path: str | os.PathLike, max_s: float
+    file: soundfile.SoundFile | Container, path: str | os.PathLike, max_s: float
 ) -> np.ndarray:
     """Decodes float32 (samples,), mono, at the file's rate."""
     limit = int(max_s * file.samplerate)
@@ -215,21 +227,25 @@ def _read_all(
         return samples.mean(axis=1)
 
 
-def _read(file: soundfile.SoundFile, path: str | os.PathLike, limit: int) -> np.ndarray:
+def _read(
+    file: soundfile.SoundFile | Container, path: str | os.PathLike, limit: int
+) -> np.ndarray:
     """Decodes at most `limit` samples: float32 (samples, channels)."""
     try:
         # In one go: soundfile seeks after each read, and in an MP3 to a wrong place.
         return file.read(limit, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, ValueError) as error:
         raise ValueError(
             f"A recording must be complete. Received: {path}, damaged ({error})"
         ) from error
 
 
-def _too_long(file: soundfile.SoundFile, path: str | os.PathLike, max_s: float) -> str:
+def _too_long(
+    file: soundfile.SoundFile | Container, path: str | os.PathLike, max_s: float
+) -> str:
+    seconds = max(max_s, file.frames / file.samplerate)
     return (
-        f"A recording must last at most {max_s:g} s. "
-        f"Received: {path}, {file.frames / file.samplerate:.1f} s"
+        f"A recording must last at most {max_s:g} s. Received: {path}, {seconds:.1f} s"
     )
 
 

@@ -28,6 +28,10 @@ _PREPARE_EXAMPLES = """examples:
   bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
   # Only audio, to train a codec and a tokenizer from scratch:
   bark-tf prepare my-recordings audio --sample-rate 16000
+  # Check a dataset, and see what would be skipped and why; nothing is written:
+  bark-tf prepare my-list.txt --model my-bark --dry-run
+  # A dataset of the Hugging Face hub, its split `test`:
+  bark-tf prepare hf:owner/name:test prepared --model my-bark
   # On Apache Beam; the runner's own options follow its name:
   bark-tf prepare my-recordings prepared --model my-bark --runner DirectRunner
 """
@@ -44,9 +48,13 @@ def _add_prepare(commands: Any) -> Parser:
     parser.add_argument(
         "dataset",
         metavar="DATASET",
-        help="folder with metadata.csv, folder of audio and .txt files, or .jsonl file",
+        help="folder of audio and .txt files (also LibriTTS and VCTK), folder with "
+        "metadata.csv, metadata.jsonl or validated.tsv (LJSpeech, audiofolder, Common "
+        "Voice), a list (.csv, .jsonl, .tsv, .txt, .list), or hf:OWNER/NAME",
     )
-    parser.add_argument("out", metavar="OUT", help="folder for the shards")
+    parser.add_argument(
+        "out", nargs="?", metavar="OUT", help="folder for the shards; not for --dry-run"
+    )
     parser.add_argument(
         "--model",
         metavar="DIR|ID",
@@ -76,7 +84,12 @@ def _add_prepare(commands: Any) -> Parser:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the recordings to hold out; default: 0",
+        help="share of the texts to hold out, at least one; default: 0",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read and check the recordings and report; encode and write nothing",
     )
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only the first N recordings"
@@ -99,6 +112,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     if arguments.runner == []:
         raise ValueError("--runner needs the NAME of an Apache Beam runner")
+    if arguments.out is None and not arguments.dry_run:
+        raise ValueError("give OUT, the folder for the shards, or --dry-run")
     runner, *runner_options = arguments.runner or [None]
     with progress_of(arguments) as report:
         result = prepare(
@@ -114,6 +129,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             silence_s=arguments.silence,
             runner=runner,
             runner_options=runner_options,
+            dry_run=arguments.dry_run,
             progress=lambda done, total: report("recordings", done, total),
         )
     if not arguments.quiet:

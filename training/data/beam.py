@@ -15,8 +15,9 @@ from pathlib import Path
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from .checks import Settings
 from .datasets import Recording
-from .encoding import Job, Maker, Settings, make_shard
+from .encoding import Job, Maker, make_shard
 from .shards import DatasetInfo, is_finished
 
 # Beam's DirectRunner first downloads a program and uses this runner only if that fails.

@@ -92,6 +92,12 @@ def history_of(
 # === Semantic ===
 
 
+def semantic_room(config: BarkSemanticGenerationConfig, block_size: int) -> int:
+    """The most targets of a semantic example, the end token included."""
+    room = block_size - config.max_input_semantic_length
+    return min(room, config.max_new_tokens)
+
+
 def semantic_example(
     text_ids: np.ndarray,
     semantic: np.ndarray,
@@ -116,7 +122,7 @@ def semantic_example(
     ids = np.asarray(text_ids, np.int32)[None]
     text, past = prompt_ids(NUMPY, ids, None, history_of(voice), config)
     targets = np.append(semantic, config.eos_token_id)
-    most = min(block_size - config.max_input_semantic_length, config.max_new_tokens)
+    most = semantic_room(config, block_size)
     return {
         "text": text[0],
         "history": past[0],
@@ -381,10 +387,9 @@ class StageExamples:
     @property
     def longest(self) -> int:
         """The padded length of the longest example."""
-        semantic = self.config.semantic_config
         if self.stage == "semantic":
-            room = self.model_config.block_size - semantic.max_input_semantic_length
-            return min(room, semantic.max_new_tokens)
+            config, size = self.config.semantic_config, self.model_config.block_size
+            return semantic_room(config, size)
         if self.stage == "coarse":
             return self.window.slots - 1
         return self.config.fine_acoustics_config.max_fine_input_length

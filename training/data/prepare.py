@@ -6,8 +6,9 @@
     OUT/report.json, OUT/report.md  statistics, and what was skipped and why
 
 The text alone decides whether a recording is held out, so a sentence is never on both
-sides, whoever speaks it, and never changes sides. Without `validation` there is only
-`train`. A run that was killed resumes with the first unfinished shard.
+sides, whoever speaks it, and does not change sides, unless one would be empty. Without
+`validation` there is only `train`. A run that was killed resumes with the first
+unfinished shard.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import itertools
 import json
 import multiprocessing
 import os
+import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,21 +33,25 @@ import numpy as np
 from bark_tf.files import atomic_write
 from bark_tf.optional import required
 
-from .datasets import Problem, Recording, read_dataset
-from .encoding import Job, Maker, Settings, make_shard
-from .shards import DatasetInfo, Skipped, is_finished, read_index, shard_path
+from .checks import Checks, Settings
+from .datasets import Recording, read_dataset
+from .encoding import Job, Maker, make_shard
+from .layouts import Skipped
+from .shards import DatasetInfo, is_finished, read_index, shard_path
 
 SHARD_SIZE = 256
 SAMPLE_RATE = 24_000
 MAX_S = 60.0
+# Folder for the audio of datasets that are no files.
+COPIES = "recordings"
 SPLITS = ("train", "validation")
-# Recordings that the summary names per reason.
-_SHOWN = 3
+# Recordings that the summary names per reason, and characters of what was found.
+_SHOWN, _SHOWN_DETAIL = 3, 80
 
 
 def prepare(
     dataset: str | os.PathLike,
-    out: str | os.PathLike,
+    out: str | os.PathLike | None,
     *,
     model: str | os.PathLike | None = None,
     semantic_tokenizer: str | os.PathLike | None = None,
@@ -59,20 +66,28 @@ def prepare(
     silence_s: float | None = None,
     runner: str | None = None,
     runner_options: Sequence[str] = (),
+    dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Prepares a dataset for training.
 
+    Recordings that cannot be learned are skipped with a reason: those that cannot be
+    decoded, are silent or heavily clipped, and with a model those that are longer than
+    its semantic stage learns, or whose text is longer than it reads or far too long for
+    the recording.
+
     Args:
         dataset: A dataset in one of the forms of `datasets.read_dataset`.
         out: Directory for the shards, created if missing. An unfinished run with the
-            same settings is resumed.
+            same settings is resumed. The audio of a `hf:` dataset is copied to its
+            `recordings`. May be None with `dry_run`.
         model: Checkpoint to encode for: text ids, semantic tokens and codes. None
             saves audio only, to train a codec and a tokenizer.
         semantic_tokenizer: Directory of the semantic tokenizer. None: the model's.
         keep_audio: Whether to save audio beside the tokens.
         sample_rate: Sample rate of the audio without a model. None: 24,000.
-        validation: Share of the texts to hold out, in [0, 1).
+        validation: Share of the texts to hold out, in [0, 1); if it is not 0, at least
+            one text.
         limit: Number of recordings to read from the start of the dataset. None: all.
         shard_size: Recordings per shard.
         num_workers: Number of processes.
@@ -82,6 +97,7 @@ def prepare(
             or adding. None: at most 0.05, or with `trim=False` unchanged.
         runner: Name of an Apache Beam runner to use instead of processes.
         runner_options: Options of the runner, such as `"--direct_num_workers=4"`.
+        dry_run: Whether to read and check the dataset and to write nothing.
         progress: Called with (recordings done, recordings).
 
     Returns:
@@ -89,8 +105,9 @@ def prepare(
 
     Raises:
         FileNotFoundError: If the dataset or the model does not exist.
-        ValueError: If nothing is usable, or `out` was made with other settings.
-        ImportError: If the runner needs a package that is missing.
+        ValueError: If nothing is usable, on either side of `validation`, or `out` was
+            made with other settings.
+        ImportError: If the runner or the dataset needs a package that is missing.
         OSError: If the disk is full; finished shards stay.
     """
     if not 0 <= validation < 1:
@@ -115,7 +132,12 @@ def prepare(
         max_s=max_s,
         silence_s=silence_s,
     )
-    recordings, problems = read_dataset(dataset)
+    with tempfile.TemporaryDirectory() as temporary:
+        copies = temporary if dry_run else Path(out) / COPIES
+        recordings, problems = read_dataset(dataset, copies)
+        if dry_run:
+            splits = split_texts(recordings[:limit], validation)
+            return _rehearse(splits, problems, Checks(settings), progress)
     maker = Maker(settings)
 
     def run(pending: Sequence[Job], info: DatasetInfo) -> Iterator[int]:
@@ -148,7 +170,7 @@ def make_shards(
     *,
     validation: float = 0.0,
     shard_size: int = SHARD_SIZE,
-    problems: Sequence[Problem] = (),
+    problems: Sequence[Skipped] = (),
     run: Callable[[Sequence[Job], DatasetInfo], Iterator[int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -169,7 +191,7 @@ def make_shards(
         `Report`.
 
     Raises:
-        ValueError: If `out` was made with other settings.
+        ValueError: If `out` was made with other settings, or a split is empty.
         OSError: If the disk is full; finished shards stay.
     """
     info = maker.info(_fingerprint(recordings, validation, shard_size))
@@ -184,8 +206,9 @@ def make_shards(
             done += count
             if progress is not None:
                 progress(done, len(recordings))
-        report = Report.of(jobs, problems)
+        report = Report.of_jobs(jobs, problems)
         report.save(out)
+    report.check()
     return report
 
 
@@ -195,24 +218,84 @@ def _run_here(jobs: Sequence[Job], maker: Any, info: DatasetInfo) -> Iterator[in
         yield len(job.recordings)
 
 
+def _rehearse(
+    splits: dict[str, list[Recording]],
+    problems: Sequence[Skipped],
+    checks: Checks,
+    progress: Callable[[int, int], None] | None,
+) -> Report:
+    """Reads and checks all recordings; the report is that of `make_shards`."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    skipped, done, total = list(problems), 0, sum(map(len, splits.values()))
+    for name, chosen in splits.items():
+        split = rows.setdefault(name, [])
+        for one in checks.read(chosen):
+            done += 1
+            if isinstance(one, Skipped):
+                skipped.append(one)
+            else:
+                seconds = len(one.audio) / checks.sample_rate
+                split.append({"seconds": seconds, "speaker": one.recording.speaker})
+            if progress is not None:
+                progress(done, total)
+    report = Report.of(rows, skipped)
+    report.check()
+    return report
+
+
 # === Splits and shards ===
 
 
 def is_held_out(text: str, share: float) -> bool:
     """Whether a text is held out for validation; depends on its words alone."""
-    words = " ".join(text.lower().split())
-    rest, twentieth = divmod(
-        int(hashlib.sha256(words.encode("utf-8")).hexdigest(), 16), 20
-    )
-    return (twentieth + rest % 2**32 / 2**32) / 20 < share
+    return _place(_words(text)) < share
+
+
+def _words(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _place(words: str) -> float:
+    """A pseudo-random number in [0, 1)."""
+    number = int(hashlib.sha256(words.encode("utf-8")).hexdigest(), 16)
+    rest, twentieth = divmod(number, 20)
+    return (twentieth + rest % 2**32 / 2**32) / 20
+
+
+def split_texts(recordings: Sequence[Any], share: float) -> dict[str, list[Any]]:
+    """Splits recordings by their texts, at least one text on either side.
+
+    Args:
+        recordings: Objects with `text`.
+        share: Share of the texts to hold out; 0: there is no validation.
+
+    Returns:
+        Name of the split -> its recordings, in order.
+
+    Raises:
+        ValueError: If there are fewer than two different texts to split.
+    """
+    if not share:
+        return {SPLITS[0]: list(recordings)}
+    places = {words: _place(words) for words in (_words(r.text) for r in recordings)}
+    if len(places) < 2:
+        raise ValueError(
+            "validation needs at least two different texts, one of them to hold out. "
+            f"Received: {len(places)}"
+        )
+    count = sum(place < share for place in places.values())
+    count = min(max(count, 1), len(places) - 1)
+    held_out = set(sorted(places, key=places.get)[:count])
+    return {
+        name: [r for r in recordings if (_words(r.text) in held_out) == is_wanted]
+        for name, is_wanted in zip(SPLITS, (False, True), strict=True)
+    }
 
 
 def _jobs(
     recordings: Sequence[Recording], out: Path, validation: float, size: int
 ) -> Iterator[Job]:
-    for split in SPLITS if validation else SPLITS[:1]:
-        wanted = split == "validation"
-        chosen = [r for r in recordings if is_held_out(r.text, validation) == wanted]
+    for split, chosen in split_texts(recordings, validation).items():
         for number, start in enumerate(range(0, len(chosen), size)):
             part = tuple(chosen[start : start + size])
             yield Job(shard_path(out / split, number), part)
@@ -309,17 +392,25 @@ class Report:
     skipped: list[Skipped]
 
     @classmethod
-    def of(cls, jobs: Sequence[Job], problems: Sequence[Problem]) -> Report:
+    def of_jobs(cls, jobs: Sequence[Job], problems: Sequence[Skipped]) -> Report:
         """Reads the indices of finished shards and adds the dataset's problems."""
         rows: dict[str, list[dict[str, Any]]] = {}
-        skipped = [Skipped(p.id, p.where, p.reason) for p in problems]
+        skipped = list(problems)
         for job in jobs:
             split = rows.setdefault(job.path.parent.name, [])
             for row in read_index(job.path):
                 if "skipped" in row:
-                    skipped.append(Skipped(row["id"], row["where"], row["skipped"]))
+                    found = (row["id"], row["where"], row["skipped"])
+                    skipped.append(Skipped(*found, row.get("detail", "")))
                 else:
                     split.append(row)
+        return cls.of(rows, skipped)
+
+    @classmethod
+    def of(
+        cls, rows: dict[str, list[dict[str, Any]]], skipped: list[Skipped]
+    ) -> Report:
+        """Summarises rows of indices, of which `seconds` and `speaker` are read."""
         every = [row for split in rows.values() for row in split]
         seconds = [row["seconds"] for row in every] or [0.0]
         return cls(
@@ -348,15 +439,28 @@ class Report:
         lines += ["Seconds: {min:.2f} to {max:.2f}, median {median:.2f}"]
         lines[-1] = lines[-1].format(**self.seconds)
         lines += ["", f"Skipped: {len(self.skipped)}"]
+        lines += [f"- {reason}" for reason in self._reasons()]
+        return "\n".join(lines)
+
+    def _reasons(self) -> list[str]:
+        """What was skipped, by reason, the most frequent first."""
         by_reason: dict[str, list[str]] = {}
         for one in self.skipped:
-            by_reason.setdefault(one.reason, []).append(one.id or one.where)
-        for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-            more = ", ..." if len(names) > _SHOWN else ""
-            lines.append(
-                f"- {len(names)} x {reason}: {', '.join(names[:_SHOWN])}{more}"
-            )
-        return "\n".join(lines)
+            detail = textwrap.shorten(one.detail, _SHOWN_DETAIL)
+            name = (one.id or one.where) + (f" ({detail})" if detail else "")
+            by_reason.setdefault(one.reason, []).append(name)
+        return [
+            f"{len(names)} x {reason}: "
+            f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+            for reason, names in sorted(by_reason.items(), key=lambda i: -len(i[1]))
+        ]
+
+    def check(self) -> None:
+        """Raises ValueError if a split has no utterance; the message says why."""
+        for name, count in self.utterances.items():
+            if not count:
+                shown = "; ".join(self._reasons()[:_SHOWN]) or "there are too few"
+                raise ValueError(f"No recording for {name} can be used. {shown}")
 
     def save(self, directory: Path) -> None:
         """Writes `report.json` and `report.md`."""

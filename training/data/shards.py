@@ -17,8 +17,8 @@ A record's features (version 1; all integers are little-endian):
 `text_ids`, `semantic` and `codes` exist if the dataset `has_tokens`, `audio` if it
 `has_audio`. A line of the index is a JSON object with `id`, `speaker`, `text`,
 `seconds`, `tokens` (the number of semantic tokens), and `offset`, `size` and `crc32` of
-the serialized record; or, for a skipped recording, `id`, `where` and `skipped`, the
-reason. A shard is finished when its index exists.
+the serialized record; or, for a skipped recording, `id`, `where`, `skipped`, the
+reason, and `detail`. A shard is finished when its index exists.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.files import atomic_write
+
+from .layouts import Skipped
 
 SCHEMA_VERSION = 1
 INFO_NAME = "dataset.json"
@@ -235,20 +237,6 @@ def _integers(values: np.ndarray) -> tf.train.Feature:
 # === Shards ===
 
 
-class Skipped(NamedTuple):
-    """A recording that could not be used.
-
-    Attributes:
-        id: Name in the dataset.
-        where: File or line.
-        reason: What is wrong.
-    """
-
-    id: str
-    where: str
-    reason: str
-
-
 def shard_path(directory: str | os.PathLike, number: int) -> Path:
     """The path of a shard's records."""
     return Path(directory) / f"shard-{number:05d}{RECORD_SUFFIX}"
@@ -279,8 +267,8 @@ def write_shard(
         with _record_writer(temporary) as writer:
             for entry in entries:
                 if isinstance(entry, Skipped):
-                    row = {"id": entry.id, "where": entry.where}
-                    rows.append({**row, "skipped": entry.reason})
+                    row = entry._asdict()
+                    rows.append({"skipped": row.pop("reason"), **row})
                     continue
                 record = to_record(entry, info)
                 writer.write(record)

@@ -16,9 +16,11 @@ import numpy as np
 from bark_tf.bark import BarkModel
 from bark_tf.processor import BarkProcessor
 
+from ..data.checks import readable_ids
 from ..data.encoding import tokens_info
+from ..data.layouts import Skipped
 from ..data.prepare import Report, make_shards
-from ..data.shards import DatasetInfo, Skipped, Utterance
+from ..data.shards import DatasetInfo, Utterance
 from ..evaluation.scores import BATCH_SIZE, EMPTY_ROWS
 
 # Small, since generation is slow and a killed run loses its last shard.
@@ -145,28 +147,18 @@ class _PairMaker:
 
     def utterances(self, lines: Sequence[Line]) -> Iterator[Utterance | Skipped]:
         """Speaks texts; yields a pair, or the reason why there is none, in order."""
-        problems = {line.id: self._problem(line) for line in lines}
-        spoken = {}
-        readable = [line for line in lines if problems[line.id] is None]
-        for start in range(0, len(readable), BATCH_SIZE):
-            rows = readable[start : start + BATCH_SIZE]
-            spoken |= self._spoken(rows)
+        made: dict[str, Utterance | Skipped] = {}
+        readable = []
         for line in lines:
-            reason = problems[line.id]
-            if reason is None and line.id not in spoken:
-                reason = "the model said nothing"
-            yield spoken[line.id] if reason is None else Skipped(line.id, "", reason)
-
-    def _problem(self, line: Line) -> str | None:
-        """The reason why the model cannot read a text, or None."""
-        count = len(self._processor.tokenizer.encode(line.text))
-        if not count:
-            return "nothing in its text has a token"
-        if count > self._limit:
-            return (
-                f"its text is longer than the {self._limit} tokens that a model reads"
-            )
-        return None
+            try:
+                readable_ids(line.text, self._processor.tokenizer, self._limit)
+                readable.append(line)
+            except ValueError as error:
+                made[line.id] = Skipped.of(line.id, "", error)
+        for start in range(0, len(readable), BATCH_SIZE):
+            made |= self._spoken(readable[start : start + BATCH_SIZE])
+        for line in lines:
+            yield made.get(line.id) or Skipped(line.id, "", "the model said nothing")
 
     def _spoken(self, lines: Sequence[Line]) -> dict[str, Utterance]:
         """Pairs by id, without the texts for which the model generated nothing."""

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from bark_tf.training.data.datasets import Problem, read_dataset
+from bark_tf.training.data.datasets import read_dataset
+from bark_tf.training.data.layouts import Skipped
 
 
 def write(path, content=b""):
@@ -90,17 +91,17 @@ def test_each_bad_metadata_line_is_one_problem(ljspeech, folder):
     expected = [
         (2, "b", "4 columns"),
         (3, "alone", "1 columns"),
-        (4, "", "not UTF-8"),
+        (4, "", "not UTF-8. Received: byte 6"),
         (5, "c", "text is empty"),
-        (6, "missing", "no audio file missing.wav"),
-        (7, "a", "already used in metadata.csv:1"),
+        (6, "missing", "no audio file. Received: missing"),
+        (7, "a", "already used. Received: metadata.csv:1"),
         (8, "", "id is empty"),
         (9, "../voices/wavs/a", "not inside the dataset"),
     ]
     for problem, (line, name, reason) in zip(problems, expected, strict=True):
         assert problem.where == f"metadata.csv:{line}"
         assert problem.id == name
-        assert reason in problem.reason
+        assert reason in problem.message
 
 
 def test_the_first_usable_line_of_an_id_counts(ljspeech, folder):
@@ -168,13 +169,13 @@ def test_problems_of_a_folder_name_the_file(folder):
         write(folder / "s" / name)
     recordings, problems = read_dataset(folder)
     assert [r.path.name for r in recordings] == ["good.flac"]
-    reasons = {problem.where: problem.reason for problem in problems}
+    reasons = {problem.where: problem.message for problem in problems}
     assert len(reasons) == len(problems) == 5
     assert reasons["s/empty.wav"] == "text is empty"
     assert "not UTF-8" in reasons["s/latin.ogg"]
-    assert reasons["s/textless.mp3"] == "no .txt beside it"
-    assert reasons["s/audioless.txt"] == "no audio file beside it"
-    assert "already used in s/good.flac" in reasons["s/good.wav"]
+    assert reasons["s/textless.mp3"] == "no .txt or .lab beside it"
+    assert reasons["s/audioless.txt"].startswith("no audio file beside it (wav, flac")
+    assert "already used. Received: s/good.flac" in reasons["s/good.wav"]
 
 
 def test_links_out_of_the_folder_are_refused(folder, tmp_path):
@@ -191,7 +192,7 @@ def test_links_out_of_the_folder_are_refused(folder, tmp_path):
     recordings, problems = read_dataset(folder)
     assert ids(recordings) == ["in"]
     assert sorted(p.id for p in problems) == ["out", "text"]
-    assert all("not inside the dataset" in p.reason for p in problems)
+    assert all("not inside the dataset" in p.message for p in problems)
 
 
 def test_an_unreadable_sub_folder_is_reported(folder, monkeypatch):
@@ -208,7 +209,7 @@ def test_an_unreadable_sub_folder_is_reported(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", guarded)
     recordings, problems = read_dataset(folder)
     assert ids(recordings) == ["a"]
-    assert problems == [Problem("", "cannot be read: Permission denied", "locked")]
+    assert problems == [Skipped("", "locked", "cannot be read: Permission denied")]
 
 
 def test_a_file_name_in_another_encoding_is_reported_in_printable_form(folder):
@@ -224,7 +225,7 @@ def test_a_file_name_in_another_encoding_is_reported_in_printable_form(folder):
     assert ids(recordings) == ["a"]
     (problem,) = problems
     assert problem.where == "caf?.wav"
-    assert "not Unicode" in problem.reason
+    assert "not Unicode" in problem.message
 
 
 # === JSON lines ===
@@ -265,8 +266,8 @@ def test_jsonl_takes_optional_speaker_and_id(jsonl, folder):
         ({"audio": "a.wav", "text": "t", "id": ""}, "id is empty"),
         ({"audio": "a.wav", "text": "t", "id": "a\nb"}, "id has control"),
         ({"audio": "a.wav", "text": "\ud800"}, "text has characters"),
-        ({"audio": "b.wav", "text": "t"}, "no audio file b.wav"),
-        ({"audio": "x", "text": "t"}, "no audio file x"),
+        ({"audio": "b.wav", "text": "t"}, "no audio file. Received: b.wav"),
+        ({"audio": "x", "text": "t"}, "no audio file. Received: x"),
         ({"audio": ".", "text": "t"}, "audio must name a file"),
         ({"audio": "a\0.wav", "text": "t", "id": "n"}, "the path has control"),
         ({"audio": "\ud800.wav", "text": "t", "id": "n"}, "not Unicode"),
@@ -281,13 +282,19 @@ def test_each_bad_json_line_is_one_problem(jsonl, folder, line, reason):
     assert ids(recordings) == ["x/b"]
     (problem,) = problems
     assert problem.where == "train.jsonl:1"
-    assert reason in problem.reason
+    assert reason in problem.message
     "".join(problem).encode("utf-8")
 
 
-def test_absolute_paths_are_refused_even_inside(jsonl, folder):
-    inside = {"audio": str(folder / "a.wav"), "text": "t"}
-    recordings, problems = read_dataset(jsonl(inside, GOOD))
+def test_only_a_list_that_is_named_itself_may_have_absolute_paths(jsonl, folder):
+    """Nothing in a directory that was copied from elsewhere names other files."""
+    outside = write(folder.parent / "outside.wav")
+    path = jsonl({"audio": str(outside), "text": "t", "id": "o"}, GOOD)
+    recordings, problems = read_dataset(path)
+    assert ids(recordings) == ["o", "x/b"] and problems == []
+    assert recordings[0].path == outside
+    path.rename(folder / "metadata.jsonl")
+    recordings, problems = read_dataset(folder)
     assert ids(recordings) == ["x/b"]
     assert "not inside the dataset" in problems[0].reason
 
@@ -297,7 +304,7 @@ def test_a_repeated_id_names_the_first(jsonl):
     recordings, problems = read_dataset(path)
     assert [r.text for r in recordings] == ["good"]
     assert problems == [
-        Problem("x/b", "the id is already used in train.jsonl:1", "train.jsonl:2")
+        Skipped("x/b", "train.jsonl:2", "the id is already used", "train.jsonl:1")
     ]
 
 
@@ -317,10 +324,10 @@ def test_nothing_usable_is_one_clear_error_with_the_first_reasons(ljspeech, fold
 
 def test_an_empty_folder_says_what_was_expected(folder):
     folder.mkdir()
-    with pytest.raises(ValueError, match=r"Expected metadata\.csv, or audio files"):
+    with pytest.raises(ValueError, match=r"Expected metadata\.csv, .* or audio files"):
         read_dataset(folder)
 
 
 def test_a_file_of_another_kind_is_refused(folder):
-    with pytest.raises(ValueError, match=r"a directory, a \.csv or a \.jsonl"):
+    with pytest.raises(ValueError, match=r"a directory, a list \(\.csv, \.jsonl"):
         read_dataset(write(folder / "train.parquet"))

@@ -66,7 +66,7 @@ def tokens(with_tokenizer, recordings, tmp_path_factory):
 def test_unusable_lines_are_in_the_report(audio):
     report, out = audio
     assert report.utterances == {"train": 10}
-    reasons = {one.id: one.reason for one in report.skipped}
+    reasons = {one.id: one.message for one in report.skipped}
     assert set(reasons) == {"broken", "absent", "r1", "a"}
     assert "5 columns" in reasons["a"] and "no audio file" in reasons["absent"]
     saved = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -211,16 +211,16 @@ bits8|two
 """
 REASONS = {
     "silence": "must not be silent",
-    "moment": "must last 0.3 to 60 s. Received: the recording, 0.20 s",
-    "minutes": "at most 60 s. Received: the recording, 600.0 s",
+    "moment": "must last 0.3 to 60 s. Received: 0.20 s",
+    "minutes": "at most 60 s. Received: 600.0 s",
     "nan": "must be finite",
     "text": "cannot be decoded",
     "nothing": "0 bytes",
-    "missing": "no audio file missing.wav",
+    "missing": "no audio file. Received: missing",
     "empty": "text is empty",
-    "": "not UTF-8 (byte 10)",  # of such a line not even the id is known
-    "bars": "5 columns; expected id|text",
-    "bits8": "already used in metadata.csv:1",
+    "": "not UTF-8. Received: byte 10",  # of such a line not even the id is known
+    "bars": "names in the first line. Received: 5 columns",
+    "bits8": "already used. Received: metadata.csv:1",
 }
 
 
@@ -234,7 +234,7 @@ def test_every_unusable_recording_has_a_reason(tmp_path):
     (folder / "metadata.csv").write_bytes(LINES)
     report = prepare(folder, out, sample_rate=RATE)
     assert ShardSet(out / "train").ids == ["bits8", "float32", "loud"]
-    found = {one.id: one.reason for one in report.skipped}
+    found = {one.id: one.message for one in report.skipped}
     assert found.keys() == REASONS.keys() and len(report.skipped) == len(REASONS)
     for name, reason in REASONS.items():
         assert reason in found[name], name
