@@ -165,8 +165,8 @@ def _check_pace(text: str, seconds: float) -> None:
     expected = estimate_seconds(text)
     if expected > _MOST_PACE * seconds + _SLACK_S:
         raise ValueError(
-            "its text is far too long for its time: is it the text of this recording? "
-            f"Received: text for about {expected:.0f} s on {seconds:.1f} s"
+            "its text is far too long for its time, so it is hardly the text of this "
+            f"recording. Received: text for about {expected:.0f} s on {seconds:.1f} s"
         )
 
 

@@ -459,8 +459,10 @@ class Report:
         """Raises ValueError if a split has no utterance; the message says why."""
         for name, count in self.utterances.items():
             if not count:
-                shown = "; ".join(self._reasons()[:_SHOWN]) or "there are too few"
-                raise ValueError(f"No recording for {name} can be used. {shown}")
+                raise ValueError(
+                    f"No recording of the split {name!r} can be used. "
+                    f"Received: {'; '.join(self._reasons()[:_SHOWN]) or 'none'}"
+                )
 
     def save(self, directory: Path) -> None:
         """Writes `report.json` and `report.md`."""

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from bark_tf import BarkModel
 from bark_tf.cli import main as cli
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.generation.coarse import CoarseWindow, align
-from bark_tf.training.data.prepare import is_held_out, prepare
+from bark_tf.training.data.prepare import is_held_out, prepare, split_texts
 from bark_tf.training.data.shards import ShardSet
 
 
@@ -242,6 +243,102 @@ def test_every_unusable_recording_has_a_reason(tmp_path):
     assert "Skipped: 11" in rows
     for one in report.skipped:
         assert f"- 1 x {one.reason}: {one.id or one.where}" in rows
+
+
+# === What cannot be learned ===
+
+
+# Name -> seconds, gain before clipping, text. The toy model reads 16 tokens and learns
+# 199 semantic tokens, 4 s, at once.
+UNLEARNABLE = {
+    "long1": (4.5, 1, "one two three"),
+    "long2": (6.0, 1, "one two four"),
+    "wordy": (3.0, 1, "nine " * 17),
+    "fast1": (1.0, 1, "three " * 16),
+    "fast2": (0.5, 1, "seven " * 16),
+    "clipped": (1.0, 3, "one two five"),
+    "loud": (1.0, 1.9, "one two six"),  # as loud as can be
+    "fits": (3.9, 1, "one two seven"),
+}
+REASON_PARTS = {
+    "2 x it is longer than the 4.0 s (199 semantic": ["long1 (4.5 s)", "long2 (6.0 s)"],
+    "1 x its text is longer than the 16 tokens": ["wordy (17)"],
+    "2 x its text is far too long": ["fast1 (text for about 6 s on 1.0 s)", "fast2 ("],
+    "1 x it is heavily clipped": ["clipped ("],
+}
+
+
+@pytest.fixture(scope="module")
+def unlearnable(with_tokenizer, tmp_path_factory):
+    """Recordings, the shards of those that can be learned, and the report."""
+    folder, out = (tmp_path_factory.mktemp(name) for name in ("in", "out"))
+    for name, (seconds, gain, text) in UNLEARNABLE.items():
+        samples = np.clip(gain * sound(seconds), -0.96, 0.96)
+        soundfile.write(folder / f"{name}.wav", samples, RATE)
+        (folder / f"{name}.txt").write_text(text)
+    return folder, out, prepare(folder, out, model=with_tokenizer, validation=0.3)
+
+
+def test_what_cannot_be_learned_is_skipped(unlearnable):
+    """Bug: speech cut off under its full text, which teaches never to stop."""
+    _, out, report = unlearnable
+    assert ShardSet(out / "train").ids == ["loud"]
+    assert ShardSet(out / "validation").ids == ["fits"]
+    lines = str(report).splitlines()
+    for reason, names in REASON_PARTS.items():
+        (line,) = (line for line in lines if line.startswith(f"- {reason}"))
+        assert all(name in line for name in names)
+    assert "Skipped: 6" in lines
+
+
+def test_a_dry_run_reports_the_same_without_encoding(
+    with_tokenizer, unlearnable, monkeypatch
+):
+    folder, _, report = unlearnable
+    monkeypatch.setattr("bark_tf.training.data.prepare.Maker", None)
+    told = []
+    how = {"model": with_tokenizer, "validation": 0.3, "dry_run": True}
+    dry = prepare(folder, None, **how, progress=lambda *counts: told.append(counts))
+    assert dry.utterances == report.utterances and dry.speakers == report.speakers
+    assert sorted(dry.skipped) == sorted(report.skipped) and told[-1] == (8, 8)
+
+
+def test_a_dry_run_on_the_command_line_writes_nothing(
+    unlearnable, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["prepare", str(unlearnable[0])]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "1 x it is heavily clipped" in capsys.readouterr().out
+    assert cli.main(command) == 1
+    assert "give OUT, the folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_usable_is_an_error_with_the_reasons(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(
+        ValueError, match=r"'train' can be used. .*1 x A recording must"
+    ):
+        prepare(tmp_path, tmp_path / "out", sample_rate=RATE)
+    assert "Skipped: 1" in (tmp_path / "out/report.md").read_text()
+
+
+# === Splits ===
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(0.05, 1), (0.99, 6)])
+def test_each_side_of_validation_has_a_text(share, held_out):
+    """Bug: 0.05 of 7 texts held out none."""
+    Line = namedtuple("Line", "text")
+    lines = [Line(f"number {number // 2}") for number in range(14)]
+    splits = split_texts(lines, share)
+    texts = [{line.text for line in splits[name]} for name in ("train", "validation")]
+    assert len(texts[1]) == held_out and texts[0].isdisjoint(texts[1])
+    assert len(splits["validation"]) == 2 * held_out
+    with pytest.raises(ValueError, match="at least two different texts"):
+        split_texts(lines[:2], share)
 
 
 # === Refused ===
