@@ -5,6 +5,7 @@ The package is the extra `datasets`. Since version 4 it runs no code of a datase
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,12 +25,12 @@ _SPLIT = "train"
 
 
 def hub_rows(name: str, copies: Path) -> Iterator[Row | Skipped]:
-    """Downloads a dataset and copies its audio into files.
+    """Downloads a dataset, if it is not cached, and copies its audio into files.
 
     Args:
         name: `hf:OWNER/NAME`, `hf:OWNER/NAME/CONFIG` or `hf:DIRECTORY`; `:SPLIT` may
             follow, of which `train` is the default.
-        copies: Directory for the audio files; those that exist are kept.
+        copies: Directory for the audio files; existing ones are not written again.
 
     Yields:
         A row for each example, with paths relative to `copies`.
@@ -60,9 +61,10 @@ def hub_rows(name: str, copies: Path) -> Iterator[Row | Skipped]:
         where = f"{split}:{number}"
         values = {role: example[column] for role, column in roles.items()}
         try:
-            file = _copy(values["audio"], copies / f"{number:06d}", roots)
-            entry = {**values, "audio": file, "text": values["text"] or ""}
-            yield row_of({"id": None, **entry}, source.rpartition("/")[2], where)
+            file = _copy(values["audio"], copies, roots)
+            values |= {"audio": file, "text": values["text"] or ""}
+            entry = {"id": f"{number:06d}", **values}
+            yield row_of(entry, Path(source).name, where)
         except ValueError as error:
             yield Skipped.of(str(values.get("id") or number), where, error)
 
@@ -71,7 +73,7 @@ def _parsed(name: str) -> tuple[str, str | None, str]:
     """Source, configuration and split."""
     rest = name.removeprefix(PREFIX)
     directory, _, split = rest.partition(":")
-    if Path(directory).is_dir():
+    if directory and Path(directory).is_dir():
         return directory, None, split or _SPLIT
     match = _NAME.fullmatch(rest)
     if match is None:
@@ -82,20 +84,20 @@ def _parsed(name: str) -> tuple[str, str | None, str]:
     return match["source"], match["config"], match["split"] or _SPLIT
 
 
-def _copy(sound: Mapping[str, Any] | None, path: Path, roots: list[Path]) -> str:
-    """Writes the audio of an example to a file; returns its name."""
+def _copy(sound: Mapping[str, Any] | None, copies: Path, roots: list[Path]) -> str:
+    """Writes the audio of an example to a file that is named after its content."""
     sound = sound or {}
     data, source = sound.get("bytes"), sound.get("path") or ""
-    suffix = Path(source).suffix.lower()
-    path = path.with_suffix(suffix if suffix in SUFFIXES else SUFFIXES[0])
-    if path.is_file():
-        return path.name
     if data is None:
         file = Path(source).resolve()
         # A dataset must not name any other file of this machine.
         if not any(file.is_relative_to(root.resolve()) for root in roots):
             raise ValueError(f"its audio is not in the dataset. Received: {source!r}")
         data = file.read_bytes()
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
+    suffix = Path(source).suffix.lower()
+    suffix = suffix if suffix in SUFFIXES else SUFFIXES[0]
+    path = copies / f"{hashlib.sha256(data).hexdigest()[:24]}{suffix}"
+    if not path.is_file():
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
     return path.name
