@@ -35,6 +35,7 @@ from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.models.transformer import TransformerModel
 from bark_tf.progress import Progress
 from bark_tf.voices.presets import VoicePreset
 
@@ -100,7 +101,7 @@ class BarkModel:
         dtype: Any = None,
         on_built: Callable[[PretrainedModel], None] | None = None,
     ):
-        self.config = config
+        self._config = config
         self.generation_config = generation_config or BarkGenerationConfig()
         self._parts: dict[str, PretrainedModel] = {}
         for name, cls in PARTS.items():
@@ -139,6 +140,12 @@ class BarkModel:
     def parts(self) -> dict[str, PretrainedModel]:
         """The four networks by name; with offloading, idle ones have no weights."""
         return dict(self._parts)
+
+    @property
+    def config(self) -> BarkConfig:
+        """The configuration, with those of the parts as they are now."""
+        parts = {part.config.part: part.config for part in self._parts.values()}
+        return self._config.replace(**parts)
 
     def with_part(self, name: str, part: PretrainedModel) -> BarkModel:
         """Returns a model with one part replaced; it shares the others.
@@ -202,6 +209,29 @@ class BarkModel:
     def count_params(self) -> int:
         """Number of values in all variables."""
         return sum(part.count_params() for part in self.parts.values())
+
+    def num_parameters(self, **options: bool) -> int:
+        """Number of values in all weights; see `PretrainedModel.num_parameters`."""
+        return sum(part.num_parameters(**options) for part in self.parts.values())
+
+    @classmethod
+    def from_config(cls, config: BarkConfig, **keywords: Any) -> BarkModel:
+        """The constructor, under its name in transformers."""
+        return cls(config, **keywords)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None) -> None:
+        """Does so for the three transformers; see their own method."""
+        for part in self._transformers():
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Does so for the three transformers; see their own method."""
+        for part in self._transformers():
+            part.gradient_checkpointing_disable()
+
+    def _transformers(self) -> list[TransformerModel]:
+        parts = self._parts.values()
+        return [part for part in parts if isinstance(part, TransformerModel)]
 
     # === Loading and saving ===
 

@@ -19,7 +19,7 @@ from bark_tf.generation.api import (
     generate_tokens,
 )
 from bark_tf.generation.cache import LayerCache
-from bark_tf.models.layers import matmul_rows
+from bark_tf.models.layers import matmul_rows, resize_rows
 from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
 from bark_tf.models.pretrained import check_exclusive
@@ -121,6 +121,14 @@ class BarkCausalModel(TransformerModel):
         )
         self.lm_head = self._head("lm_head")
         self.built = True
+
+    def get_input_embeddings(self):
+        """The token embedding."""
+        return self.token_embedding
+
+    def _resize(self, rows, stddev):
+        resize_rows(self.token_embedding, "_embeddings", rows, stddev)
+        self.config = self.config.replace(input_vocab_size=rows)
 
     def call(
         self,

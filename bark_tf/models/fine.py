@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from bark_tf.config import BarkFineConfig
 from bark_tf.generation.api import generate_fine_codes
-from bark_tf.models.layers import matmul_rows
+from bark_tf.models.layers import matmul_rows, resize_rows
 from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
 from bark_tf.models.pretrained import check_exclusive
@@ -84,6 +84,18 @@ class BarkFineModel(TransformerModel):
     @property
     def _num_heads(self) -> int:
         return self.config.n_codes_total - self.config.n_codes_given
+
+    def get_input_embeddings(self):
+        """The token embeddings, one per codebook."""
+        return self.token_embeddings
+
+    def _resize(self, rows, stddev):
+        for table in self.token_embeddings:
+            resize_rows(table, "_embeddings", rows, stddev)
+        for head in self.lm_heads:
+            resize_rows(head, "_kernel", rows, stddev)
+            head.size = rows
+        self.config = self.config.replace(input_vocab_size=rows, output_vocab_size=rows)
 
     def __call__(self, codebook_idx=None, *args, **kwargs):
         """Calls the network; Keras itself refuses an int as a positional argument."""

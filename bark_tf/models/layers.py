@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -278,6 +278,34 @@ class Embedding(keras.layers.Embedding):
         """See the class."""
         rows = _gather(tf.convert_to_tensor(self.embeddings), inputs)
         return tf.cast(rows, self.compute_dtype)
+
+
+def resize_rows(layer: Any, name: str, rows: int, stddev: float | None) -> None:
+    """Gives a table of a layer another number of rows; the first ones stay.
+
+    Args:
+        layer: A built layer.
+        name: Attribute of the table, a variable (rows, size).
+        rows: The new number.
+        stddev: Standard deviation of new rows around 0; None: they are the mean of the
+            old ones.
+    """
+    old = getattr(layer, name)
+    values = tf.convert_to_tensor(old)
+    shape = (max(0, rows - old.shape[0]), old.shape[1])
+    if stddev is None:
+        mean = tf.reduce_mean(tf.cast(values, tf.float32), axis=0)
+        new = tf.cast(tf.broadcast_to(mean, shape), values.dtype)
+    else:
+        new = Normal(stddev)(shape, values.dtype)
+    delattr(layer, name)
+    layer._tracker.unlock()
+    table = layer.add_weight(
+        (rows, old.shape[1]), "zeros", name=old.name, trainable=old.trainable
+    )
+    setattr(layer, name, table)
+    layer._tracker.lock()
+    table.assign(tf.concat([values[:rows], new], axis=0))
 
 
 @keras.saving.register_keras_serializable("bark_tf")

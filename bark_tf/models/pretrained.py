@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from bark_tf import hub
+from bark_tf.config.base import Config
 from bark_tf.convert.weights import (
     load_weights,
     read_config,
@@ -61,6 +63,22 @@ class PretrainedModel(keras.Model):
     if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
         __getattr__ = refuse_habits
 
+    def num_parameters(
+        self, only_trainable: bool = False, exclude_embeddings: bool = False
+    ) -> int:
+        """Number of values in all weights, as in transformers.
+
+        Args:
+            only_trainable: Whether to leave frozen weights out.
+            exclude_embeddings: Whether to leave embedding tables out.
+        """
+        weights = self.trainable_weights if only_trainable else self.weights
+        return sum(
+            math.prod(weight.shape)
+            for weight in weights
+            if not (exclude_embeddings and weight.path.endswith("/embeddings"))
+        )
+
     # === Memory ===
 
     def release(self) -> None:
@@ -90,8 +108,10 @@ class PretrainedModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]):
-        """Builds the network from `get_config()`."""
+    def from_config(cls, config: Config | Mapping[str, Any]):
+        """Builds the network from `get_config()`, or from its configuration."""
+        if isinstance(config, Config):
+            return cls(config)
         values = dict(config)
         values["config"] = cls.config_class.from_dict(values["config"])
         return cls(**values)

@@ -170,6 +170,78 @@ class TransformerModel(PretrainedModel):
         head.build((None, None, self.config.hidden_size))
         return head
 
+    # === Habits of transformers ===
+
+    @abc.abstractmethod
+    def get_input_embeddings(self):
+        """The token embedding, or the list of them in the fine model."""
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ):
+        """Changes the number of tokens that the network reads, as in transformers.
+
+        The fine model's heads, which belong to the same ids, change with it; those of
+        the causal models stay. Do it before `compile`.
+
+        Args:
+            new_num_tokens: Rows of each token embedding; None for as many as now.
+            pad_to_multiple_of: Rounds the number up to a multiple of this.
+            mean_resizing: Whether new rows are the mean of the old ones, or random.
+
+        Returns:
+            What `get_input_embeddings` returns.
+
+        Raises:
+            ValueError: If a number is not positive, or the network has been trained
+                already: its optimizer has states of the old size.
+        """
+        rows = new_num_tokens or self.config.input_vocab_size
+        multiple = pad_to_multiple_of or 1
+        if min(rows, multiple) < 1:
+            raise ValueError(
+                "new_num_tokens and pad_to_multiple_of must be positive. Received: "
+                f"{new_num_tokens}, {pad_to_multiple_of}"
+            )
+        if getattr(getattr(self, "optimizer", None), "built", False):
+            raise ValueError(
+                "resize_token_embeddings comes before training: the optimizer has "
+                "states of the old size"
+            )
+        rows = -(-rows // multiple) * multiple
+        if rows != self.config.input_vocab_size:
+            self._resize(rows, None if mean_resizing else self.config.initializer_range)
+            self.forget_programs()
+        return self.get_input_embeddings()
+
+    @abc.abstractmethod
+    def _resize(self, rows: int, stddev: float | None) -> None:
+        """Resizes all tables of the ids that are read, and the configuration."""
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None) -> None:
+        """Recomputes the blocks in training instead of keeping their activations.
+
+        Args:
+            gradient_checkpointing_kwargs: Without effect; PyTorch's.
+        """
+        self.gradient_checkpointing = True
+        self.forget_programs()
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keeps the activations of the blocks in training."""
+        self.gradient_checkpointing = False
+        self.forget_programs()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether training recomputes the blocks."""
+        return self.gradient_checkpointing
+
+    # === Training ===
+
     @abc.abstractmethod
     def loss_from_labels(self, logits, labels, sample_weight=None):
         """The loss of `logits` (batch, time, vocabulary) for the labels."""
@@ -204,6 +276,8 @@ class TransformerModel(PretrainedModel):
     @classmethod
     def from_config(cls, config):
         """Builds the network from `get_config()`, quantized if it was."""
+        if isinstance(config, BarkSubModelConfig):
+            return super().from_config(config)
         config = dict(config)
         mode = config.pop("quantized", None)
         model = super().from_config(config)

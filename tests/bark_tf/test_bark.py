@@ -463,3 +463,20 @@ def test_another_network_takes_a_place_and_the_others_are_shared(bark):
     for name, part in (("nothing", other), ("fine_acoustics", other)):
         with pytest.raises(ValueError, match="name must be one of semantic"):
             bark.with_part(name, part)
+
+
+# === Habits of transformers ===
+
+
+def test_a_part_that_changes_its_sizes_is_saved_so(tmp_path):
+    bark = BarkModel.from_config(toy.bark_config())
+    before = bark.num_parameters()
+    bark.semantic.resize_token_embeddings(44)
+    assert bark.config.semantic_config.input_vocab_size == 44
+    assert bark.num_parameters() == bark.count_params() == before + 4 * 16
+    bark.save_pretrained(tmp_path)
+    assert BarkModel.from_pretrained(tmp_path).config == bark.config
+    bark.gradient_checkpointing_enable()
+    assert [p for p in bark.parts.values() if getattr(p, "gradient_checkpointing", 0)]
+    bark.gradient_checkpointing_disable()
+    assert not bark.fine_acoustics.is_gradient_checkpointing

@@ -557,3 +557,45 @@ def test_generation_that_cannot_be(model, options, message):
         BarkCausalModel.generate(model, toy.ids(1, 4), **options)
     with pytest.raises(ValueError, match=r"input_ids must lie in \[0, 40\)"):
         BarkCausalModel.generate(model, [[40]])
+
+
+# === Habits of transformers ===
+
+
+def test_more_and_fewer_ids_can_be_read(tmp_path):
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config(num_layers=1)))
+    ids, paths = toy.ids(2, 5), [weight.path for weight in model.weights]
+    expected, table = model(ids).logits, model.token_embedding.embeddings.numpy()
+    resized = model.resize_token_embeddings(41, pad_to_multiple_of=8)
+    assert resized is model.get_input_embeddings() is model.token_embedding
+    assert model.config.vocab_size == 48 and model.config.output_vocab_size == 30
+    new = model.token_embedding.embeddings.numpy()
+    np.testing.assert_array_equal(new[:40], table)
+    assert np.abs(new[40:] - table.mean(0)).max() < 1e-6
+    np.testing.assert_array_equal(model(ids).logits, expected)
+    assert [weight.path for weight in model.weights] == paths
+    model.save_pretrained(tmp_path)
+    again = BarkSemanticModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.token_embedding.embeddings, new)
+    model.resize_token_embeddings(35)
+    model.resize_token_embeddings(36, mean_resizing=False)
+    new = model.token_embedding.embeddings.numpy()
+    np.testing.assert_array_equal(new[:35], table[:35])
+    assert 0 < np.abs(new[35]).max() < 0.1
+    assert any(w is resized.embeddings for w in model.trainable_weights)
+    model.compile(optimizer="sgd")
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="comes before training"):
+        model.resize_token_embeddings(40)
+    with pytest.raises(ValueError, match=r"must be positive. Received: -1"):
+        model.resize_token_embeddings(-1)
+
+
+def test_gradient_checkpointing_can_be_switched(model):
+    model = BarkSemanticModel(toy.semantic_config(num_layers=1))
+    assert not model.is_gradient_checkpointing
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing and model.gradient_checkpointing
+    assert model.get_config()["gradient_checkpointing"]
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing

@@ -145,3 +145,19 @@ def test_keras_files_and_dtypes(tmp_path, model):
     model.save(tmp_path / "fine.keras")
     again = keras.models.load_model(tmp_path / "fine.keras")
     assert np.array_equal(again(2, ids).logits, model(2, ids).logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_more_codes_can_be_read_and_predicted(tied, tmp_path):
+    config = toy.fine_config(num_layers=1, tie_word_embeddings=tied)
+    model = toy.randomize(BarkFineModel(config))
+    codes = toy.ids(1, 5, 4)
+    expected = model(2, codes).logits
+    assert model.resize_token_embeddings(33) == model.get_input_embeddings()
+    assert model.config.input_vocab_size == model.config.output_vocab_size == 33
+    logits = model(2, codes).logits
+    assert logits.shape == (1, 5, 33)
+    np.testing.assert_array_equal(logits[..., :30], expected)
+    model.save_pretrained(tmp_path)
+    again = BarkFineModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again(2, codes).logits, logits)

@@ -15,6 +15,7 @@ import toy_files
 
 from bark_tf import memory
 from bark_tf.models.causal import BarkSemanticModel
+from bark_tf.models.encodec.model import EncodecModel
 
 # Its token embeddings, 128 kB, are the only tensor large enough to be shared.
 CONFIG = toy.semantic_config(bias=False, input_vocab_size=2048)
@@ -48,6 +49,27 @@ def unaligned(path):
     header = json.dumps(json.loads(content[8 : 8 + length])).encode()
     header += b" " * (-len(header) % 64)  # the data follow at 64 n + 8
     path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+
+
+# === Habits of transformers ===
+
+
+def test_a_configuration_builds_a_network():
+    for cls, config in (
+        (BarkSemanticModel, CONFIG),
+        (EncodecModel, toy.codec_config()),
+    ):
+        assert cls.from_config(config).config == config
+
+
+def test_counting_parameters():
+    model = BarkSemanticModel(CONFIG)
+    tables = (2048 + 48) * 16
+    total = sum(weight.numpy().size for weight in model.weights)
+    assert model.num_parameters() == total
+    assert model.num_parameters(exclude_embeddings=True) == total - tables
+    model.trainable = False
+    assert model.num_parameters(only_trainable=True) == 0
 
 
 # === Sharing a file's pages ===

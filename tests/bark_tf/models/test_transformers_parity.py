@@ -199,6 +199,29 @@ def test_causal_generation(causal, hf, torch, options):
     np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.parametrize("rows", [24, 45])
+def test_resized_embeddings(hf, rows):
+    models = (
+        BarkSemanticModel(toy.semantic_config()),
+        BarkFineModel(toy.fine_config()),
+        BarkFineModel(toy.fine_config(tie_word_embeddings=False)),
+    )
+    for model in models:
+        theirs = hf.network(toy.randomize(model))
+        model.resize_token_embeddings(rows, pad_to_multiple_of=4)
+        theirs.resize_token_embeddings(rows, pad_to_multiple_of=4)
+        expected, config = theirs.config, model.config
+        assert config.input_vocab_size == expected.input_vocab_size
+        assert config.output_vocab_size == expected.output_vocab_size
+        is_fine = isinstance(model, BarkFineModel)
+        codebook, shape = ((2,), (2, 5, 4)) if is_fine else ((), (2, 5))
+        ids = toy.ids(*shape, high=24)
+        ours = model(*codebook, ids).logits
+        expected = theirs(*codebook, hf.tensor(ids)).logits
+        assert ours.shape == expected.shape
+        assert_close(ours[..., :24], expected[..., :24])
+
+
 def every_codebook(model):
     return range(model.config.n_codes_given, model.config.n_codes_total)
 
