@@ -32,6 +32,7 @@ def _load_helper(name: str) -> None:
 
 
 _load_helper("hub_standin")
+_load_helper("serving_standins")
 _load_helper("toy")
 _load_helper("toy_cli")
 _load_helper("toy_files")

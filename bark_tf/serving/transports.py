@@ -109,6 +109,7 @@ class Grpc(Transport):
         kinds = {
             code.UNAVAILABLE: Unreachable,
             code.RESOURCE_EXHAUSTED: Unreachable,
+            code.CANCELLED: Unreachable,  # by a server that stops
             code.DEADLINE_EXCEEDED: TimeoutError,
             code.INVALID_ARGUMENT: ValueError,
             code.NOT_FOUND: ValueError,

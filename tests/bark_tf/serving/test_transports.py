@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from standins import GrpcStandIn, RestStandIn
+from serving_standins import GrpcStandIn, RestStandIn
 
 from bark_tf.serving.transports import Unreachable, transport_to
 

@@ -8,7 +8,9 @@ fail, or ask an export.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,7 +59,7 @@ class GrpcStandIn:
                 except Exception as error:
                     status = getattr(grpc.StatusCode, status_of(error)[0])
                     context.abort(status, str(error))
-                kept = request.output_filter or outputs
+                kept = [k for k in request.output_filter or outputs if k in outputs]
                 response = predict_pb2.PredictResponse(model_spec=request.model_spec)
                 for key in kept:
                     value = tf.make_tensor_proto(outputs[key])
@@ -76,6 +78,7 @@ class GrpcStandIn:
         self._server.start()
 
     def stop(self):
+        """Ends at once, as a killed server does."""
         self._server.stop(0).wait()
 
 
@@ -83,8 +86,15 @@ class RestStandIn:
     """`POST /v1/models/bark:predict`; see `GrpcStandIn`."""
 
     def __init__(self, predict, port=0):
+        self._connections = connections = []
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # headers and body leave together
+
+            def setup(self):
+                connections.append(self.request)
+                super().setup()
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -112,6 +122,9 @@ class RestStandIn:
     def stop(self):
         self._server.shutdown()
         self._server.server_close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def respond(predict, path, body):
