@@ -12,6 +12,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -153,3 +154,100 @@ def encoded(value):
     if isinstance(value, list):
         return [encoded(one) for one in value]
     return value.decode() if isinstance(value, bytes) else value
+
+
+# === A small export ===
+
+RATE, HOP, BOOKS, WINDOW = 1000, 20, 4, 3
+STAGES = ("semantic", "coarse", "fine")
+VOICES = {"": 0, "alpha": 5, "kumo": 7}
+
+
+class FakeBark:
+    """Answers as an export does; audio tells text, voice, seed and temperature.
+
+    Each letter of a text is a semantic token, a frame and HOP samples.
+    """
+
+    def __init__(self):
+        self.asked = []
+        self.failures = []  # raised by the next calls
+        self.lock = threading.Lock()
+
+    def __call__(self, signature, inputs):
+        with self.lock:
+            self.asked.append((signature, inputs))
+            failure = self.failures.pop() if self.failures else None
+        if isinstance(failure, Exception):
+            raise failure
+        if failure is not None:
+            time.sleep(failure)
+        return getattr(self, signature)(**inputs)
+
+    def speak(self, text, voice, seed, stream, **sampling):
+        voice = self.voices(voice)
+        rows = []
+        for i, one in enumerate(text):
+            ids = np.frombuffer(one, np.uint8)[None].astype(np.int32)
+            heat = sampling["fine_temperature"][i]
+            fine = np.repeat(ids[:, None], BOOKS, axis=1)
+            first = voice["fine_prompt"][i : i + 1, 0, :1].sum()
+            rows.append(self._audio(fine, first, seed[i] + stream[i], heat)[0])
+        audio = np.zeros((len(rows), max(map(len, rows))), np.float32)
+        for place, row in zip(audio, rows, strict=True):
+            place[: len(row)] = row
+        lengths = np.array([len(row) for row in rows], np.int32)
+        return {
+            "audio": audio,
+            "lengths": lengths,
+            "sampling_rate": np.full(len(rows), RATE),
+        }
+
+    def _audio(self, fine, voice, seed, heat):
+        value = fine[:, 0] / 256 + 0.001 * (voice + seed % 100) + 0.1 * heat
+        return np.repeat(value, HOP, axis=1).astype(np.float32)
+
+    def voices(self, voice):
+        words = [one.decode() if isinstance(one, bytes) else one for one in voice]
+        if set(words) - set(VOICES):
+            raise ValueError(f"voice must be empty or one of {list(VOICES)}")
+        rows = len(words)
+        prompt = np.array([[VOICES[word]] for word in words], np.int32)
+        if not prompt.any():
+            prompt = prompt[:, :0]
+        names = np.array([[name.encode() for name in VOICES if name]] * rows, object)
+        return {
+            "names": names,
+            "semantic_prompt": prompt,
+            "coarse_prompt": np.repeat(prompt[:, None], 2, axis=1),
+            "fine_prompt": np.repeat(prompt[:, None], BOOKS, axis=1),
+            "sampling_rate": np.full(rows, RATE, np.int32),
+            "semantic_rate_hz": np.full(rows, 50, np.float32),
+            **{f"{s}_temperature": np.full(rows, 0.5, np.float32) for s in STAGES},
+            "min_new_tokens": np.full(rows, 0, np.int32),
+            "max_new_tokens": np.full(rows, 300, np.int32),
+        }
+
+    def tokenize(self, text):
+        ids = np.frombuffer(text[0], np.uint8)[None].astype(np.int32)
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+    def semantic(self, input_ids, **_):
+        padded = np.pad(input_ids, [(0, 0), (0, 2)])
+        return {"semantic": padded, "num_semantic": np.array([input_ids.shape[1]])}
+
+    def coarse_window(self, semantic, num_semantic, coarse, **_):
+        start = coarse.shape[2]
+        new = semantic[:, start : min(start + WINDOW, num_semantic[0])]
+        new = np.repeat(new[:, None], 2, axis=1)
+        return {"coarse": new, "num_frames": num_semantic}
+
+    def fine(self, coarse, num_frames, fine_prompt, seed, stream, temperature, **_):
+        self.state = fine_prompt[0, 0, :1].sum(), seed[0] + stream[0], temperature[0]
+        total = num_frames[0]
+        ends = np.array([[0, total // 2, total]], np.int32)
+        return {"fine": np.repeat(coarse[:, :1], BOOKS, axis=1), "boundaries": ends}
+
+    def decode(self, fine, start, num_frames):
+        audio = self._audio(fine, *self.state)[:, start[0] * HOP : num_frames[0] * HOP]
+        return {"audio": audio, "lengths": num_frames - start}

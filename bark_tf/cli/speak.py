@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,20 @@ STANDARD_INPUT = "-"
 
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 _SEED_LIMIT = 2**31
+TOKEN_VARIABLE = "BARK_TF_SERVER_TOKEN"
+# Destinations of arguments that a server's export has decided, or does not return.
+_NOT_ON_A_SERVER = (
+    "model",
+    "dtype",
+    "quantize",
+    "jit_compile",
+    "long",
+    "low_latency",
+    "save_voice",
+    "top_k",
+    "top_p",
+    "min_eos_p",
+)
 # A smaller model finishes a text before XLA has compiled.
 _COMPILED_PARAMS = 50_000_000
 _NOTHING_SAID = "the model said nothing; try another --seed or a longer text"
@@ -95,6 +110,7 @@ _EXAMPLES = f"""examples:
   bark-tf speak "Without waiting" --stream --low-latency | ffplay -nodisp -autoexit -
   bark-tf speak "Keep my voice" --save-voice me.npz
   bark-tf speak "It is me again" --voice me.npz
+  bark-tf speak "From a server" --server http://127.0.0.1:8501
   bark-tf speak -- "-5 degrees: a text that starts with a dash"
 """
 
@@ -163,6 +179,13 @@ def _add_speak_model(parser: Parser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="DIR|ID", help=MODEL_HELP)
     group.add_argument(
+        "--server",
+        metavar="ADDRESS",
+        help="speak through TensorFlow Serving at grpc://HOST:PORT or "
+        "http://HOST:PORT (TLS: grpcs, https), which has an export of `bark-tf "
+        f"export`; ${TOKEN_VARIABLE} is sent as a bearer token",
+    )
+    group.add_argument(
         "--voice",
         metavar="NAME|FILE.npz",
         help="a name from `bark-tf voices`, or a voice file; default: a random voice",
@@ -221,14 +244,20 @@ def _speak(arguments: argparse.Namespace) -> None:
     """Speaks a text into a file or to standard output."""
     _check_output(arguments)
     text = _read_text(arguments)
-    model_name = chosen_model(arguments)
+    if arguments.server is None:
+        model_name = chosen_model(arguments)
+    else:
+        _check_server(arguments)
     if arguments.seed is None:
         arguments.seed = secrets.randbelow(_SEED_LIMIT)
     with progress_of(arguments) as report:
         timings = Timings(report)
-        processor, model = _load(model_name, arguments, timings)
-        speak = _stream if arguments.stream else _speak_into_file
-        summary = speak(processor, model, text, arguments, timings)
+        if arguments.server is None:
+            processor, model = _load(model_name, arguments, timings)
+            speak = _stream if arguments.stream else _speak_into_file
+            summary = speak(processor, model, text, arguments, timings)
+        else:
+            summary = _speak_through_server(text, arguments, timings)
     note(arguments, summary)
     if arguments.verbose:
         for stage, seconds in timings.seconds.items():
@@ -248,6 +277,13 @@ def _check_output(arguments: argparse.Namespace) -> None:
         raise UsageError("--low-latency goes with --stream")
     else:
         check_destination(arguments.out)
+
+
+def _check_server(arguments: argparse.Namespace) -> None:
+    given = vars(arguments)
+    for name in _NOT_ON_A_SERVER:
+        if given.get(name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --server")
 
 
 def _read_text(arguments: argparse.Namespace) -> str:
@@ -290,11 +326,7 @@ def _load(name: str, arguments: argparse.Namespace, report: Callable) -> tuple:
 
 def _generation_options(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Collects the keywords for `generate` from the arguments."""
-    given = vars(arguments)
-    names = ("temperature", *(option.keyword for option in _GENERATION_OPTIONS))
-    options = {name: given[name] for name in names if name in given}
-    if arguments.greedy:
-        options["temperature"] = 0.0
+    options = _given_sampling(arguments)
     # A temperature has no effect if the checkpoint does not sample by default.
     for name in [name for name in options if name.endswith("temperature")]:
         options[name.replace("temperature", "do_sample")] = options[name] > 0
@@ -308,19 +340,32 @@ def _generation_options(arguments: argparse.Namespace, model: Any) -> dict[str, 
     return options
 
 
+def _given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = vars(arguments)
+    names = ("temperature", *(option.keyword for option in _GENERATION_OPTIONS))
+    options = {name: given[name] for name in names if name in given}
+    if arguments.greedy:
+        options["temperature"] = 0.0
+    return options
+
+
 def _speak_into_file(processor, model, text, arguments, report) -> str:
     """Writes the audio, and the voice if requested; returns a summary."""
-    from bark_tf.audio.writing import write_audio
-
     audio, voice = _generate(processor, model, text, arguments, report)
-    if not audio.size:
-        raise ValueError(_NOTHING_SAID)
-    rate = model.generation_config.sample_rate
-    path = write_audio(arguments.out, audio, rate)
+    summary = _save(audio, model.generation_config.sample_rate, arguments)
     if arguments.save_voice:
         if voice is None:
             raise ValueError("no piece of the text is good enough for --save-voice")
         voice.save(arguments.save_voice)
+    return summary
+
+
+def _save(audio: Any, rate: int, arguments: argparse.Namespace) -> str:
+    from bark_tf.audio.writing import write_audio
+
+    if not audio.size:
+        raise ValueError(_NOTHING_SAID)
+    path = write_audio(arguments.out, audio, rate)
     return f"{str(path)!r}: {audio.size / rate:.1f} s, seed {arguments.seed}"
 
 
@@ -353,11 +398,15 @@ def _is_long(text: str, arguments: argparse.Namespace, model: Any) -> bool:
 
 def _stream(processor, model, text, arguments, report) -> str:
     """Writes pieces of audio to standard output as they are generated."""
+    pieces = _pieces(processor, model, text, arguments, report)
+    return _write_pieces(pieces, model.generation_config.sample_rate, arguments)
+
+
+def _write_pieces(pieces: Iterable, rate: int, arguments: argparse.Namespace) -> str:
     from bark_tf.audio.writing import stream_header, to_pcm16
 
-    rate, num_samples = model.generation_config.sample_rate, 0
-    output = sys.stdout.buffer
-    for piece in _pieces(processor, model, text, arguments, report):
+    num_samples, output = 0, sys.stdout.buffer
+    for piece in pieces:
         if not num_samples and arguments.stream_format == "wav":
             output.write(stream_header(rate))
         output.write(to_pcm16(piece).tobytes())
@@ -381,3 +430,27 @@ def _pieces(processor, model, text, arguments, report) -> Iterator:
     inputs = processor(text, voice=arguments.voice, return_tensors="np")
     latency = "low" if arguments.low_latency else "exact"
     return model.stream(**inputs, latency=latency, progress=report, **options)
+
+
+def _speak_through_server(text, arguments, report) -> str:
+    """Speaks stage by stage on a server, without TensorFlow here."""
+    import numpy as np
+
+    from bark_tf.serving.client import Client
+
+    sampling = _given_sampling(arguments)
+    with Client(arguments.server, token=os.environ.get(TOKEN_VARIABLE)) as client:
+        if arguments.max_seconds is not None:
+            rate_hz = client.settings["semantic_rate_hz"]
+            sampling["max_new_tokens"] = math.ceil(arguments.max_seconds * rate_hz)
+        pieces = client.stream(
+            text,
+            voice=arguments.voice,
+            seed=arguments.seed,
+            progress=report,
+            **sampling,
+        )
+        rate = client.settings["sampling_rate"]
+        if arguments.stream:
+            return _write_pieces(pieces, rate, arguments)
+        return _save(np.concatenate([*pieces]), rate, arguments)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bark_tf.audio.writing import write_audio
 from bark_tf.progress import Progress
 from bark_tf.serving.transports import Unreachable, transport_to
 from bark_tf.text.sentences import (
@@ -37,7 +38,7 @@ _SAMPLING = {
     **dict.fromkeys((f"{stage}_temperature" for stage in _STAGES), np.float32),
     **dict.fromkeys(("min_new_tokens", "max_new_tokens"), np.int32),
 }
-_SETTINGS = ("names", "sampling_rate", *_SAMPLING)
+_SETTINGS = ("names", "sampling_rate", "semantic_rate_hz", *_SAMPLING)
 
 
 class Spoken(NamedTuple):
@@ -53,8 +54,6 @@ class Spoken(NamedTuple):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a .wav, .flac, .ogg, .mp3 or .opus file."""
-        from bark_tf.audio.writing import write_audio
-
         write_audio(path, self.audio, self.sampling_rate)
 
 

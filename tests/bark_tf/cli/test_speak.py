@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import serving_standins
 import soundfile
 from toy_cli import (
     RATE,
@@ -372,3 +373,54 @@ def test_a_closed_pipe_ends_a_stream_quietly(checkpoint, tmp_path):
         process.stdout.close()
         assert process.wait(timeout=20) == 141
         assert process.stderr.read() == b""
+
+
+# === Through a server ===
+
+
+@pytest.fixture(scope="module")
+def server():
+    one = serving_standins.RestStandIn(serving_standins.FakeBark())
+    yield one
+    one.stop()
+
+
+def test_a_server_speaks(server, tmp_path, capsysbinary):
+    out = tmp_path / "out.flac"
+    command = ["speak", "four", "--server", server.address, "--voice", "alpha"]
+    command += ["--seed", "3", "--fine-temperature", "0"]
+    assert main([*command, "--out", str(out)]) == 0
+    audio, rate = soundfile.read(out)
+    assert rate == serving_standins.RATE
+    np.testing.assert_allclose(audio[0], ord("f") / 256 + 0.008, atol=1e-4)
+    assert b"seed 3" in capsysbinary.readouterr().err
+    assert main([*command, "--stream", "--stream-format", "raw"]) == 0
+    streamed = np.frombuffer(capsysbinary.readouterr().out, "<i2")
+    assert streamed.size == audio.size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "status"),
+    [
+        (["--model", "x"], "--model does not go with --server", 2),
+        (["--top-k", "3"], "--top-k does not go with --server", 2),
+        (["--voice", "nobody"], "voice must be empty or one of", 1),
+    ],
+)
+def test_what_a_server_refuses(server, arguments, words, status, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out.wav")]
+    command = ["speak", "four", "--server", server.address]
+    assert main([*command, *out, *arguments]) == status
+    error = capsys.readouterr().err.strip()
+    assert words in error and "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_client_does_not_load_tensorflow(server, tmp_path):
+    code = (
+        "import sys; from bark_tf.cli.main import main; status = main(sys.argv[1:]); "
+        "sys.exit(status or ('tensorflow' in sys.modules) * 9)"
+    )
+    command = ["speak", "four", "--server", server.address, "-o", "out.wav"]
+    run = [sys.executable, "-c", code, *command]
+    assert subprocess.run(run, cwd=tmp_path).returncode == 0
