@@ -307,7 +307,7 @@ def test_the_configuration_of_the_model_is_used(bark, spoken, monkeypatch):
 
 
 def test_min_eos_p_of_the_configuration_is_the_keyword(bark):
-    """Which transformers forgets."""
+    """transformers ignores the field."""
     config = toy.generation_config(semantic={"min_eos_p": 0.02})
     early = generate(bark, 2, generation_config=config)
     assert_equal(early, generate(bark, 2, min_eos_p=0.02))

@@ -1,4 +1,4 @@
-"""The coarse-to-fine stage. Its codes stand against Suno's loop elsewhere."""
+"""The coarse-to-fine stage; test_suno_reference.py compares it with Suno's loop."""
 
 from types import SimpleNamespace
 
@@ -167,9 +167,9 @@ def test_seeds_decide_the_draws(model):
 
 
 def test_no_two_draws_are_the_same(model):
-    """At so high a temperature codes are the draws: of two windows and codebooks.
+    """At this temperature the codes are the draws of two windows and codebooks.
 
-    Frames 0 to 7 have in the first window the places that 8 to 15 have in the second.
+    Frames 0 to 7 of the first window are where frames 8 to 15 of the second are.
     """
     (codes,) = run(model, coarse_of(24), TOY.replace(temperature=1e9), seeds=0)
     blocks = [codes[k, start : start + 8] for k in (2, 3) for start in (0, 8)]
@@ -186,7 +186,7 @@ def test_no_row_no_pass(model):
 
 
 def test_frames_before_a_boundary_are_final(model):
-    """And a pass needs no coarse codes beyond what it says."""
+    """A pass needs only `needed_frames` coarse frames."""
     coarse, voices = coarse_of(41), [toy.voice(4)]
     (expected,) = run(model, coarse, voices=voices)
     unknown = [np.full((2, 41), UNKNOWN, np.int32)]

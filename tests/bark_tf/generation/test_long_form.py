@@ -375,7 +375,7 @@ def test_with_nothing_else_a_chunk_of_odd_length_is_gone_on_from(
 
 
 def test_generates_own_warning_of_an_empty_row_is_not_passed_on(processor):
-    """It is a problem that is tried again; only what stays is reported."""
+    """An empty take is retried; only a remaining problem is reported."""
     words = "The text-to-semantic stage ended rows [0] at once: their audio is empty"
     out = generate_long(FakeModel(warning=words), processor, TEXT)
     assert len(out.chunks) == 3

@@ -46,7 +46,7 @@ class FakeNetwork:
 
 
 def table(logits):
-    """A network that gives row b at its t-th choice the logits (B, T, V) [b, t]."""
+    """A network whose logits (B, T, V) at [b, t] decide the t-th choice of row b."""
     logits = tf.constant(logits, tf.float32)
 
     def logits_of(position, _):
@@ -169,7 +169,7 @@ def test_min_new_tokens_puts_the_end_off():
 
 
 def test_min_eos_p_ends_a_row_as_soon_as_the_end_is_likely():
-    """Probabilities of the end: 0.1, 0.2, 0.3; the rest is token 1's."""
+    """The end has probability 0.1, 0.2, 0.3; token 1 has the rest."""
     p = np.array([0.1, 0.2, 0.3])
     logits = np.full((1, 3, 8), -50.0)
     logits[0, :, END], logits[0, :, 1] = np.log(p), np.log(1 - p)
@@ -197,7 +197,7 @@ def test_forbidden_ids_are_never_chosen(options):
 
 @pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
 def test_codebooks_take_turns(options):
-    """Other ids are likelier than those of the codebook whose turn it is."""
+    """Ids outside of the current codebook are likelier."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 12, 16))
     logits[:, ::2, 6:] += 50
@@ -218,7 +218,7 @@ def test_turns_are_counted_from_the_start_of_the_stage():
 
 
 def test_only_the_last_codebook_may_be_open():
-    """With an open end its turn reaches beyond its codes, that of no other does."""
+    """With an open end it may draw ids above its own; the others never do."""
     allowed = PAIRS._replace(size=10, open_end=True)
     logits = np.zeros((1, 6, 16))
     logits[..., 5], logits[..., 9], logits[..., 12] = 1, 2, 3
