@@ -1,7 +1,8 @@
 """Makes shards on Apache Beam, in one process, in several or on a cluster.
 
 Every worker needs this package with its extra `train`, and must see the dataset, the
-model and the output under the same paths. Needs the extra `beam`.
+model and the output under the same paths; the output may be a URL, such as `gs://...`.
+Needs the extra `beam`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .checks import Settings
 from .datasets import Recording
 from .encoding import Job, Maker, make_shard
 from .shards import DatasetInfo, is_finished
+from .storage import RemotePath, storage_path
 
 # Beam's DirectRunner first downloads a program and uses this runner only if that fails.
 _DIRECT = "FnApiRunner"
@@ -88,13 +90,14 @@ class _MakeShards(apache_beam.DoFn):
 def _packed(job: Job) -> tuple:
     """A job in built-in types, which all of Beam's coders support."""
     rows = [(*one[:3], os.fspath(one.path)) for one in job.recordings]
-    return (os.path.abspath(job.path), rows)
+    path = job.path if isinstance(job.path, RemotePath) else job.path.absolute()
+    return (os.fspath(path), rows)
 
 
 def _unpacked(packed: tuple) -> Job:
     path, rows = packed
     recordings = (Recording(*row[:3], Path(row[3])) for row in rows)
-    return Job(Path(path), tuple(recordings))
+    return Job(storage_path(path), tuple(recordings))
 
 
 def _absolute(settings: Settings) -> Settings:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bark_tf.files import local_path
+from bark_tf.files import local_path, remote_scheme
 
 from .hub_datasets import PREFIX, hub_rows
 from .layouts import (
@@ -89,9 +89,14 @@ def read_dataset(
         ImportError: If a `hf:` dataset needs the package `datasets`.
     """
     if os.fspath(path).startswith(PREFIX):
-        base = Path(copies or "recordings").resolve()
+        base = local_path(copies or "recordings", f"OUT of {path}").resolve()
         rows, is_own_list = hub_rows(os.fspath(path), base), False
     else:
+        if remote_scheme(path):
+            raise ValueError(
+                "A dataset must be on this machine or mounted, because recordings are "
+                f"decoded from files; only OUT may be a URL. Received: {str(path)!r}"
+            )
         path = local_path(path, "A dataset")
         if not path.exists():
             raise FileNotFoundError(f"There is no dataset {str(path)!r}")

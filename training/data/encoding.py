@@ -24,6 +24,7 @@ from .checks import Checks, Ready, Settings, skipped
 from .datasets import Recording
 from .layouts import Skipped
 from .shards import DatasetInfo, Utterance, write_shard
+from .storage import RemotePath
 
 
 class Job(NamedTuple):
@@ -34,7 +35,7 @@ class Job(NamedTuple):
         recordings: Content of the shard, in order.
     """
 
-    path: Path
+    path: Path | RemotePath
     recordings: tuple[Recording, ...]
 
 

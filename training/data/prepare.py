@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 
-from bark_tf.files import atomic_write
 from bark_tf.optional import required
 
 from .checks import Checks, Settings
@@ -38,6 +37,7 @@ from .datasets import Recording, read_dataset
 from .encoding import Job, Maker, make_shard
 from .layouts import Skipped
 from .shards import DatasetInfo, is_finished, read_index, shard_path
+from .storage import RemotePath, atomic_write, explained, storage_path
 
 SHARD_SIZE = 256
 SAMPLE_RATE = 24_000
@@ -78,9 +78,9 @@ def prepare(
 
     Args:
         dataset: A dataset in one of the forms of `datasets.read_dataset`.
-        out: Directory for the shards, created if missing. An unfinished run with the
-            same settings is resumed. The audio of a `hf:` dataset is copied to its
-            `recordings`. May be None with `dry_run`.
+        out: Directory or URL (`gs://...`) for the shards, created if missing. An
+            unfinished run with the same settings is resumed. The audio of a `hf:`
+            dataset is copied to its `recordings`. May be None with `dry_run`.
         model: Checkpoint to encode for: text ids, semantic tokens and codes. None
             saves audio only, to train a codec and a tokenizer.
         semantic_tokenizer: Directory of the semantic tokenizer. None: the model's.
@@ -123,6 +123,8 @@ def prepare(
         )
     if runner is not None:  # fail before any work
         required("apache_beam", "Preparing on a runner", "beam")
+    if not dry_run:
+        out = storage_path(out, "OUT")
     settings = Settings(
         model=None if model is None else os.fspath(model),
         semantic_tokenizer=semantic_tokenizer and os.fspath(semantic_tokenizer),
@@ -133,7 +135,7 @@ def prepare(
         silence_s=silence_s,
     )
     with tempfile.TemporaryDirectory() as temporary:
-        copies = temporary if dry_run else Path(out) / COPIES
+        copies = temporary if dry_run else out / COPIES
         recordings, problems = read_dataset(dataset, copies)
         if dry_run:
             splits = split_texts(recordings[:limit], validation)
@@ -195,12 +197,12 @@ def make_shards(
         OSError: If the disk is full; finished shards stay.
     """
     info = maker.info(_fingerprint(recordings, validation, shard_size))
-    out = Path(out)
+    out = storage_path(out, "OUT")
     jobs = list(_jobs(recordings, out, validation, shard_size))
-    _claim(out, jobs, info)
-    pending = [job for job in jobs if not is_finished(job.path)]
-    done = len(recordings) - sum(len(job.recordings) for job in pending)
-    with _full_disk_explained(out):
+    with explained(out), _full_disk_explained(out):
+        _claim(out, jobs, info)
+        pending = [job for job in jobs if not is_finished(job.path)]
+        done = len(recordings) - sum(len(job.recordings) for job in pending)
         counts = run(pending, info) if run else _run_here(pending, maker, info)
         for count in itertools.chain([0], counts):
             done += count
@@ -293,7 +295,10 @@ def split_texts(recordings: Sequence[Any], share: float) -> dict[str, list[Any]]
 
 
 def _jobs(
-    recordings: Sequence[Recording], out: Path, validation: float, size: int
+    recordings: Sequence[Recording],
+    out: Path | RemotePath,
+    validation: float,
+    size: int,
 ) -> Iterator[Job]:
     for split, chosen in split_texts(recordings, validation).items():
         for number, start in enumerate(range(0, len(chosen), size)):
@@ -310,7 +315,7 @@ def _fingerprint(
     return {"recordings": digest, "validation": validation, "shard_size": size}
 
 
-def _claim(out: Path, jobs: Sequence[Job], info: DatasetInfo) -> None:
+def _claim(out: Path | RemotePath, jobs: Sequence[Job], info: DatasetInfo) -> None:
     """Writes `dataset.json`; ValueError if a run with other settings has written it."""
     for folder in sorted({job.path.parent for job in jobs}):
         try:
@@ -331,7 +336,7 @@ def _claim(out: Path, jobs: Sequence[Job], info: DatasetInfo) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_explained(out: Path) -> Iterator[None]:
+def _full_disk_explained(out: Path | RemotePath) -> Iterator[None]:
     """Says in the error of a full disk how to go on."""
     try:
         yield
@@ -464,7 +469,7 @@ class Report:
                     f"Received: {'; '.join(self._reasons()[:_SHOWN]) or 'none'}"
                 )
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path | RemotePath) -> None:
         """Writes `report.json` and `report.md`."""
         values = dataclasses.asdict(self)
         values["skipped"] = [one._asdict() for one in self.skipped]

@@ -37,9 +37,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bark_tf.files import atomic_write
-
 from .layouts import Skipped
+from .storage import RemotePath, atomic_write, explained, storage_path
 
 SCHEMA_VERSION = 1
 INFO_NAME = "dataset.json"
@@ -107,7 +106,7 @@ class DatasetInfo:
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `dataset.json`."""
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        with atomic_write(Path(directory) / INFO_NAME) as temporary:
+        with atomic_write(storage_path(directory) / INFO_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     @classmethod
@@ -118,7 +117,7 @@ class DatasetInfo:
             FileNotFoundError: If the file does not exist.
             ValueError: If it is damaged or has another version.
         """
-        path = Path(directory) / INFO_NAME
+        path = storage_path(directory) / INFO_NAME
         if not path.is_file():
             raise FileNotFoundError(
                 f"{str(directory)!r} holds no prepared recordings: it has no "
@@ -237,12 +236,12 @@ def _integers(values: np.ndarray) -> tf.train.Feature:
 # === Shards ===
 
 
-def shard_path(directory: str | os.PathLike, number: int) -> Path:
+def shard_path(directory: str | os.PathLike, number: int) -> Path | RemotePath:
     """The path of a shard's records."""
-    return Path(directory) / f"shard-{number:05d}{RECORD_SUFFIX}"
+    return storage_path(directory) / f"shard-{number:05d}{RECORD_SUFFIX}"
 
 
-def is_finished(path: Path) -> bool:
+def is_finished(path: Path | RemotePath) -> bool:
     """Whether the shard with these records is complete."""
     return path.with_suffix(INDEX_SUFFIX).is_file()
 
@@ -260,7 +259,7 @@ def write_shard(
     Raises:
         OSError: If the disk is full; an earlier shard of this name stays as it is.
     """
-    path = Path(path)
+    path = storage_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, offset = [], 0
     with atomic_write(path) as temporary:
@@ -274,7 +273,7 @@ def write_shard(
                 writer.write(record)
                 rows.append(_index_row(entry, record, offset, info))
                 offset += _HEADER.size + len(record) + 4
-        size = temporary.stat().st_size
+        size = tf.io.gfile.stat(os.fspath(temporary)).length
         if size != offset:
             raise OSError(f"{path}: {size} of {offset} bytes were written; disk full?")
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -283,7 +282,7 @@ def write_shard(
 
 
 @contextlib.contextmanager
-def _record_writer(path: Path) -> Iterator[tf.io.TFRecordWriter]:
+def _record_writer(path: Path | RemotePath) -> Iterator[tf.io.TFRecordWriter]:
     """Turns TensorFlow's error for a full disk into Python's."""
     try:
         with tf.io.TFRecordWriter(os.fspath(path)) as writer:
@@ -314,7 +313,7 @@ def _index_row(
     }
 
 
-def read_index(path: Path) -> list[dict[str, Any]]:
+def read_index(path: Path | RemotePath) -> list[dict[str, Any]]:
     """Reads a shard's index, given the path of its records.
 
     Raises:
@@ -354,9 +353,21 @@ class ShardSet(Sequence):
     """
 
     def __init__(self, directory: str | os.PathLike):
-        directory = Path(directory)
+        directory = storage_path(directory)
+        with explained(directory):
+            rows = self._read(directory)
+        if not rows:
+            raise ValueError(f"{str(directory)!r} holds no utterance")
+        self.lengths = np.array([row["tokens"] for row in rows], np.int64)
+        self.seconds = np.array([row["seconds"] for row in rows], np.float64)
+        self.ids = [row["id"] for row in rows]
+        self.texts = [row["text"] for row in rows]
+        self.speakers = [row["speaker"] for row in rows]
+
+    def _read(self, directory: Path | RemotePath) -> list[dict[str, Any]]:
+        """The rows of all indices."""
         self.info = DatasetInfo.load(directory)
-        self._places: list[tuple[Path, int, int, int]] = []
+        self._places: list[tuple[Path | RemotePath, int, int, int]] = []
         rows = []
         for path in sorted(directory.glob(f"shard-*{INDEX_SUFFIX}")):
             records = path.with_suffix(RECORD_SUFFIX)
@@ -365,13 +376,7 @@ class ShardSet(Sequence):
                     rows.append(row)
                     place = (row["offset"], row["size"], row["crc32"])
                     self._places.append((records, *place))
-        if not rows:
-            raise ValueError(f"{str(directory)!r} holds no utterance")
-        self.lengths = np.array([row["tokens"] for row in rows], np.int64)
-        self.seconds = np.array([row["seconds"] for row in rows], np.float64)
-        self.ids = [row["id"] for row in rows]
-        self.texts = [row["text"] for row in rows]
-        self.speakers = [row["speaker"] for row in rows]
+        return rows
 
     def __len__(self) -> int:
         return len(self._places)
@@ -385,7 +390,7 @@ class ShardSet(Sequence):
         """
         path, offset, size, checksum = self._places[index]
         # Open per read, so that threads and forked workers share no handle.
-        with open(path, "rb") as file:
+        with explained(path), path.open("rb") as file:
             file.seek(offset + _HEADER.size)
             record = file.read(size)
         if len(record) != size or zlib.crc32(record) != checksum:

@@ -23,6 +23,7 @@ from bark_tf.progress import Progress
 from ..data.batches import Batches
 from ..data.examples import StageExamples
 from ..data.shards import Audios, DatasetInfo, ShardSet, Utterance
+from ..data.storage import storage_path
 from ..options import ExampleOptions
 from ..runs.trainers import TRAINERS
 from .metrics import error_rate, normalised, word_edits
@@ -178,7 +179,7 @@ def held_out(data: str | os.PathLike) -> ShardSet:
         FileNotFoundError: If there are no shards.
         ValueError: If all of them are training data, or one is damaged.
     """
-    data = Path(data)
+    data = storage_path(data)
     if (data / "validation").is_dir():
         return ShardSet(data / "validation")
     if (data / "train").is_dir():

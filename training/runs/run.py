@@ -34,6 +34,7 @@ from ..codec.trainer import AudioBatches, CodecTrainer, audio_level, start_at_le
 from ..data.batches import Batches
 from ..data.examples import StageExamples
 from ..data.shards import ShardSet
+from ..data.storage import RemotePath, storage_path
 from . import strategies
 from .callbacks import AudioSamples
 from .fit import train
@@ -132,7 +133,7 @@ def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
         _make_base(recipe)
     workers.wait()
     base = recipe.model or recipe.out
-    shards, held_out = _shards(Path(recipe.data))
+    shards, held_out = _shards(storage_path(recipe.data))
     prepare = _prepare_codec if recipe.stage == "codec" else _prepare_transformer
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = _model(recipe, base)
@@ -181,7 +182,7 @@ def _model(recipe: Recipe, base: str):
     return model
 
 
-def _shards(data: Path) -> tuple[ShardSet, ShardSet | None]:
+def _shards(data: Path | RemotePath) -> tuple[ShardSet, ShardSet | None]:
     """The training recordings, and the held-out ones if there are any."""
     train, held_out = data / "train", data / "validation"
     return (

@@ -51,6 +51,7 @@ from bark_tf.semantic_tokens.tokenizer import check_tokenizer
 
 from ..data.batches import Batches
 from ..data.shards import DatasetInfo, ShardSet
+from ..data.storage import RemotePath, storage_path
 from ..evaluation.metrics import edit_distance
 from ..options import TrainingOptions
 from ..runs.fit import train
@@ -208,7 +209,7 @@ def train_quantizer(
     """
     out, options = Path(out), options or quantizer_options()
     progress = progress or _silent
-    pairs = _pairs(Path(data))
+    pairs = _pairs(storage_path(data))
     info = pairs["train"].info
     if not isinstance(hubert, HubertModel):
         hubert = open_network(HubertModel, hubert)
@@ -259,7 +260,7 @@ def train_quantizer(
     return tokenizer, score
 
 
-def _pairs(data: Path) -> dict[str, ShardSet]:
+def _pairs(data: Path | RemotePath) -> dict[str, ShardSet]:
     """Opens the training pairs and the held-out ones."""
     if not (data / "train").is_dir():
         raise FileNotFoundError(

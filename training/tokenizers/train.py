@@ -11,6 +11,7 @@ from bark_tf.semantic_tokens.kmeans import KMeansTokenizer
 from bark_tf.semantic_tokens.tokenizer import SemanticTokenizer
 
 from ..data.shards import ShardSet
+from ..data.storage import storage_path
 
 
 def train_tokenizer(
@@ -40,7 +41,7 @@ def train_tokenizer(
         ValueError: If a number is neither given nor known from a model, or there is
             too little audio.
     """
-    data, out = Path(data), Path(out)
+    data, out = storage_path(data), Path(out)
     shards = ShardSet(data / "train" if (data / "train").is_dir() else data)
     if vocab_size is None or rate_hz is None:
         if not (out / GENERATION_CONFIG_NAME).is_file():
