@@ -6,6 +6,7 @@ Source: suno-ai/bark, `bark/api.py`; Hugging Face transformers, `BarkModel`.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 import warnings
@@ -20,11 +21,11 @@ import tensorflow as tf
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
-from bark_tf.generation.api import checked_request
+from bark_tf.generation.api import check_eager, checked_ids, checked_request
 from bark_tf.generation.fine import check_window
 from bark_tf.generation.histories import Request, stack, voices_per_row
 from bark_tf.generation.long_form import generate_long, stream_long
-from bark_tf.generation.options import StageConfigs, stage_configs
+from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.pipeline import Speech, speak
 from bark_tf.generation.semantic import check_semantic_limit
 from bark_tf.generation.stage import Call
@@ -37,7 +38,7 @@ from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
 from bark_tf.models.transformer import TransformerModel
 from bark_tf.progress import Progress
-from bark_tf.voices.presets import VoicePreset
+from bark_tf.voices.presets import VoicePreset, load_voices, read_voice_index
 
 # The parts, named as in transformers.
 PARTS: Mapping[str, type[PretrainedModel]] = {
@@ -59,14 +60,15 @@ class BarkOutput(NamedTuple):
     """What `BarkModel.generate(return_dict=True)` returns.
 
     Attributes:
-        audio: float32 (batch, samples), 24 kHz, about [-1, 1]; rows end in silence
-            after their own length.
+        audio: float32 (batch, samples), `sampling_rate` per second, about [-1, 1];
+            rows end in silence after their own length.
         lengths: Samples per row.
         semantic: int32 (batch, time), 49.9 Hz, padded with `eos_token_id`.
         coarse: int32 (batch, n_coarse_codebooks, frames), 75 Hz, padded with 0.
         fine: int32 (batch, n_fine_codebooks, frames), 75 Hz, padded with 0.
         voice: `VoicePreset` to continue from; a list for several rows. None for an
             empty row.
+        sampling_rate: Samples per second.
     """
 
     audio: tf.Tensor
@@ -75,6 +77,7 @@ class BarkOutput(NamedTuple):
     coarse: tf.Tensor
     fine: tf.Tensor
     voice: VoicePreset | list[VoicePreset | None] | None
+    sampling_rate: int
 
 
 class BarkModel:
@@ -102,7 +105,9 @@ class BarkModel:
         on_built: Callable[[PretrainedModel], None] | None = None,
     ):
         self._config = config
-        self.generation_config = generation_config or BarkGenerationConfig()
+        self.generation_config = generation_config or BarkGenerationConfig(
+            sample_rate=config.codec_config.sampling_rate
+        )
         self._parts: dict[str, PretrainedModel] = {}
         for name, cls in PARTS.items():
             part = cls(getattr(config, cls.config_class.part), dtype=dtype)
@@ -110,6 +115,8 @@ class BarkModel:
             if on_built is not None:
                 on_built(part)
         self._reload: Callable[[str], None] | None = None
+        # Where voices are looked up by name: a checkpoint, and arguments of the hub.
+        self._source: tuple[str | os.PathLike, dict[str, Any]] | None = None
 
     if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
         __getattr__ = refuse_habits
@@ -201,6 +208,11 @@ class BarkModel:
         self._reload = lambda name: self._parts[name].put_weights(kept[name])
         for part in self._parts.values():
             part.release()
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second of the audio, which the codec decides."""
+        return self.config.codec_config.sampling_rate
 
     def can_generate(self) -> bool:
         """True, as in transformers."""
@@ -313,6 +325,7 @@ class BarkModel:
             model = cls(config, generation, dtype=dtype, on_built=read)
             for reading in loading:
                 reading.result()
+        model._source = (path_or_id, where)
         if offload:
             model._reload = lambda name: load_weights(model._parts[name], path)
         for part in model._parts.values():
@@ -354,7 +367,7 @@ class BarkModel:
         attention_mask: Any = None,
         seed: int | Sequence[int] | None = None,
         return_dict: bool = False,
-        generation_config: BarkGenerationConfig | None = None,
+        generation_config: BarkGenerationConfig | Mapping[str, Any] | None = None,
         compat: str | None = None,
         jit_compile: bool = True,
         progress: Progress | None = None,
@@ -364,14 +377,17 @@ class BarkModel:
 
         Args:
             input_ids: int (batch, 256), from `BarkProcessor`.
-            history_prompt: Speaker: a `VoicePreset` or a mapping of its three arrays
-                for all rows, a list with one (or None) per row, or None.
+            history_prompt: Speaker, in any form that `VoicePreset.load` takes: the name
+                of one of the checkpoint's voices or of Suno's, the path of a `.npz`
+                file, a `VoicePreset` or a mapping of its three arrays. A list has one
+                (or None) per row.
             return_output_lengths: Whether to return the rows' lengths too.
             attention_mask: (batch, 256), 0 where `input_ids` is padding.
             seed: Seed of all random choices, or a list with one per row. None: a new
                 one each time.
             return_dict: Whether to return a `BarkOutput`.
-            generation_config: Replaces the model's own.
+            generation_config: Replaces the model's own. A mapping changes fields of the
+                model's own instead, and may hold keywords too.
             compat: `"hf"` reproduces transformers where this library differs: ids of
                 the last codebook have no upper limit, shorter rows continue to the
                 length of the longest, and the fine stage ignores `do_sample`.
@@ -405,6 +421,7 @@ class BarkModel:
                 coarse=out.coarse,
                 fine=out.fine,
                 voice=_voices_to_continue(out),
+                sampling_rate=self.sampling_rate,
             )
         return (out.audio, lengths) if return_output_lengths else out.audio
 
@@ -439,7 +456,7 @@ class BarkModel:
             **options: See `generate`.
 
         Returns:
-            Iterator of float32 (samples,), 24 kHz.
+            Iterator of float32 (samples,), `sampling_rate` per second.
 
         Raises:
             ValueError: For invalid arguments, before any work is done.
@@ -478,6 +495,7 @@ class BarkModel:
         Returns:
             float32 (batch, samples); rows end in silence after their length.
         """
+        check_eager()
         codes = np.asarray(fine_output)
         if output_lengths is None:
             output_lengths = [codes.shape[-1]] * len(codes)
@@ -491,10 +509,11 @@ class BarkModel:
         return self.codec_model.decode(codes[None])[0].numpy()
 
     def _configs(
-        self, config: BarkGenerationConfig | None, options: Any, compat: str | None
+        self, config: Any, options: Mapping[str, Any], compat: str | None
     ) -> tuple[str | None, StageConfigs]:
         """Combines config and options; refuses limits that the model cannot meet."""
-        config = config or self.generation_config
+        check_eager()
+        config, options = call_config(config, self.generation_config, options)
         compat = compat or config.compat
         configs = stage_configs(config, options, compat)
         check_semantic_limit(self.config.semantic_config, configs.semantic)
@@ -505,18 +524,26 @@ class BarkModel:
     def _request(
         self, input_ids, attention_mask, history_prompt, seed, configs: StageConfigs
     ) -> Request:
-        # Voices of other rates are allowed: frames and tokens need not match.
-        limits = {**configs.voice_limits(), "frames_per_token": None}
-        if history_prompt is not None:
-            batch = 0 if input_ids is None else len(input_ids)
-            history_prompt = [
-                None if voice is None else VoicePreset.from_dict(voice, **limits)
-                for voice in voices_per_row(history_prompt, batch)
-            ]
+        if history_prompt is not None and input_ids is not None:
+            input_ids = checked_ids("input_ids", input_ids)
+            history_prompt = load_voices(
+                voices_per_row(history_prompt, len(input_ids)),
+                functools.partial(self._load_voice, configs=configs),
+            )
         model = self.config.semantic_config
         return checked_request(
             model, configs, input_ids, attention_mask, history_prompt, seed
         )
+
+    def _load_voice(self, voice: Any, configs: StageConfigs) -> VoicePreset:
+        """Loads a voice of any form; names are those of the processor."""
+        listed, options = {}, {}
+        if isinstance(voice, str) and self._source is not None:
+            path, options = self._source
+            listed = read_voice_index(path, hub_options=options)
+        # Voices of other rates are allowed: frames and tokens need not match.
+        limits = {**configs.voice_limits(), "frames_per_token": None}
+        return VoicePreset.load(voice, listed, hub_options=options, **limits)
 
 
 def _warn_of_empty_rows(num_semantic: Any) -> None:

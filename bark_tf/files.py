@@ -13,6 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+_LFS_HEAD = b"version https://git-lfs"
+LFS_POINTER = (
+    "this is a git-lfs pointer, not the file itself. Get the file with `git lfs pull`"
+)
 # Characters shown of a path that is refused.
 _SHOWN = 80
 # Two characters at least: one is a drive of Windows. `Path` makes `gs:/` of `gs://`.
@@ -35,6 +39,18 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether a file that begins like this stands for one that git-lfs has not got."""
+    return head.startswith(_LFS_HEAD)
+
+
+def refuse_lfs_pointer(path: str | os.PathLike) -> None:
+    """Raises ValueError if git-lfs has not got the contents of a file yet."""
+    with open(path, "rb") as file:
+        if is_lfs_pointer(file.read(len(_LFS_HEAD))):
+            raise ValueError(f"{path}: {LFS_POINTER}")
+
+
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a file that holds one JSON object.
 
@@ -45,6 +61,7 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
+        refuse_lfs_pointer(path)
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(

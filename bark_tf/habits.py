@@ -89,7 +89,9 @@ def _understood(keywords: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in _KEYWORDS:
             renamed = _RENAMED.get(name, name)
             if renamed in ours or (renamed != name and renamed in keywords):
-                raise ValueError(f"{name} is another name of {renamed}. Received: both")
+                raise ValueError(
+                    f"{name} is another name for {renamed}. Received: both"
+                )
             ours[renamed] = value
         elif not _is_accepted(value, _KEYWORDS[name].accepted):
             raise ValueError(

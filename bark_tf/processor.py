@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,21 @@ from bark_tf.habits import ATTRIBUTES, accepts_habits, no_attribute
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
 from bark_tf.voices.presets import (
     ROOT_KEY,
+    VOICE_INDEX_NAME,
     VoicePreset,
     check_speaker_embeddings,
+    load_voices,
+    read_voice_index,
     voice_names,
 )
 
-VOICE_INDEX_NAME = "speaker_embeddings_path.json"
 VOICE_DIRECTORY = "speaker_embeddings"
+PROCESSOR_CONFIG_NAME = "processor_config.json"
 
 _TENSOR_KINDS = ("tf", "np", None)
 _PADDING = "max_length"
+# Voices named in a warning.
+_NAMED_PROBLEMS = 5
 
 
 class BarkInputs(dict):
@@ -68,13 +74,34 @@ def _as_bark_tokenizer(tokenizer: Any) -> BarkTokenizer:
 def _limits(
     path_or_id: str | os.PathLike, hub_options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Reads the limits of texts and voices from the generation configuration."""
+    """Reads the limits of texts and voices: the model's, or else those saved here."""
     path = hub.find_optional(path_or_id, GENERATION_CONFIG_NAME, **hub_options)
+    if path is not None:
+        config = BarkGenerationConfig.from_json_file(path)
+        length = config.semantic_config.max_input_semantic_length
+        return {"voice_limits": config.voice_limits(), "max_length": length}
+    path = hub.find_optional(path_or_id, PROCESSOR_CONFIG_NAME, **hub_options)
     if path is None:
         return {}
-    config = BarkGenerationConfig.from_json_file(path)
-    length = config.semantic_config.max_input_semantic_length
-    return {"voice_limits": config.voice_limits(), "max_length": length}
+    return _checked_limits(path, read_json_object(path))
+
+
+def _checked_limits(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits in a `processor_config.json`; one of transformers has none."""
+    found = {
+        key: values[key] for key in ("max_length", "voice_limits") if key in values
+    }
+    limits = found.get("voice_limits", {})
+    is_right = isinstance(limits, dict) and limits.keys() <= {
+        *BarkGenerationConfig().voice_limits()
+    }
+    numbers = [found.get("max_length", 1), *limits.values()] if is_right else []
+    if not is_right or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(
+            f"{path} must hold max_length and voice_limits as BarkProcessor saves "
+            f"them. Received: {found}"
+        )
+    return found
 
 
 class BarkProcessor:
@@ -122,6 +149,13 @@ class BarkProcessor:
         self._hub_options = dict(hub_options or {})
         self._voice_limits = dict(voice_limits or {})
         self._max_length = max_length
+
+    def __repr__(self) -> str:
+        count = len(self.available_voice_presets)
+        return (
+            f"BarkProcessor({self._max_length} tokens per text, vocabulary of "
+            f"{self.tokenizer.vocab_size}, {count} voice{'s' * (count != 1)})"
+        )
 
     @property
     def available_voice_presets(self) -> list[str]:
@@ -194,7 +228,7 @@ class BarkProcessor:
                 f"Received: padding={padding!r}"
             )
         if voice is not None and voice_preset is not None:
-            raise ValueError("voice is another name of voice_preset. Received: both")
+            raise ValueError("voice is another name for voice_preset. Received: both")
         arrays = self.tokenizer(
             text,
             max_length=self._max_length if max_length is None else max_length,
@@ -226,18 +260,7 @@ class BarkProcessor:
                 f"A list of voices must hold one per row, {num_rows} in all. "
                 f"Received: {len(voice)}"
             )
-        # Each name is looked up once, because a look-up on the hub uses the network.
-        by_name = {}
-        for name in voice:
-            if isinstance(name, str) and name not in by_name:
-                by_name[name] = self._load_voice(name)
-        found = []
-        for one in voice:
-            if isinstance(one, str):
-                found.append(by_name[one])
-            else:
-                found.append(None if one is None else self._load_voice(one))
-        return found
+        return load_voices(voice, self._load_voice)
 
     def _load_voice(self, voice: Any) -> VoicePreset:
         return VoicePreset.load(
@@ -296,7 +319,7 @@ class BarkProcessor:
         }
         speaker_embeddings = {}
         if speaker_embeddings_dict_path is not None:
-            speaker_embeddings = _read_index(
+            speaker_embeddings = read_voice_index(
                 path_or_id, speaker_embeddings_dict_path, hub_options
             )
         return cls(
@@ -320,6 +343,10 @@ class BarkProcessor:
     ) -> None:
         """Writes the tokenizer and all voices in the format of transformers.
 
+        The limits of texts and voices are saved too; they count until the directory
+        has a model, whose generation configuration then decides. A voice that cannot
+        be read is left out with a warning.
+
         Args:
             save_directory: Created if missing.
             speaker_embeddings_dict_path: Name of the list of voices.
@@ -331,8 +358,7 @@ class BarkProcessor:
             commit_message: First line of the commit message.
 
         Raises:
-            ValueError: If a voice cannot be loaded, or a name leaves the directory.
-                Nothing is written in this case.
+            ValueError: If a name leaves the directory. Nothing is written in this case.
         """
         directory = Path(save_directory)
         self._save(
@@ -387,9 +413,14 @@ class BarkProcessor:
         check_relative(index_name, "speaker_embeddings_dict_path")
         check_relative(voice_directory, "speaker_embeddings_directory")
         check_speaker_embeddings(self.speaker_embeddings)
-        voices = {name: self._load_voice(name) for name in self.available_voice_presets}
+        voices = self._readable_voices()
         self.tokenizer.save_pretrained(directory)
+        limits = {"max_length": self._max_length, "voice_limits": self._voice_limits}
+        config = {"processor_class": type(self).__name__, **limits}
+        _write_json(directory / PROCESSOR_CONFIG_NAME, config)
         if not voices:
+            # The voices of an older save are none of this processor's.
+            (directory / index_name).unlink(missing_ok=True)
             return
         index: dict[str, Any] = {ROOT_KEY: root}
         for name, voice in voices.items():
@@ -400,8 +431,26 @@ class BarkProcessor:
             for key, path in index[name].items():
                 _write_array(directory / path, voice[key])
         # Written last, so that it never names a missing file.
-        with atomic_write(directory / index_name) as temporary:
-            temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _write_json(directory / index_name, index)
+
+    def _readable_voices(self) -> dict[str, VoicePreset]:
+        """Loads all voices; warns about those that cannot be read."""
+        voices, problems = {}, []
+        for name in self.available_voice_presets:
+            try:
+                voices[name] = self._load_voice(name)
+            except ConnectionError:
+                raise
+            except (ValueError, OSError) as error:
+                problems.append(f"{name!r} ({error})")
+        if problems:
+            warnings.warn(
+                f"{len(problems)} of {len(problems) + len(voices)} voices cannot be "
+                f"read and are not saved: {'; '.join(problems[:_NAMED_PROBLEMS])}",
+                UserWarning,
+                stacklevel=4,
+            )
+        return voices
 
 
 def _convert(arrays: Mapping[str, np.ndarray], return_tensors: str | None) -> dict:
@@ -415,21 +464,9 @@ def _convert(arrays: Mapping[str, np.ndarray], return_tensors: str | None) -> di
     return {name: tf.constant(array) for name, array in arrays.items()}
 
 
-def _read_index(
-    path_or_id: str | os.PathLike, name: str, hub_options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Reads the list of a checkpoint's voices; empty without such a file."""
-    path = hub.find_optional(path_or_id, name, **hub_options)
-    if path is None:
-        return {}
-    index = read_json_object(path)
-    # A copied directory still names the place it was saved to.
-    index[ROOT_KEY] = os.fspath(path_or_id)
-    try:
-        check_speaker_embeddings(index)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return index
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:

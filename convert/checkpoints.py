@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from bark_tf.files import LFS_POINTER, is_lfs_pointer
+
 from .file_tensors import CheckpointError, Contents, LazyTensor, naming
 from .safetensors_files import (
     check_tensor,
@@ -43,6 +45,7 @@ _OUR_NAMES = re.compile(
 )
 _INDEX_SUFFIX = ".index.json"
 _MAX_INDEX_BYTES = 32 * 2**20
+_HEAD_BYTES = 32
 
 
 class Checkpoint:
@@ -143,21 +146,21 @@ def _weights_path(path: Path) -> Path:
 def _read_file(path: Path, files: contextlib.ExitStack) -> Contents:
     handle = files.enter_context(open(path, "rb"))
     with naming(path):
-        return _reader(path, handle.read(9))(handle)
+        return _reader(path, handle.read(_HEAD_BYTES))(handle)
 
 
 def _reader(path: Path, head: bytes) -> Callable[[BinaryIO], Contents]:
-    """Chooses by the first 9 bytes; safetensors starts with an 8-byte length."""
-    if head[8:] == b"{":
+    """Chooses by the first bytes; safetensors starts with an 8-byte length."""
+    if head[8:9] == b"{":
         return read_safetensors
     if head.startswith(b"PK\x03\x04"):
         return read_zip
     if head.startswith(b"\x80"):
         return read_legacy
+    if is_lfs_pointer(head):
+        raise CheckpointError(LFS_POINTER)
     if path.suffix == ".safetensors":
         return read_safetensors
-    if head.startswith(b"version "):
-        raise CheckpointError("expected weights. Received: a git-lfs pointer to them")
     raise CheckpointError("expected a safetensors file or a file of torch.save")
 
 

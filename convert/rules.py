@@ -128,21 +128,22 @@ def norm(
 
 # === Names ===
 
-_COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
+_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|module)\.")
 _NEW_WEIGHT_NORM = re.compile(r"\.parametrizations\.weight\.original([01])$")
 
 
 def canonical_name(name: str) -> str:
     """Removes the differences between writers of the same checkpoint.
 
-    These are the `_orig_mod.` of compiled torch modules and torch's newer names for the
-    two halves of a weight norm.
+    These are the `_orig_mod.` of compiled torch modules, the `module.` of those that
+    were trained on several devices, and torch's newer names for the two halves of a
+    weight norm.
 
     Example:
         >>> canonical_name("_orig_mod.conv.parametrizations.weight.original0")
         'conv.weight_g'
     """
-    name = _COMPILED.sub("", name)
+    name = _WRAPPERS.sub("", name)
     return _NEW_WEIGHT_NORM.sub(lambda m: f".weight_{'gv'[int(m[1])]}", name)
 
 
@@ -153,13 +154,13 @@ def variables_of(model: Any) -> dict[str, Any]:
         Path below the model, such as `decoder/input_conv/bias` -> variable.
 
     Raises:
-        ValueError: If the model has LoRA matrices, which no checkpoint can hold.
+        ValueError: If the model has LoRA adapters, which no checkpoint can hold.
     """
     prefix = f"{model.path}/"
     variables = {weight.path.removeprefix(prefix): weight for weight in model.weights}
     if any("/lora_kernel_" in path for path in variables):
         raise ValueError(
-            f"{model.name} has LoRA matrices, which a checkpoint cannot hold: save "
+            f"{model.name} has LoRA adapters, which a checkpoint cannot hold: save "
             "them alone with bark_tf.training.save_lora, or merge them with "
             "merge_lora first"
         )

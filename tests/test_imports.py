@@ -23,10 +23,10 @@ FOLDERS = {
 # A module imports only from the rows above its own, and from its own folder in its row.
 # The longest name that fits decides.
 ROWS = (
-    ("_version", "tokens", "files", "habits", "optional", "progress"),
+    ("_version", "tokens", "files", "habits", "optional", "progress", "suggestions"),
     ("hub", "memory"),
     ("config",),
-    ("audio", "text", "voices.presets"),
+    ("audio", "text", "voices.presets", "voices.array_files"),
     ("convert",),
     ("generation",),  # of networks it knows `forward`, `logits` and `token_embedding`
     ("models",),

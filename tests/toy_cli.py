@@ -45,6 +45,7 @@ class FakeModel:
     """Says noise, as long as the words would take, and remembers how it was asked."""
 
     generation_config = generation_config().replace(semantic_config=None)
+    sampling_rate = RATE
 
     def __init__(self):
         self.calls, self.error, self.word_s, self.peak = [], None, 0.4, 0.5

@@ -352,7 +352,7 @@ def _given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
 def _speak_into_file(processor, model, text, arguments, report) -> str:
     """Writes the audio, and the voice if requested; returns a summary."""
     audio, voice = _generate(processor, model, text, arguments, report)
-    summary = _save(audio, model.generation_config.sample_rate, arguments)
+    summary = _save(audio, model.sampling_rate, arguments)
     if arguments.save_voice:
         if voice is None:
             raise ValueError("no piece of the text is good enough for --save-voice")
@@ -399,7 +399,7 @@ def _is_long(text: str, arguments: argparse.Namespace, model: Any) -> bool:
 def _stream(processor, model, text, arguments, report) -> str:
     """Writes pieces of audio to standard output as they are generated."""
     pieces = _pieces(processor, model, text, arguments, report)
-    return _write_pieces(pieces, model.generation_config.sample_rate, arguments)
+    return _write_pieces(pieces, model.sampling_rate, arguments)
 
 
 def _write_pieces(pieces: Iterable, rate: int, arguments: argparse.Namespace) -> str:

@@ -6,14 +6,19 @@ import dataclasses
 import difflib
 import functools
 import json
+import numbers
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, dataclass_transform
 
+import numpy as np
+
 from bark_tf import hub
 from bark_tf.files import atomic_write, read_json_object
 from bark_tf.habits import accepts_habits
+from bark_tf.suggestions import did_you_mean
 
 CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
@@ -53,6 +58,40 @@ def check_whole(owner: Any, *names: str, minimum: int = 1) -> None:
         check_field(owner, name, is_right, f"a whole number of at least {minimum}")
 
 
+# Part of a field's annotation -> what it takes, in words and as a class.
+_KINDS = {
+    "int": ("a whole number", numbers.Integral),
+    "float": ("a number", numbers.Real),
+    "bool": ("True or False", bool),
+    "str": ("text", str),
+    "None": ("None", type(None)),
+}
+
+
+def check_type(owner: Any, field: dataclasses.Field) -> None:
+    """Raises ValueError if a field does not have the type of its annotation.
+
+    Only numbers, texts, None and tuples of them are checked.
+    """
+    value = getattr(owner, field.name)
+    items = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", field.type)
+    names = [items[1]] if items else field.type.split(" | ")
+    if not _KINDS.keys() >= {*names}:
+        return
+    words, classes = zip(*(_KINDS[name] for name in names), strict=True)
+
+    def is_right(one: Any) -> bool:
+        if isinstance(one, bool):  # an int for Python
+            return bool in classes
+        return isinstance(one, classes)
+
+    if items:
+        is_tuple = isinstance(value, tuple) and all(map(is_right, value))
+        check_field(owner, field.name, is_tuple, f"a sequence, each {words[0]}")
+    else:
+        check_field(owner, field.name, is_right(value), " or ".join(words))
+
+
 # === Configurations ===
 
 _Class = TypeVar("_Class", bound=type)
@@ -68,7 +107,7 @@ def frozen_config(cls: _Class) -> _Class:
     A keyword that is no field goes to `extra`, as in transformers, unless it looks like
     a typo of a field.
     """
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
     construct = cls.__init__
 
     @functools.wraps(construct)
@@ -123,12 +162,26 @@ class Config:
     )
 
     def __post_init__(self):
-        for name in self.field_names():
-            if isinstance(getattr(self, name), list):
-                self._set(name, tuple(getattr(self, name)))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                self._set(field.name, tuple(value))
+            elif getattr(value, "shape", None) == ():  # a number of NumPy or TensorFlow
+                self._set(field.name, np.asarray(value).item())
+            check_type(self, field)
         for cls in self.parts:
             self._set(cls.part, self._as_part(cls, getattr(self, cls.part)))
         self._check()
+
+    def __repr__(self) -> str:
+        """The call that makes an equal configuration, without default values."""
+        default = type(self)()
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name in self.field_names()
+            if getattr(self, name) != getattr(default, name)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     def _set(self, name: str, value: Any) -> None:
         """Sets a field of the frozen dataclass during `__post_init__`."""
@@ -179,7 +232,8 @@ class Config:
         for name in values:
             if name not in (*cls.field_names(), "extra"):
                 raise ValueError(
-                    f"{cls.__name__} has no field {name!r}. "
+                    f"{cls.__name__} has no field {name!r}."
+                    f"{did_you_mean(name, cls.field_names())} "
                     f"It has: {', '.join(cls.field_names())}"
                 )
         return values
@@ -268,7 +322,10 @@ class Config:
                 f"{path} must have the model_type {cls.model_type!r}. "
                 f"Received: {kind!r}"
             )
-        return cls.from_dict(values, **overrides)
+        try:
+            return cls.from_dict(values, **overrides)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     @accepts_habits

@@ -54,10 +54,12 @@ class SamplingConfig(_GenerationConfig):
 
     # None means the value that changes nothing.
     _neutral: ClassVar[Mapping[str, Any]] = {
+        "do_sample": False,
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
         "repetition_penalty": 1.0,
+        "renormalize_logits": True,
     }
 
     def __post_init__(self):

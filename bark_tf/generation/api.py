@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -23,17 +24,57 @@ from bark_tf.generation.histories import (
     Histories,
     Request,
     histories_of,
+    loaded_voices,
     stack,
     voices_per_row,
 )
 from bark_tf.generation.loop import AllowedIds, Rows, programs_of
-from bark_tf.generation.options import StageConfigs, effective
+from bark_tf.generation.options import StageConfigs, effective, stage_config
 from bark_tf.generation.pipeline import semantic_tokens
 from bark_tf.generation.random import Keys, keys_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
 from bark_tf.generation.semantic import check_vocabulary, lengths_of
 from bark_tf.generation.stage import Call
 from bark_tf.tokens import CODEBOOK_SIZE, deinterleave
+
+# BERT's padding.
+_PADDING_ID = 0
+
+
+def check_eager() -> None:
+    """Raises ValueError where tensors have no values, as in a traced function."""
+    if not tf.executing_eagerly():
+        raise ValueError(
+            "generate needs eager execution, and compiles its loops itself. Call it "
+            "outside of tf.function and Dataset.map, without "
+            "tf.compat.v1.disable_eager_execution()"
+        )
+
+
+def checked_ids(name: str, values: Any) -> np.ndarray:
+    """Ids as an integer array of two axes.
+
+    Args:
+        name: The argument, for the error message.
+        values: Integers (batch, time).
+
+    Raises:
+        ValueError: If they are anything else; rows of several lengths are no array.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must have rows of equal length: pad the shorter ones, as "
+            f"BarkProcessor does with texts. Received: {error}"
+        ) from error
+    is_whole = np.issubdtype(array.dtype, np.integer)
+    if array.ndim != 2 or not is_whole or not len(array):
+        raise ValueError(
+            f"{name} must be integers of shape (batch, time), rows of equal length. "
+            f"Received: {array.dtype} of shape {array.shape}"
+        )
+    return array
 
 
 def checked_request(
@@ -60,15 +101,13 @@ def checked_request(
     Raises:
         ValueError: If shapes, dtypes, ids, the number of voices or seeds are wrong.
     """
-    input_ids, mask = _checked_ids(input_ids), attention_mask
+    if input_ids is None:
+        raise ValueError(
+            "generate needs input_ids, which BarkProcessor makes from a text"
+        )
+    input_ids = checked_ids("input_ids", input_ids)
+    mask = _checked_mask(attention_mask, input_ids)
     voices = voices_per_row(voices, len(input_ids))
-    if mask is not None:
-        mask = np.asarray(mask)
-        if mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask must have the shape of input_ids, {input_ids.shape}. "
-                f"Received: {mask.shape}"
-            )
     length = configs.semantic.max_input_semantic_length
     is_text = np.ones_like(input_ids, bool) if mask is None else mask != 0
     read = input_ids[:, :length][is_text[:, :length]]
@@ -82,24 +121,38 @@ def checked_request(
     )
 
 
-def _checked_ids(input_ids: Any) -> np.ndarray:
-    if input_ids is None:
+def _checked_mask(mask: Any, input_ids: np.ndarray) -> np.ndarray | None:
+    """The mask as an array; warns where there should be one."""
+    if mask is None:
+        is_text = input_ids != _PADDING_ID
+        if (is_text.any(1) & ~is_text[:, -1]).any():
+            warnings.warn(
+                f"input_ids end in padding ({_PADDING_ID}), which is read as text "
+                "without an attention_mask. Pass the one of BarkProcessor: "
+                "generate(**processor(text))",
+                UserWarning,
+                stacklevel=5,
+            )
+        return None
+    try:
+        mask = np.asarray(mask)
+    except ValueError as error:
         raise ValueError(
-            "generate needs input_ids, which BarkProcessor makes from a text"
-        )
-    input_ids = np.asarray(input_ids)
-    whole = np.issubdtype(input_ids.dtype, np.integer)
-    if input_ids.ndim != 2 or not whole or not len(input_ids):
+            f"attention_mask must be an array. Received: {error}"
+        ) from error
+    if mask.shape != input_ids.shape:
         raise ValueError(
-            "input_ids must be integers of shape (batch, time). Received: "
-            f"{input_ids.dtype} of shape {input_ids.shape}"
+            f"attention_mask must have the shape of input_ids, {input_ids.shape}. "
+            f"Received: {mask.shape}"
         )
-    return input_ids
+    return mask
 
 
 def _histories(voices: Sequence[Any], configs: StageConfigs) -> Histories:
     histories = histories_of(
-        voices, configs.coarse.n_coarse_codebooks, configs.fine.n_fine_codebooks
+        loaded_voices(voices),
+        configs.coarse.n_coarse_codebooks,
+        configs.fine.n_fine_codebooks,
     )
     return Histories(*map(tf.constant, histories))
 
@@ -116,8 +169,9 @@ def generate_tokens(
     **options: Any,
 ) -> tf.Tensor:
     """See `BarkCausalModel.generate`."""
+    check_eager()
     config = SamplingConfig().replace(**effective(options))
-    input_ids = _checked_ids(input_ids)
+    input_ids = checked_ids("input_ids", input_ids)
     batch, length = input_ids.shape
     sizes = model.config
     if not 0 <= input_ids.min() <= input_ids.max() < sizes.input_vocab_size:
@@ -173,7 +227,8 @@ def generate_semantic_tokens(
     **options: Any,
 ) -> tf.Tensor:
     """See `BarkSemanticModel.generate`."""
-    config = semantic_generation_config or BarkSemanticGenerationConfig()
+    check_eager()
+    config = stage_config(BarkSemanticGenerationConfig, semantic_generation_config)
     configs = StageConfigs(semantic=config.replace(**effective(options)))
     request = checked_request(
         model.config, configs, input_ids, attention_mask, history_prompt, seed
@@ -197,17 +252,14 @@ def generate_coarse_tokens(
     **options: Any,
 ):
     """See `BarkCoarseModel.generate`."""
-    config = coarse_generation_config or BarkCoarseGenerationConfig()
+    check_eager()
+    config = stage_config(BarkCoarseGenerationConfig, coarse_generation_config)
     configs = StageConfigs(
-        semantic=semantic_generation_config or BarkSemanticGenerationConfig(),
+        semantic=stage_config(BarkSemanticGenerationConfig, semantic_generation_config),
         coarse=config.replace(**effective(options)),
         codebook_size=codebook_size,
     )
-    semantic = np.asarray(semantic_output, np.int32)
-    if semantic.ndim != 2:
-        raise ValueError(
-            f"Semantic tokens must be (batch, time). Received: shape {semantic.shape}"
-        )
+    semantic = checked_ids("semantic_output", semantic_output).astype(np.int32)
     voices = voices_per_row(history_prompt, len(semantic))
     stage = CoarseStage(
         Call(SimpleNamespace(coarse_acoustics=model), configs, compat, jit_compile),
@@ -238,14 +290,15 @@ def generate_fine_codes(
     **options: Any,
 ) -> tf.Tensor:
     """See `BarkFineModel.generate`."""
-    config = fine_generation_config or BarkFineGenerationConfig()
+    check_eager()
+    config = stage_config(BarkFineGenerationConfig, fine_generation_config)
     configs = StageConfigs(
-        semantic=semantic_generation_config or BarkSemanticGenerationConfig(),
-        coarse=coarse_generation_config or BarkCoarseGenerationConfig(),
+        semantic=stage_config(BarkSemanticGenerationConfig, semantic_generation_config),
+        coarse=stage_config(BarkCoarseGenerationConfig, coarse_generation_config),
         fine=config.replace(**effective(options)),
         codebook_size=codebook_size,
     )
-    tokens = np.asarray(coarse_output, np.int32)
+    tokens = checked_ids("coarse_output", coarse_output).astype(np.int32)
     lengths = (
         [tokens.shape[1]] * len(tokens) if output_lengths is None else output_lengths
     )

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bark_tf.generation.random import Keys
+from bark_tf.voices.presets import VoicePreset, load_voices
+
+# What `VoicePreset.load` does not check where the other stages are unknown.
+_NO_LIMITS = dict.fromkeys(
+    (
+        "semantic_vocab_size",
+        "codebook_size",
+        "num_coarse",
+        "num_fine",
+        "frames_per_token",
+    )
+)
 
 
 class Histories(NamedTuple):
@@ -48,20 +61,42 @@ class Request(NamedTuple):
     keys: Keys
 
 
-def voices_per_row(history_prompt: Any, batch: int) -> list[Mapping[str, Any] | None]:
-    """One voice per row; a single voice is used for all rows.
+def voices_per_row(history_prompt: Any, batch: int) -> list[Any]:
+    """One voice per row, in any form; a single voice is used for all rows.
 
     Raises:
-        ValueError: If a list has another length than the batch.
+        ValueError: If a list has another length than the batch, or this is no voice.
     """
-    if history_prompt is None or isinstance(history_prompt, Mapping):
+    if history_prompt is None or isinstance(
+        history_prompt, str | os.PathLike | Mapping
+    ):
         return [history_prompt] * batch
+    if not isinstance(history_prompt, list | tuple):
+        raise ValueError(
+            "history_prompt must be the name of a voice, a path, a mapping of its "
+            "arrays, a VoicePreset, or a list with one of these per row. "
+            f"Received: {type(history_prompt).__name__}"
+        )
     if len(history_prompt) != batch:
         raise ValueError(
             f"history_prompt must hold one voice per row, {batch} of them. "
             f"Received: {len(history_prompt)}"
         )
     return list(history_prompt)
+
+
+def loaded_voices(voices: Sequence[Any]) -> list[Mapping[str, Any] | None]:
+    """Loads the voices that are names of Suno's, or paths.
+
+    A sub-model knows no checkpoint, and only its own sizes.
+    """
+
+    def load(voice: Any) -> Mapping[str, Any]:
+        if isinstance(voice, Mapping):
+            return voice
+        return VoicePreset.load(voice, **_NO_LIMITS)
+
+    return load_voices(voices, load)
 
 
 def histories_of(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bark_tf.config import BarkSemanticGenerationConfig
-from bark_tf.generation.options import StageConfigs, stage_configs
+from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.random import SEED_BITS, checked_seed
 from bark_tf.progress import Progress
 from bark_tf.text.sentences import (
@@ -119,6 +119,11 @@ class LongFormOutput(NamedTuple):
     voice: VoicePreset | None
     sample_rate: int
     seed: int
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz; `sample_rate` under the name that `BarkOutput` has."""
+        return self.sample_rate
 
 
 class SpokenRow(NamedTuple):
@@ -316,6 +321,7 @@ class LongForm:
         *,
         voice: Any = None,
         voice_preset: Any = None,
+        history_prompt: Any = None,
         seed: int | None = None,
         max_attempts: int = MAX_ATTEMPTS,
         gap_s: float = GAP_S,
@@ -326,17 +332,16 @@ class LongForm:
         speak: Callable[..., SpokenRow] | None = None,
         **options: Any,
     ):
-        config = options.get("generation_config") or model.generation_config
-        configs = _configs(config, options)
+        configs = _configs(model.generation_config, options)
         _check(max_attempts, gap_s, paragraph_gap_s, continue_from)
-        if voice is not None and voice_preset is not None:
-            raise ValueError("voice is another name of voice_preset. Received: both")
-        voice = voice_preset if voice is None else voice
+        voice = _only(
+            voice=voice, voice_preset=voice_preset, history_prompt=history_prompt
+        )
         self.processor, self.progress, self.on_chunk = processor, progress, on_chunk
         self.speak = speak or functools.partial(
             _speak_alone, model, progress=progress, **options
         )
-        self.rates = _Rates.of(configs, config.sample_rate)
+        self.rates = _Rates.of(configs, model.sampling_rate)
         self.max_length = configs.semantic.max_input_semantic_length
         target_s, max_s = chunk_seconds(configs.semantic)
         self.chunks = _chunks(
@@ -471,9 +476,21 @@ def _chunks(
     return chunks
 
 
-def _configs(config: Any, options: Mapping[str, Any]) -> StageConfigs:
-    own = ("generation_config", "compat", "jit_compile")
-    fields = {name: value for name, value in options.items() if name not in own}
+def _only(**given: Any) -> Any:
+    """The one value that is not None, or None."""
+    present = {name: value for name, value in given.items() if value is not None}
+    if len(present) > 1:
+        raise ValueError(
+            f"{', '.join(given)} are names for one argument. "
+            f"Received: {' and '.join(present)}"
+        )
+    return next(iter(present.values()), None)
+
+
+def _configs(own: Any, options: Mapping[str, Any]) -> StageConfigs:
+    others = ("generation_config", "compat", "jit_compile")
+    fields = {name: value for name, value in options.items() if name not in others}
+    config, fields = call_config(options.get("generation_config"), own, fields)
     configs = stage_configs(config, fields, options.get("compat") or config.compat)
     if configs.semantic.num_return_sequences != 1:
         raise ValueError(
@@ -566,7 +583,8 @@ def generate_long(
         processor: `BarkProcessor`.
         text: Text to speak. A blank line ends a paragraph.
         voice: Speaker, in any form that the processor accepts.
-        voice_preset: Alias of `voice`; give only one.
+        voice_preset: Another name for `voice`; give only one.
+        history_prompt: Another name for `voice`; give only one.
         seed: Seed of all random choices; None: a new one each time. A text of one
             chunk sounds as from `generate` with this seed.
         max_attempts: Takes per chunk, at least 1; greedy decoding makes one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bark_tf.config import (
@@ -12,6 +12,7 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
 )
 from bark_tf.generation.coarse import CoarseWindow
+from bark_tf.suggestions import did_you_mean
 from bark_tf.tokens import CODEBOOK_SIZE
 
 PREFIXES = ("semantic_", "coarse_", "fine_")
@@ -30,7 +31,11 @@ _NOT_SUPPORTED = {
     "assistant_model": "assisted decoding",
     "logits_processor": "a logits processor; see bark_tf.generation.sampling",
     "streamer": "a streamer; see BarkModel.stream",
+    "voice": "this name; pass history_prompt",
+    "voice_preset": "this name; pass history_prompt",
 }
+# Keys of `generation_config.json` that say nothing about generation.
+_DESCRIPTIONS = ("model_type", "transformers_version")
 
 
 class StageConfigs(NamedTuple):
@@ -51,6 +56,51 @@ class StageConfigs(NamedTuple):
         return BarkGenerationConfig(
             self.semantic, self.coarse, self.fine, codebook_size=self.codebook_size
         ).voice_limits()
+
+
+def stage_config(cls: type, config: Any) -> Any:
+    """A configuration of class `cls`, of itself, a mapping of its fields, or None."""
+    if config is None:
+        return cls()
+    if isinstance(config, Mapping):
+        return cls(**config)
+    if not isinstance(config, cls):
+        raise ValueError(
+            f"The configuration must be a {cls.__name__}, a mapping of its fields, or "
+            f"None. Received: {type(config).__name__}"
+        )
+    return config
+
+
+def call_config(
+    given: Any, own: BarkGenerationConfig, options: Mapping[str, Any]
+) -> tuple[BarkGenerationConfig, dict[str, Any]]:
+    """The configuration and the keywords of a call.
+
+    Args:
+        given: A `BarkGenerationConfig`; a mapping of its fields, which change `own`,
+            and of keywords; or None for `own`.
+        own: The model's configuration.
+        options: The keywords, preferred to those in `given`.
+
+    Raises:
+        ValueError: If `given` is anything else, or a value in it is out of range.
+    """
+    if given is None or isinstance(given, BarkGenerationConfig):
+        return given or own, dict(options)
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            "generation_config must be a BarkGenerationConfig or a mapping. "
+            f"Received: {type(given).__name__}"
+        )
+    values, keywords = own.to_dict(), {}
+    for name, value in given.items():
+        if name in own.field_names():
+            is_changed = isinstance(value, Mapping) and name in values
+            values[name] = {**values[name], **value} if is_changed else value
+        elif not (value is None or name.startswith("_") or name in _DESCRIPTIONS):
+            keywords[name] = value
+    return BarkGenerationConfig.from_dict(values), {**keywords, **options}
 
 
 def stage_configs(
@@ -129,9 +179,15 @@ def _prefixed(name: str, stages) -> tuple[int, str] | None:
     return None
 
 
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    """Suggests options, for a name with a prefix those of its stage."""
+    prefixed = [prefix + field for prefix in PREFIXES for field in known]
+    return did_you_mean(name, known) or did_you_mean(name, prefixed)
+
+
 def _unknown(name: str, stages) -> str:
     known = sorted({field for stage in stages for field in stage.field_names()})
     return (
-        f"generate has no option {name!r}. Options, each also with the prefix of a "
-        f"stage ({', '.join(PREFIXES)}): {', '.join(known)}"
+        f"generate has no option {name!r}.{_suggestion(name, known)} Options, each "
+        f"also with the prefix of a stage ({', '.join(PREFIXES)}): {', '.join(known)}"
     )

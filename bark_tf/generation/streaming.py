@@ -47,7 +47,7 @@ def stream(
         on_semantic: Called with the number of semantic tokens, int32 (1,).
 
     Yields:
-        float32 (samples,), 24 kHz.
+        float32 (samples,), at the rate of the codec.
     """
     semantic, lengths = semantic_tokens(call, request)
     on_semantic(lengths)

@@ -310,7 +310,7 @@ class TransformerModel(PretrainedModel):
 
         Raises:
             ValueError: If `rank` is not positive, a target matches no layer, or the
-                network already has LoRA matrices or is quantized. The network is then
+                network already has LoRA adapters or is quantized. The network is then
                 unchanged.
         """
         if self.quantized:
@@ -323,7 +323,7 @@ class TransformerModel(PretrainedModel):
         projections = dict(self.projections())
         if any(layer.lora_enabled for layer in projections.values()):
             raise ValueError(
-                f"{self.name} already has LoRA matrices: merge them with "
+                f"{self.name} already has LoRA adapters: merge them with "
                 "bark_tf.training.merge_lora, or load the base again"
             )
         for target in targets:
@@ -347,7 +347,7 @@ class TransformerModel(PretrainedModel):
             **kwargs: Arguments of `keras.layers.EinsumDense.quantize`.
 
         Raises:
-            ValueError: If the network has LoRA matrices.
+            ValueError: If the network has LoRA adapters.
         """
         if any(layer.lora_enabled for _, layer in self.projections()):
             raise ValueError(

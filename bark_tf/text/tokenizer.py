@@ -415,6 +415,8 @@ class BarkTokenizer:
         if not isinstance(text, str):
             raise ValueError(f"text must be one text. Received: {_shorten(text)}")
         _check_unicode(text)
+        if add_special_tokens:
+            self._num_special_tokens()
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -492,12 +494,22 @@ class BarkTokenizer:
         whole = isinstance(max_length, int | np.integer) and max_length is not True
         smallest = 1
         if add_special_tokens:
-            smallest += self._backend.num_special_tokens_to_add(is_pair=False)
+            smallest += self._num_special_tokens()
         if not whole or max_length < smallest:
             raise ValueError(
                 f"max_length must be a whole number of at least {smallest}. "
                 f"Received: max_length={max_length!r}"
             )
+
+    def _num_special_tokens(self) -> int:
+        """How many tokens are added around a text."""
+        count = self._backend.num_special_tokens_to_add(is_pair=False)
+        if not count:
+            raise ValueError(
+                "add_special_tokens must be False for this tokenizer, which has none "
+                "to add around a text. Received: add_special_tokens=True"
+            )
+        return count
 
     def _encode_row(
         self,
@@ -526,7 +538,7 @@ class BarkTokenizer:
         _report_unknown(self._unknown_words(row, encoding), index)
         room = max_length
         if add_special_tokens:
-            room -= self._backend.num_special_tokens_to_add(is_pair=False)
+            room -= self._num_special_tokens()
         if len(encoding.ids) > room:
             place = _place_of_cut(row, encoding, room)
             _report_cut(len(encoding.ids), room, index, truncation, place)

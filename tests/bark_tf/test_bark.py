@@ -1,6 +1,7 @@
 """Text to audio through all four networks, at toy size."""
 
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -12,11 +13,15 @@ from bark_tf import memory
 from bark_tf.bark import SYSTEM_ALLOCATOR, BarkModel, BarkOutput
 from bark_tf.config import BarkConfig, BarkGenerationConfig
 from bark_tf.models.transformer import TransformerModel
+from bark_tf.processor import BarkProcessor
+from bark_tf.text.tokenizer import BarkTokenizer
 from bark_tf.voices.presets import VoicePreset
 
 SAMPLED = {"do_sample": True, "temperature": 1.2}
 HOP = toy.SAMPLES_PER_FRAME
 VOICE = toy.voice()
+PROMPT = toy.PROMPT
+SEMANTIC = toy.generation_config().semantic_config
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,10 @@ def test_exact_streaming_gives_the_same_audio(bark):
 
 def test_the_mask_says_where_the_text_ends(bark, spoken):
     inputs = toy.texts(4)
-    unmasked = bark.generate(inputs["input_ids"], return_dict=True, jit_compile=False)
+    with pytest.warns(UserWarning, match="end in padding .* without an attention_mask"):
+        unmasked = bark.generate(
+            inputs["input_ids"], return_dict=True, jit_compile=False
+        )
     assert not np.array_equal(unmasked.semantic, spoken.semantic)
 
 
@@ -184,6 +192,33 @@ def test_voices_one_for_all_or_one_per_row(bark):
         assert listed.lengths[row] == count
         assert np.array_equal(listed.audio[row, :count], shared.audio[row, :count])
     assert len({voice.semantic_prompt.tobytes() for voice in listed.voice}) == 3
+
+
+def test_a_voice_may_be_a_name_of_the_checkpoint_or_a_file(
+    bark, saved, tmp_path, monkeypatch
+):
+    """`generate(history_prompt="alpha")` once counted the letters."""
+    expected = generate(bark, 2, history_prompt=VOICE)
+    path = VOICE.save(tmp_path / "mine")
+    words = BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]", "dog"])
+    limits = bark.generation_config.voice_limits()
+    listed = BarkProcessor(words, {"alpha": VOICE}, voice_limits=limits)
+    listed.save_pretrained(saved)
+    loaded = BarkModel.from_pretrained(saved)
+    with pytest.raises(ValueError, match=r"no voice 'alfa'.*Did you mean 'alpha'"):
+        generate(loaded, 2, history_prompt="alfa")
+    monkeypatch.setattr(bark, "_source", loaded._source)
+    for voice in ("alpha", path, str(path), np.load(path), ["alpha"]):
+        assert_equal(generate(bark, 2, history_prompt=voice), expected)
+    pieces = bark.stream(**toy.texts(2), history_prompt="alpha", jit_compile=False)
+    assert np.array_equal(np.concatenate(list(pieces)), expected.audio[0])
+    # A network knows no checkpoint: names are Suno's, or paths.
+    for voice in (VOICE, path, str(path)):
+        inputs = {**toy.texts(2), "history_prompt": voice, "jit_compile": False}
+        tokens = bark.semantic.generate(semantic_generation_config=SEMANTIC, **inputs)
+        assert np.array_equal(tokens, expected.semantic)
+    with pytest.raises(ValueError, match="no voice 'alpha'"):
+        bark.semantic.generate(**toy.texts(2), history_prompt="alpha")
 
 
 def test_a_voice_may_be_a_dictionary_of_any_integers(bark):
@@ -314,6 +349,29 @@ def test_min_eos_p_of_the_configuration_is_the_keyword(bark):
     assert early.lengths < generate(bark, 2).lengths
 
 
+def test_results_carry_the_rate_of_the_codec(bark, spoken):
+    """The voice that ships has 16 kHz; 24 kHz once stood in every example."""
+    assert bark.sampling_rate == spoken.sampling_rate == 24_000
+    config = bark.config.replace(
+        codec_config=bark.config.codec_config.replace(sampling_rate=16_000)
+    )
+    assert BarkModel(config).sampling_rate == 16_000
+    assert BarkModel(config).generation_config.sample_rate == 16_000
+
+
+def test_a_mapping_changes_the_model_s_configuration(bark, spoken):
+    given = {
+        "semantic_config": {"max_new_tokens": 3},
+        "coarse_temperature": 0.5,
+        "transformers_version": "5.0",
+    }
+    output = generate(bark, 4, generation_config=given)
+    expected = generate(bark, 4, semantic_max_new_tokens=3)
+    assert_equal(output, expected)
+    whole = bark.generation_config.to_dict()
+    assert_equal(generate(bark, 4, generation_config=whole), spoken)
+
+
 def test_a_new_model_has_the_defaults():
     model = BarkModel(BarkConfig.preset("tiny"))
     assert model.generation_config == BarkGenerationConfig()
@@ -428,7 +486,23 @@ WRONG = {
     "negative seed": ({"seed": -1}, "seed must be"),
     "one voice": ({"history_prompt": [None]}, "2 of them. Received: 1"),
     "three voices": ({"history_prompt": [None] * 3}, "2 of them. Received: 3"),
-    "a name": ({"history_prompt": "en_speaker_6"}, "history_prompt"),
+    "no voice": ({"history_prompt": "nobody"}, "no voice 'nobody'"),
+    "a number": ({"history_prompt": 3}, "history_prompt must be the name.*int"),
+    "a recording": ({"history_prompt": "me.wav"}, "bark-tf voice me.wav --out"),
+    "ragged": ({"input_ids": [[1, 2], [3]]}, "rows of equal length"),
+    "ragged tensor": (
+        {"input_ids": tf.ragged.constant([[1, 2], [3]])},
+        "rows of equal length",
+    ),
+    "ragged mask": ({"attention_mask": [[1], [1, 0]]}, "must be an array"),
+    "text": ({"temperature": "0.7"}, "a number or None. Received: temperature='0.7'"),
+    "a text config": (
+        {"generation_config": {"temperature": "warm"}},
+        "temperature must be a number",
+    ),
+    "a config's typo": ({"generation_config": {"temprature": 1}}, "'temperature'"),
+    "a config's name": ({"generation_config": "warm"}, "BarkGenerationConfig or a map"),
+    "another name": ({"voice_preset": "a"}, "pass history_prompt"),
 }
 WRONG_VOICES = {
     "semantic_prompt": [20],
@@ -451,13 +525,34 @@ def test_what_cannot_work_is_refused_before_any_network_runs(
         monkeypatch.delitem(vars(part), "_generation_programs", raising=False)
     monkeypatch.setattr(TransformerModel, "forward", fail)
     inputs = {"input_ids": toy.texts(1, 2)["input_ids"], **options}
-    with pytest.raises(ValueError, match=message):
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(ValueError, match=message),
+    ):
         bark.generate(**inputs, jit_compile=False)
 
 
+def test_a_traced_function_is_refused_in_one_sentence(bark):
+    for call in (
+        lambda ids: bark.generate(ids),
+        lambda ids: bark.stream(ids),
+        lambda ids: bark.semantic.generate(ids),
+        lambda ids: bark.coarse_acoustics.generate(ids),
+        lambda ids: bark.fine_acoustics.generate(ids),
+        lambda ids: bark.codec_decode(ids),
+    ):
+        with pytest.raises(
+            ValueError, match=r"outside of tf\.function and Dataset\.map"
+        ):
+            tf.function(call, autograph=False)(tf.zeros((1, PROMPT), tf.int32))
+
+
 def test_another_network_takes_a_place_and_the_others_are_shared(bark):
-    other = BarkModel(bark.config).semantic
+    # A checkpoint of the new model has the configuration of its parts.
+    changed = bark.config.semantic_config.replace(dropout=0.5)
+    other = BarkModel(bark.config.replace(semantic_config=changed)).semantic
     better = bark.with_part("semantic", other)
+    assert better.config.semantic_config == other.config
     assert better.semantic is other and bark.semantic is not other
     assert better.codec_model is bark.codec_model
     for name, part in (("nothing", other), ("fine_acoustics", other)):

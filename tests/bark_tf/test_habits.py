@@ -33,7 +33,7 @@ def test_names_of_transformers_become_ours():
 
 @pytest.mark.parametrize("names", [("torch_dtype", "dtype"), ("dtype", "torch_dtype")])
 def test_both_names_are_one_too_many(names):
-    with pytest.raises(ValueError, match="torch_dtype is another name of dtype"):
+    with pytest.raises(ValueError, match="torch_dtype is another name for dtype"):
         load(None, **dict.fromkeys(names, "float16"))
 
 

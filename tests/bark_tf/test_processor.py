@@ -98,6 +98,15 @@ def test_options_reach_the_tokenizer(processor):
     assert inputs.input_ids.tolist() == [expected]
 
 
+def test_special_tokens_that_do_not_exist_are_refused():
+    """The argument once did nothing, silently."""
+    bare = BarkProcessor(BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]", "dog"]))
+    with pytest.raises(ValueError, match="add_special_tokens must be False"):
+        bare("dog", add_special_tokens=True)
+    with pytest.raises(ValueError, match="add_special_tokens must be False"):
+        bare.tokenizer.encode("dog", add_special_tokens=True)
+
+
 def test_long_text_warns(processor):
     with pytest.warns(UserWarning, match="the last 44 of 300 tokens of row 0"):
         inputs = processor("dog " * 300, return_tensors="np")
@@ -244,6 +253,7 @@ def test_the_layout_is_that_of_transformers(checkpoint):
     files = {p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*.*")}
     arrays_of = {f"speaker_embeddings/{n}_{key}.npy" for n in NAMES for key in KEYS}
     assert files == arrays_of | {
+        "processor_config.json",
         "speaker_embeddings_path.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -292,7 +302,8 @@ def test_other_names_of_the_index_and_its_folder(voiced, tmp_path):
 def test_without_voices_there_is_no_index(processor, checkpoint, tmp_path):
     processor.save_pretrained(tmp_path / "plain")
     names = sorted(path.name for path in (tmp_path / "plain").iterdir())
-    assert names == ["tokenizer.json", "tokenizer_config.json"]
+    files = ["processor_config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert names == files
     loaded = BarkProcessor.from_pretrained(tmp_path / "plain")
     assert loaded.speaker_embeddings == {}
     skipped = BarkProcessor.from_pretrained(checkpoint, None)
@@ -312,11 +323,53 @@ def test_nothing_is_written_outside_or_at_all(voiced, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_when_a_voice_is_broken(voiced, tmp_path):
-    voiced.speaker_embeddings["broken"] = {"semantic_prompt": np.zeros(3, int)}
-    with pytest.raises(ValueError, match="'broken'"):
-        voiced.save_pretrained(tmp_path / "target")
-    assert list(tmp_path.iterdir()) == []
+def test_a_voice_that_cannot_be_read_is_left_out_with_a_warning(checkpoint, tmp_path):
+    """One damaged or missing file once made the whole save fail."""
+    folder = checkpoint / "speaker_embeddings"
+    (folder / "plain_fine_prompt.npy").unlink()
+    (folder / "v2" / "en_speaker_0_fine_prompt.npy").write_bytes(b"damaged")
+    loaded = BarkProcessor.from_pretrained(checkpoint)
+    message = (
+        r"2 of 3 voices.*'plain' \(.*no file.*; 'v2/en_speaker_0' \(.*not an array"
+    )
+    with pytest.warns(UserWarning, match=message):
+        loaded.save_pretrained(tmp_path / "target")
+    saved = BarkProcessor.from_pretrained(tmp_path / "target")
+    assert saved.available_voice_presets == ["deep/er/name"]
+    assert saved("dog", voice="deep/er/name").history_prompt == voice(2)
+
+
+def test_a_save_replaces_the_voices_of_an_older_one(processor, checkpoint):
+    processor.save_pretrained(checkpoint)
+    assert BarkProcessor.from_pretrained(checkpoint).available_voice_presets == []
+
+
+def test_a_processor_saved_alone_keeps_the_layout(tokenizer, tmp_path):
+    """64 columns once came back as 256, so a small model lost its text."""
+    limits = BarkGenerationConfig(codebook_size=16).voice_limits()
+    made = BarkProcessor(tokenizer, max_length=5, voice_limits=limits)
+    assert repr(made) == "BarkProcessor(5 tokens per text, vocabulary of 19, 0 voices)"
+    made.save_pretrained(tmp_path)
+    loaded = BarkProcessor.from_pretrained(tmp_path)
+    assert loaded("dog", return_tensors="np").input_ids.shape == (1, 5)
+    with pytest.raises(ValueError, match=r"values in \[0, 16\)"):
+        loaded("dog", voice=voice())
+    # A model in the same directory decides.
+    BarkGenerationConfig().save_pretrained(tmp_path)
+    loaded = BarkProcessor.from_pretrained(tmp_path)
+    assert loaded("dog", voice=voice(), return_tensors="np").input_ids.shape == (1, 256)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"max_length": "5"}, {"voice_limits": [1]}, {"voice_limits": {"size": 1}}],
+    ids=str,
+)
+def test_limits_that_are_none_are_refused(processor, tmp_path, values):
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"processor_config\.json must hold"):
+        BarkProcessor.from_pretrained(tmp_path)
 
 
 def test_an_interrupted_save_leaves_the_old_index(checkpoint, monkeypatch):

@@ -326,6 +326,7 @@ from bark_tf.config import BarkGenerationConfig
 
 class BarkModel:
     generation_config = BarkGenerationConfig()
+    sampling_rate = 24_000
 
     @classmethod
     def from_pretrained(cls, name, **options):

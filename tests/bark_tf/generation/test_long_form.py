@@ -59,6 +59,7 @@ def speech(seconds=SECONDS, start=0, has_end=True, **changes):
         coarse=fine[None, :2],
         fine=fine[None],
         voice=voice,
+        sampling_rate=RATE,
     )
 
 
@@ -66,7 +67,7 @@ class FakeModel:
     """Returns the given outputs in turn, then healthy speech; keeps every call."""
 
     def __init__(self, *outputs, config=DRAWING, warning=None):
-        self.generation_config = config
+        self.generation_config, self.sampling_rate = config, RATE
         self.outputs, self.calls, self.warning = list(outputs), [], warning
 
     def generate(self, **options):
@@ -112,7 +113,7 @@ def test_every_chunk_is_said_once_and_in_order(processor):
         np.testing.assert_array_equal(call.attention_mask, expected.attention_mask)
         assert call.return_dict is True
     assert out.audio.dtype == np.float32 and out.audio.ndim == 1
-    assert out.sample_rate == RATE
+    assert out.sample_rate == out.sampling_rate == RATE
 
 
 def test_chunks_start_where_the_report_says_and_pauses_are_silent(processor):
@@ -474,10 +475,12 @@ def test_other_options_go_to_generate(processor):
         ({"continue_from": "first"}, "continue_from must be"),
         ({"voice": [None]}, "one voice"),
         ({"voice": "nobody"}, "no voice 'nobody'"),
-        ({"voice": "a", "voice_preset": "b"}, "Received: both"),
+        ({"voice": "a", "voice_preset": "b"}, "one argument.*voice and voice_preset"),
+        ({"voice": "a", "history_prompt": "b"}, "Received: voice and history_prompt"),
+        ({"history_prompt": "nobody"}, "no voice 'nobody'"),
         ({"semantic_num_return_sequences": 2}, "num_return_sequences must be 1"),
         ({"temprature": 1}, "no option 'temprature'"),
-        ({"history_prompt": None}, "no option 'history_prompt'"),
+        ({"generation_config": {"temprature": 1}}, "no option 'temprature'"),
     ],
 )
 @pytest.mark.parametrize("function", [generate_long, stream_long])

@@ -138,7 +138,7 @@ def test_another_base_gives_a_warning(file):
         (lambda: base("coarse"), "of the semantic stage.*of the coarse stage"),
         (lambda: base(hidden_size=32), "hidden_size=16.*hidden_size=32"),
         (lambda: base(num_layers=3), "num_layers=2.*num_layers=3"),
-        (adapted, "already has LoRA matrices"),
+        (adapted, "already has LoRA adapters"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_and_unchanged(make, message, file):
