@@ -218,7 +218,9 @@ def test_a_voice_may_be_a_name_of_the_checkpoint_or_a_file(
         tokens = bark.semantic.generate(semantic_generation_config=SEMANTIC, **inputs)
         assert np.array_equal(tokens, expected.semantic)
     with pytest.raises(ValueError, match="no voice 'alpha'"):
-        bark.semantic.generate(**toy.texts(2), history_prompt="alpha")
+        bark.semantic.generate(
+            **{**inputs, "history_prompt": "alpha"}, semantic_generation_config=SEMANTIC
+        )
 
 
 def test_a_voice_may_be_a_dictionary_of_any_integers(bark):
