@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import struct
@@ -346,6 +347,7 @@ class ShardSet(Sequence):
         ids: Names of the utterances.
         texts: Transcripts.
         speakers: Names of the speakers.
+        fingerprint: Hash of the content: equal for a copy, wherever it is.
 
     Raises:
         FileNotFoundError: If the directory holds no shards.
@@ -363,6 +365,11 @@ class ShardSet(Sequence):
         self.ids = [row["id"] for row in rows]
         self.texts = [row["text"] for row in rows]
         self.speakers = [row["speaker"] for row in rows]
+        about = dataclasses.replace(self.info, model="", settings={})
+        digest = hashlib.sha256(repr(about).encode("utf-8"))
+        for row in rows:  # with a checksum of its record
+            digest.update(json.dumps(row, sort_keys=True).encode("utf-8"))
+        self.fingerprint = digest.hexdigest()
 
     def _read(self, directory: Path | RemotePath) -> list[dict[str, Any]]:
         """The rows of all indices."""

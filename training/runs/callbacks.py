@@ -156,6 +156,12 @@ class Validation(keras.callbacks.Callback):
         self.best = min(losses, default=math.inf)
         self.waited = len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has to stop early."""
+        patience = self.options.patience
+        return patience is not None and self.waited >= patience
+
     def on_train_batch_end(self, batch, logs=None):
         """Validates every `validate_every` steps."""
         step = self.log.start + batch + 1
@@ -180,12 +186,17 @@ class Validation(keras.callbacks.Callback):
                 _save_best(self.log.directory, self.model)
         else:
             self.waited += 1
-        if self.options.patience is not None and self.waited >= self.options.patience:
+        if self.is_over:
             self.model.stop_training = True
 
 
 def _save_best(directory: Path, model: keras.Model) -> None:
-    weights = {str(i): np.asarray(v.numpy()) for i, v in enumerate(model.weights)}
+    unsaved = {id(variable) for variable in getattr(model, "unsaved", ())}
+    weights = {
+        str(i): np.asarray(v.numpy())
+        for i, v in enumerate(model.weights)
+        if id(v) not in unsaved
+    }
     with atomic_write(directory / BEST_NAME) as temporary:
         safetensors.numpy.save_file(weights, temporary)
 
@@ -194,9 +205,9 @@ def restore_best(directory: Path, model: keras.Model) -> None:
     """Loads the weights of the best validation into a model, if there was one."""
     path = directory / BEST_NAME
     if path.is_file():
-        weights = safetensors.numpy.load_file(path)
-        for i, variable in enumerate(model.weights):
-            variable.assign(weights[str(i)])
+        weights = model.weights
+        for i, value in safetensors.numpy.load_file(path).items():
+            weights[int(i)].assign(value)
 
 
 class StopOnSignal:

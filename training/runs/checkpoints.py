@@ -13,7 +13,7 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,19 @@ def state_of(trainer: keras.Model) -> dict[str, Any]:
 
     Returns:
         Name -> Keras variable: weights, seeds, metrics and optimizer state. A name
-        consists of the place in the order of creation and the path.
+        consists of the place in the order of creation and the path. Without the
+        variables of an attribute `unsaved`, if the trainer has one.
     """
     groups = {"model": trainer.variables}
     optimizers = getattr(trainer, "optimizers", None) or [trainer.optimizer]
     for number, optimizer in enumerate(optimizers):
         groups[f"optimizer_{number}"] = optimizer.variables
+    unsaved = {id(variable) for variable in getattr(trainer, "unsaved", ())}
     return {
         f"{group}/{place}:{_NUMBER.sub('', variable.path)}": variable
         for group, variables in groups.items()
         for place, variable in enumerate(_once(variables))
+        if id(variable) not in unsaved
     }
 
 
@@ -119,14 +122,22 @@ def _folders(directory: Path) -> list[Path]:
     return sorted((p for p in found if (p / _FACTS).is_file()), reverse=True)
 
 
+def newest(directory: str | os.PathLike) -> Path | None:
+    """The newest complete checkpoint of a run, if there is one."""
+    return next(iter(_folders(Path(directory))), None)
+
+
 def restore(
-    directory: str | os.PathLike, trainer: keras.Model
+    directory: str | os.PathLike,
+    trainer: keras.Model,
+    check: Callable[[dict[str, Any]], None] = lambda facts: None,
 ) -> dict[str, Any] | None:
     """Loads the newest readable checkpoint into a trainer.
 
     Args:
         directory: Directory of the run.
         trainer: Compiled and built as when the checkpoint was written.
+        check: Called with the facts before anything changes; raises to refuse them.
 
     Returns:
         The facts with `step`, or None if there is no checkpoint.
@@ -147,6 +158,7 @@ def restore(
                 stacklevel=2,
             )
             continue
+        check(facts)
         _assign(state_of(trainer), arrays, folder)
         return facts
     return None

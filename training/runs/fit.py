@@ -7,6 +7,7 @@ checkpoint and ends with the same weights, bit for bit, as one that was not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from .callbacks import (
     restore_best,
 )
 from .optimizers import AdamW, muon
+from .records import FREE, differences
 from .schedules import WarmUpCosine
 
 # Names of the variables without weight decay: biases, and the scales of norms.
@@ -91,7 +93,7 @@ def train(
 
     Raises:
         ValueError: If `directory` holds a run with other options, or the workers do
-            not agree on it.
+            not agree on it. More `steps` than those of a finished run continue it.
         ConnectionError: If another worker is lost.
         FloatingPointError: If the loss is not finite; the last checkpoint is from
             before.
@@ -102,21 +104,17 @@ def train(
     workers = strategies.workers_of(trainer.distribute_strategy)
     with trainer.distribute_strategy.scope():
         _compile(trainer, options)
-    fingerprint = _fingerprint(options)
-    facts = checkpoints.restore(directory, trainer) or {"step": 0}
-    if facts.get("options", fingerprint) != fingerprint:
-        raise ValueError(
-            f"{str(directory)!r} holds a run with other options. Choose another "
-            "directory, or start again with --restart"
-        )
+    values = dataclasses.asdict(options)
+    check = functools.partial(_check_options, values, directory)
+    facts = checkpoints.restore(directory, trainer, check) or {"step": 0}
     start = facts["step"]
     workers.check_same(start, "newest checkpoint (step)")
-    workers.check_same(int(fingerprint[:15], 16), "options (fingerprint)")
+    workers.check_same(_fingerprint(values), "options (fingerprint)")
     log = Log(directory, options, start, progress, writes=workers.is_chief)
     workers.wait()  # until the log is truncated
-    if start < options.steps:
-        validate = Validation(validation, log, workers)
-        save = Checkpoints({"options": fingerprint}, log)
+    validate = Validation(validation, log, workers)
+    if start < options.steps and not validate.is_over:
+        save = Checkpoints({"options": values}, log)
         for callback in callbacks:
             if isinstance(callback, AudioSamples):
                 callback.start = start
@@ -143,9 +141,21 @@ def _compile(trainer: keras.Model, options: TrainingOptions) -> None:
         trainer.optimizer.build(trainer.trainable_variables)
 
 
-def _fingerprint(options: TrainingOptions) -> str:
-    """Hash of the options that a resumed run must share."""
-    free = ("checkpoint_every", "keep", "log_every")
-    values = dataclasses.asdict(options)
-    values = {name: value for name, value in values.items() if name not in free}
-    return hashlib.sha256(json.dumps(values).encode("utf-8")).hexdigest()
+def _check_options(now: dict[str, Any], directory: Path, facts: dict[str, Any]) -> None:
+    """Refuses other options; more `steps` than a finished run continue it."""
+    before = facts.get("options", {})
+    if before.get("steps") == facts["step"] < now["steps"]:
+        before = {**before, "steps": now["steps"]}
+    found = differences(before, now)
+    if found:
+        raise ValueError(
+            f"{str(directory)!r} holds a run with other options: {'; '.join(found)}. "
+            "Choose another directory, or start again with --restart"
+        )
+
+
+def _fingerprint(values: dict[str, Any]) -> int:
+    """A number for the options that all workers and a resumed run must share."""
+    values = {name: value for name, value in values.items() if name not in FREE}
+    digest = hashlib.sha256(json.dumps(values).encode("utf-8")).hexdigest()
+    return int(digest[:15], 16)

@@ -52,11 +52,13 @@ class Recipe:
         stage: `"semantic"`, `"coarse"`, `"fine"` or `"codec"`.
         method: `"full"` trains all weights, `"lora"` adapters beside the kernels (not
             for the codec).
-        model: Checkpoint to start from, a directory or a repository id. In a file of
-            several recipes each later one starts from the result of the one before.
+        model: Checkpoint whose network of this stage is trained, a directory or a
+            repository id. In a file of several recipes, later ones take over what
+            they do not set: this, `data` and `out`.
         data: Directory made by `bark-tf prepare`.
-        out: Directory of the new checkpoint. Logs and training checkpoints go to its
-            folder `training`, adapters to `adapters`.
+        out: Directory of the new checkpoint. Networks of other stages that it holds
+            stay. Logs and training checkpoints go to its folder `training`, adapters
+            to `adapters`.
         start: Creates the initial checkpoint if there is no `model`: returns the
             configuration, the generation configuration and the text tokenizer.
         batch_size: Examples per step over all devices; crops for the codec.

@@ -4,16 +4,17 @@
 
     OUT/                     what `BarkModel.from_pretrained` opens
     OUT/adapters/            LoRA adapters, one file per stage
-    OUT/training/STAGE/      the run: checkpoints to resume from, logs, TensorBoard
+    OUT/training/STAGE/      the run: its recipe, checkpoints to resume from, logs
 
-A run that was stopped resumes when it is started again; finished stages are skipped.
+A stage trains the network of `model`; all other networks are those that OUT holds, so
+stages can be trained one after the other. A run that was stopped resumes when it is
+started again; a finished stage is skipped, and continues if `steps` is now larger.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import Any
 import keras
 
 from bark_tf.bark import BarkModel
-from bark_tf.config import BarkGenerationConfig
-from bark_tf.files import atomic_write
+from bark_tf.config import BarkConfig, BarkGenerationConfig
+from bark_tf.files import atomic_write, read_json_object
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
@@ -35,7 +36,7 @@ from ..data.batches import Batches
 from ..data.examples import StageExamples
 from ..data.shards import ShardSet
 from ..data.storage import RemotePath, storage_path
-from . import strategies
+from . import records, strategies
 from .callbacks import AudioSamples
 from .fit import train
 from .lora import merge_lora, save_lora
@@ -49,7 +50,6 @@ MODELS = {
     "fine": BarkFineModel,
     "codec": EncodecModel,
 }
-_DONE = "done.json"
 # Files of a checkpoint besides weights, configurations and the text tokenizer.
 _COMPANIONS = (
     "semantic_tokenizer.json",
@@ -72,7 +72,7 @@ def run(
 
     Args:
         recipes: In order. The first needs `model` (or `start`), `data` and `out`; later
-            ones take over what they do not set, and start from the result so far.
+            ones take over what they do not set.
         restart: Whether to discard what an earlier run with the same `out` has done.
         strategy: From `strategy_of`, to train on several devices; every worker of a
             cluster calls this function. None: one device.
@@ -82,36 +82,38 @@ def run(
         The directory of the new checkpoint.
 
     Raises:
-        ValueError: If something is missing or does not fit together.
+        ValueError: If something is missing or does not fit together, or `out` holds a
+            run with other values.
         ConnectionError: If another worker is lost.
     """
     recipes = _filled_in(recipes)
     workers = strategies.workers_of(strategy)
+    if restart and workers.is_chief:
+        for recipe in recipes:
+            shutil.rmtree(_folder(recipe), ignore_errors=True)
+    workers.wait()
     for recipe in recipes:
-        folder = Path(recipe.out) / "training" / recipe.stage
-        if restart and workers.is_chief:
-            shutil.rmtree(folder, ignore_errors=True)
-        workers.wait()
-        if not (folder / _DONE).is_file():
-            with workers.lost_workers_reported():
-                _run_one(recipe, folder, strategy, workers, progress)
+        with workers.lost_workers_reported():
+            _run_one(recipe, strategy, workers, progress)
         workers.wait()
     return Path(recipes[-1].out)
+
+
+def _folder(recipe: Recipe) -> Path:
+    return Path(recipe.out) / "training" / recipe.stage
 
 
 def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     """Fills in the directories of every recipe."""
     filled: list[Recipe] = []
-    for number, recipe in enumerate(recipes):
+    for recipe in recipes:
         if filled:
             before = filled[-1]
-            # `--set model=...` sets it in all recipes and means the first one.
-            is_own = recipe.model != recipes[number - 1].model
             recipe = dataclasses.replace(
                 recipe,
                 data=recipe.data or before.data,
                 out=recipe.out or before.out,
-                model=(is_own and recipe.model) or before.out,
+                model=recipe.model or before.model or before.out,
             )
         for name in ("data", "out"):
             if not getattr(recipe, name):
@@ -128,19 +130,30 @@ def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     return filled
 
 
-def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
+def _run_one(recipe: Recipe, strategy, workers, progress) -> None:
+    folder = _folder(recipe)
     if workers.is_chief:
         _make_base(recipe)
     workers.wait()
     base = recipe.model or recipe.out
-    shards, held_out = _shards(storage_path(recipe.data))
-    prepare = _prepare_codec if recipe.stage == "codec" else _prepare_transformer
+    others = _others(recipe)
+    shards, held_out = _shards(storage_path(recipe.data, "data"))
+    config = BarkGenerationConfig.from_pretrained(base)
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = _model(recipe, base)
-        trainer, batches, validation = prepare(recipe, model, base, shards, held_out)
+    record = records.record_of(recipe, model, config, (shards, held_out))
+    if records.is_finished(folder, record):
+        return
+    workers.wait()  # until all have compared the record
+    if workers.is_chief:
+        records.write_record(folder, {**record, "others": others})
+    prepare = _prepare_codec if recipe.stage == "codec" else _prepare_transformer
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        _adapt(recipe, model)
+        trainer, batches, validation = prepare(recipe, model, config, shards, held_out)
     callbacks = []
     if strategy is None and recipe.sample_every is not None:
-        callbacks = [_samples(recipe, model, base, folder, held_out or shards)]
+        callbacks = [_samples(recipe, model, others, held_out or shards)]
     history = train(
         trainer,
         batches,
@@ -150,13 +163,34 @@ def _run_one(recipe: Recipe, folder: Path, strategy, workers, progress) -> None:
         callbacks=callbacks,
         progress=progress,
     )
-    if not workers.is_chief:
-        return
-    _write(recipe, model, base)
-    last = {name: float(values[-1]) for name, values in history.items()}
-    with atomic_write(folder / _DONE) as temporary:
-        text = json.dumps({"stage": recipe.stage, "last": last}, indent=2)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    if workers.is_chief:
+        _write(recipe, model, others)
+        records.write_done(folder, recipe, history)
+
+
+def _others(recipe: Recipe) -> str:
+    """The checkpoint with the networks that this stage does not train.
+
+    OUT, if it holds a checkpoint that is not just what this run has written.
+
+    Raises:
+        ValueError: If that is of other sizes than the model.
+    """
+    out, record = Path(recipe.out), _folder(recipe) / records.RECORD_NAME
+    if records.trains_in_place(recipe):
+        return recipe.out
+    finished = [one for one in records.finished_stages(out) if one != recipe.stage]
+    if not finished and record.is_file():
+        return read_json_object(record)["others"]
+    is_own = not (out / "config.json").is_file() or (out / "training").is_dir()
+    if not finished and is_own:
+        return recipe.model
+    if BarkConfig.from_pretrained(out) != BarkConfig.from_pretrained(recipe.model):
+        raise ValueError(
+            f"out holds a checkpoint of another architecture than {recipe.model!r}: "
+            f"choose another directory. Received: out={recipe.out}"
+        )
+    return recipe.out
 
 
 def _make_base(recipe: Recipe) -> None:
@@ -173,13 +207,15 @@ def _model(recipe: Recipe, base: str):
     # New variables (adapters, dropout seeds) are the same in every start of the run.
     keras.utils.set_random_seed(recipe.options.seed)
     overrides = {} if recipe.dropout is None else {"dropout": recipe.dropout}
-    model = MODELS[recipe.stage].from_pretrained(base, dtype=recipe.dtype, **overrides)
+    return MODELS[recipe.stage].from_pretrained(base, dtype=recipe.dtype, **overrides)
+
+
+def _adapt(recipe: Recipe, model) -> None:
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing = True
     if recipe.method == "lora":
         lora = recipe.lora
         model.enable_lora(lora.rank, lora.alpha, targets=lora.targets)
-    return model
 
 
 def _shards(data: Path | RemotePath) -> tuple[ShardSet, ShardSet | None]:
@@ -191,13 +227,13 @@ def _shards(data: Path | RemotePath) -> tuple[ShardSet, ShardSet | None]:
     )
 
 
-def _samples(recipe: Recipe, model, base: str, folder: Path, shards) -> AudioSamples:
+def _samples(recipe: Recipe, model, others: str, shards) -> AudioSamples:
     if recipe.stage == "codec":
         make = codec_samples(model, shards)
     else:
-        make = speech_samples(_part(recipe), model, base, shards)
-    rate = BarkGenerationConfig.from_pretrained(base).sample_rate
-    return AudioSamples(folder, recipe.sample_every, make, rate)
+        make = speech_samples(_part(recipe), model, others, shards)
+    rate = BarkGenerationConfig.from_pretrained(others).sample_rate
+    return AudioSamples(_folder(recipe), recipe.sample_every, make, rate)
 
 
 def _part(recipe: Recipe) -> str:
@@ -208,7 +244,7 @@ def _part(recipe: Recipe) -> str:
 # === Trainer, batches and validation batches ===
 
 
-def _prepare_codec(recipe: Recipe, codec: EncodecModel, base, shards, held_out):
+def _prepare_codec(recipe: Recipe, codec: EncodecModel, config, shards, held_out):
     if not shards.info.has_audio:
         raise ValueError(
             "The codec is trained on audio, which these shards do not hold: prepare "
@@ -234,14 +270,13 @@ def _prepare_codec(recipe: Recipe, codec: EncodecModel, base, shards, held_out):
     return trainer, batches(shards, weights), validation
 
 
-def _prepare_transformer(recipe: Recipe, model, base: str, shards, held_out):
+def _prepare_transformer(recipe: Recipe, model, config, shards, held_out):
     speakers = sorted(set(shards.speakers))
     if recipe.examples.default_speaker not in (None, *speakers):
         raise ValueError(
             "default_speaker must be a speaker of the data, one of "
             f"{', '.join(speakers)}. Received: {recipe.examples.default_speaker!r}"
         )
-    config = BarkGenerationConfig.from_pretrained(base)
 
     def batches(part, options, shuffle=True):
         seed = recipe.options.seed
@@ -256,25 +291,26 @@ def _prepare_transformer(recipe: Recipe, model, base: str, shards, held_out):
         options = dataclasses.replace(recipe.examples, **plain)
         validation = batches(held_out, options, shuffle=False)
     trainer = TRAINERS[recipe.stage](model, config)
+    trainer.saves_frozen = records.trains_in_place(recipe)
     return trainer, batches(shards, recipe.examples), validation
 
 
 # === The new checkpoint ===
 
 
-def _write(recipe: Recipe, model, base: str) -> None:
+def _write(recipe: Recipe, model, others: str) -> None:
     """Writes a complete checkpoint with the trained network in its place."""
     out = Path(recipe.out)
     if recipe.method == "lora":
         save_lora(model, out / "adapters" / f"{recipe.stage}.safetensors")
         merge_lora(model)
-    bark = BarkModel.from_pretrained(base)
+    bark = BarkModel.from_pretrained(others)
     part = bark.parts[_part(recipe)]
     part.put_weights([weight.numpy() for weight in model.weights])
     bark.save_pretrained(out)
-    if Path(base).resolve() != out.resolve():
-        BarkProcessor.from_pretrained(base).save_pretrained(out)
-        _copy_companions(Path(base), out)
+    if Path(others).resolve() != out.resolve():
+        BarkProcessor.from_pretrained(others).save_pretrained(out)
+        _copy_companions(Path(others), out)
 
 
 def _copy_companions(base: Path, out: Path) -> None:

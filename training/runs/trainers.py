@@ -20,6 +20,10 @@ class StageTrainer(keras.Model):
         config: Generation configuration.
         **kwargs: `name`.
 
+    Attributes:
+        saves_frozen: Whether checkpoints hold frozen weights too. Set it to False if
+            the model is loaded anew when the run resumes.
+
     Call arguments:
         batch: A batch from `StageExamples.pad`.
         training: Whether to apply dropout.
@@ -29,6 +33,7 @@ class StageTrainer(keras.Model):
     """
 
     stage: str
+    saves_frozen = True
 
     def __init__(self, model, config: BarkGenerationConfig, **kwargs):
         super().__init__(**kwargs)
@@ -37,6 +42,12 @@ class StageTrainer(keras.Model):
         self._loss = keras.metrics.Mean("loss")
         self._accuracy = keras.metrics.Mean("accuracy")
         self.built = True
+
+    @property
+    def unsaved(self) -> list:
+        """Weights that checkpoints leave out."""
+        frozen = [weight for weight in self.model.weights if not weight.trainable]
+        return [] if self.saves_frozen else frozen
 
     @property
     def metrics(self):

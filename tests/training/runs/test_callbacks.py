@@ -70,6 +70,16 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     )
     losses = history["val_loss"]
     assert len(losses) == int(np.argmin(losses)) + 3 < 100
+    # Killed after its last checkpoint, it has nothing left to do.
+    trainer = ToyTrainer()
+    trainer.train_step = None
+    train(
+        trainer,
+        ToyBatches(),
+        options=chosen,
+        directory=tmp_path,
+        validation=ToyBatches(),
+    )
     trainer.reset_metrics()
     result = trainer.evaluate(
         ToyBatches().dataset(0, 2), steps=2, verbose=0, return_dict=True

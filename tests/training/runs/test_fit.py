@@ -15,6 +15,7 @@ from toy_trainer import (
 )
 
 from bark_tf.training.options import TrainingOptions
+from bark_tf.training.runs import checkpoints
 from bark_tf.training.runs.fit import optimizer_of, train
 
 
@@ -88,15 +89,23 @@ def test_a_finished_run_is_not_repeated(tmp_path, uninterrupted):
         np.testing.assert_array_equal(one.numpy(), two)
 
 
-def test_other_options_are_refused(tmp_path):
+def test_other_options_are_refused_and_more_steps_continue(tmp_path):
     final_weights(tmp_path)
-    with pytest.raises(ValueError, match="other options"):
+
+    def again(**changes):
         train(
-            ToyTrainer(),
-            ToyBatches(),
-            options=options(learning_rate=0.1),
-            directory=tmp_path,
+            ToyTrainer(), ToyBatches(), options=options(**changes), directory=tmp_path
         )
+
+    message = (
+        r"options: learning_rate was 0\.05 and is 0\.1; accumulate was 2 and is 1\."
+    )
+    with pytest.raises(ValueError, match=message):
+        again(learning_rate=0.1, accumulate=1, log_every=3)
+    again(steps=STEPS + 4)
+    assert checkpoints.newest(tmp_path).name == "step-00000016"
+    with pytest.raises(ValueError, match="steps was 16 and is 12"):
+        again()
 
 
 def test_biases_and_norms_do_not_decay():

@@ -1,12 +1,32 @@
-"""Recipes run one after the other, each from the same start."""
+"""Recipes run one after the other, each from the same start, whatever stops them."""
+
+import json
+import shutil
 
 import numpy as np
+import pytest
 import toy
 
-from bark_tf import BarkSemanticModel
+from bark_tf import BarkModel, BarkSemanticModel
 from bark_tf.training.options import LoraOptions
-from bark_tf.training.runs import run
+from bark_tf.training.runs import fit, records, run
 from bark_tf.training.runs.recipe import Recipe, with_settings
+
+OPTIONS = {"steps": 2, "learning_rate": 0.01, "warmup_steps": 0, "checkpoint_every": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eager():
+    """Steps are not traced, which would take most of the time."""
+    compile_it = fit._compile
+
+    def compile_eagerly(trainer, options):
+        trainer.compile(optimizer=fit.optimizer_of(options), run_eagerly=True)
+        compile_it(trainer, options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_compile", compile_eagerly)
+        yield
 
 
 def test_a_restarted_run_creates_the_same_adapters(tmp_path):
@@ -14,17 +34,131 @@ def test_a_restarted_run_creates_the_same_adapters(tmp_path):
     BarkSemanticModel(toy.semantic_config()).save_pretrained(tmp_path)
     lora = LoraOptions(rank=2)
     recipe = Recipe("semantic", "lora", str(tmp_path), lora=lora, dropout=0.1)
-    one, two = (run._model(recipe, recipe.model) for _ in range(2))
+    models = []
+    for _ in range(2):
+        models.append(run._model(recipe, recipe.model))
+        run._adapt(recipe, models[-1])
+    one, two = models
     assert {"seed_generator_state", "lora_kernel_a"} <= {v.name for v in one.variables}
     for a, b in zip(one.variables, two.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_every_recipe_starts_from_the_result_of_the_one_before():
-    """`--set model=...` sets it in all; the first stage's training was lost."""
+def test_every_recipe_trains_the_network_of_the_model():
     recipes = [Recipe(stage) for stage in ("semantic", "coarse", "fine")]
     recipes = with_settings(recipes, ["model=base", "data=recordings", "out=mine"])
     filled = run._filled_in(recipes)
-    assert [recipe.model for recipe in filled] == ["base", "mine", "mine"]
+    assert [recipe.model for recipe in filled] == ["base", "base", "base"]
     recipes = with_settings(recipes, ["fine.model=other"])
     assert run._filled_in(recipes)[2].model == "other"
+
+
+def train(prepared, out, *stages, method="full", restart=False, **settings):
+    """Trains some stages of the toy, for two steps."""
+    options = {**OPTIONS, **settings.pop("options", {})}
+    values = {"model": str(prepared / "model"), "data": str(prepared / "data")}
+    values |= {"batch_size": 4, "lora": {"rank": 2}, **settings}
+    recipes = [
+        Recipe(stage, method, out=str(out), options=options, **values)
+        for stage in stages
+    ]
+    run.run(recipes, restart=restart)
+
+
+def weights(directory):
+    parts = BarkModel.from_pretrained(directory).parts
+    return {
+        name: [weight.numpy() for weight in part.weights]
+        for name, part in parts.items()
+    }
+
+
+def are_equal(one, two):
+    return all(map(np.array_equal, one, two))
+
+
+@pytest.fixture(scope="module")
+def made(eager, prepared, tmp_path_factory):
+    """The semantic stage, trained alone."""
+    out = tmp_path_factory.mktemp("made") / "out"
+    train(prepared, out, "semantic")
+    return out
+
+
+def test_stages_trained_one_after_the_other_keep_the_earlier_ones(
+    prepared, made, tmp_path
+):
+    """Bug: the second command started from `model` and lost the first one's work."""
+    before, semantic = weights(prepared / "model"), weights(made)
+    train(prepared, made, "fine", method="lora")
+    after = weights(made)
+    assert are_equal(after["semantic"], semantic["semantic"])
+    for name in ("semantic", "fine_acoustics"):
+        assert not are_equal(after[name], before[name])
+    train(prepared, tmp_path / "at_once", "fine", method="lora")
+    assert are_equal(
+        after["fine_acoustics"], weights(tmp_path / "at_once")["fine_acoustics"]
+    )
+    # All that is left of a run is its result.
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy, ignore=shutil.ignore_patterns("training"))
+    train(prepared, copy, "fine", method="lora")
+    assert are_equal(weights(copy)["semantic"], semantic["semantic"])
+
+
+def test_a_finished_run_continues_or_is_refused(prepared, made, tmp_path):
+    """Bug: it printed OUT, whatever it was asked for."""
+    message = r"batch_size was 4 and is 2; learning_rate was 0\.01 and is 0\.1"
+    with pytest.raises(ValueError, match=message):
+        train(prepared, made, "semantic", batch_size=2, options={"learning_rate": 0.1})
+    other = tmp_path / "other"
+    shutil.copytree(prepared, other)
+    train(other, made, "semantic")  # the same, elsewhere
+    shutil.rmtree(other / "data" / "validation")
+    bark = toy.bark()
+    bark.semantic.weights[0].assign(bark.semantic.weights[0] + 1)
+    bark.save_pretrained(other / "model")
+    with pytest.raises(ValueError, match=r"model was '.*; data was '.*--restart"):
+        train(other, made, "semantic")
+    train(prepared, made, "semantic", options={"steps": 3, "log_every": 1})
+    with pytest.raises(ValueError, match="steps was 3 and is 2"):
+        train(prepared, made, "semantic")
+    train(prepared, made, "semantic", batch_size=2, restart=True)
+    record = json.loads((made / "training/semantic/recipe.json").read_text())
+    assert record["recipe"]["batch_size"] == 2 and record["recipe"]["lora_rank"] == 2
+
+
+def test_a_run_that_has_no_checkpoint_may_change(prepared, tmp_path):
+    """A wrong value is corrected without --restart."""
+    with pytest.raises(ValueError, match="default_speaker must be"):
+        train(prepared, tmp_path, "semantic", examples={"default_speaker": "nobody"})
+    train(prepared, tmp_path, "semantic", options={"steps": 1})
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_run_that_falls_while_it_writes_ends_the_same(
+    prepared, tmp_path, monkeypatch, in_place
+):
+    """Adapters are merged once, even into the checkpoint that they started from."""
+    outs = [tmp_path / name for name in ("whole", "fell")]
+    for out in outs:
+        shutil.copytree(prepared / "model", out)
+
+    def tune(out):
+        start = {"model": str(out)} if in_place else {}
+        train(prepared, out, "semantic", method="lora", **start)
+
+    tune(outs[0])
+    for module, name in ((run, "save_lora"), (records, "write_done")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                tune(outs[1])
+    tune(outs[1])
+    whole, fell = map(weights, outs)
+    # Checkpoints hold the base only if the result replaces it.
+    state = outs[1] / "training/semantic/step-00000002/state.safetensors"
+    base = sum(weight.nbytes for weight in whole["semantic"])
+    assert (state.stat().st_size > base) == in_place
+    assert are_equal(whole["semantic"], fell["semantic"])
+    assert not are_equal(whole["semantic"], weights(prepared / "model")["semantic"])

@@ -15,10 +15,7 @@ import toy
 
 from bark_tf.bark import BarkModel
 from bark_tf.models.encodec.model import EncodecModel
-from bark_tf.processor import BarkProcessor
-from bark_tf.text.tokenizer import BarkTokenizer
 from bark_tf.training.codec.trainer import CodecTrainer
-from bark_tf.training.data.shards import DatasetInfo, Utterance, shard_path, write_shard
 from bark_tf.training.runs.strategies import Replicas, strategy_of
 
 
@@ -117,66 +114,33 @@ RECIPE = [
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A toy Bark, recordings of random tokens, and a recipe."""
-    directory = tmp_path_factory.mktemp("prepared")
-    toy.bark().save_pretrained(directory / "model")
-    words = ["[PAD]", "[UNK]", "a", "b"]
-    BarkProcessor(BarkTokenizer.from_vocabulary(words)).save_pretrained(
-        directory / "model"
-    )
-    info = DatasetInfo(
-        sample_rate=24_000,
-        has_tokens=True,
-        has_audio=False,
-        num_codebooks=4,
-        codebook_size=8,
-        frame_rate=75.0,
-        semantic_vocab_size=20,
-        semantic_rate_hz=49.9,
-        text_vocab_size=8,
-    )
-    for number, part in enumerate(("train", "validation")):
-        (directory / "data" / part).mkdir(parents=True)
-        info.save(directory / "data" / part)
-        rng = np.random.default_rng(number)
-        rows = [
-            Utterance(
-                id=str(i),
-                text="a b",
-                speaker="a",
-                text_ids=rng.integers(0, 8, 5),
-                semantic=rng.integers(0, 20, count),
-                codes=rng.integers(0, 8, (4, 3 * count // 2)),
-                audio=None,
-            )
-            for i, count in enumerate([2, 30, 4, 8, 20, 6, 12, 3])
-        ]
-        write_shard(shard_path(directory / "data" / part, 0), rows, info)
-    (directory / "recipe.py").write_text(RECIPE, encoding="utf-8")
-    return directory
+def recipe_file(prepared):
+    path = prepared / "recipe.py"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
 
 
-def command(prepared, out, *more):
-    values = [f"model={prepared / 'model'}", f"data={prepared / 'data'}", f"out={out}"]
-    return ["train", str(prepared / "recipe.py"), "--set", *values, *more]
+def command(recipe_file, out, *more):
+    folder = recipe_file.parent
+    values = [f"model={folder / 'model'}", f"data={folder / 'data'}", f"out={out}"]
+    return ["train", str(recipe_file), "--set", *values, *more]
 
 
 @pytest.mark.slow
-def test_train_gives_the_same_model_with_every_strategy(start, prepared, tmp_path):
+def test_train_gives_the_same_model_with_every_strategy(start, recipe_file, tmp_path):
     outs = [tmp_path / name for name in ("alone", "mirrored", "workers")]
     errors = [tmp_path / f"{number}.txt" for number in range(4)]
-    children = [start("call", command(prepared, outs[0]), errors[0])]
-    where = [*command(prepared, outs[1]), "--strategy", "mirrored"]
+    children = [start("call", command(recipe_file, outs[0]), errors[0])]
+    where = [*command(recipe_file, outs[1]), "--strategy", "mirrored"]
     children.append(start("call", where, errors[1], 2))
-    where = [*command(prepared, outs[2]), "--strategy", "multi-worker"]
+    where = [*command(recipe_file, outs[2]), "--strategy", "multi-worker"]
     cluster = addresses(2)
     for index in range(2):
         children.append(start("call", where, errors[2 + index], 1, cluster, index))
     codes = [child.exit_code() for child in children]
     assert codes == [0, 0, 0, 0], [path.read_text()[-2000:] for path in errors]
     models = [BarkModel.from_pretrained(out) for out in outs]
-    before = BarkModel.from_pretrained(prepared / "model")
+    before = BarkModel.from_pretrained(recipe_file.parent / "model")
     for stage in ("semantic", "fine_acoustics"):
         own, first, *others = [
             [weight.numpy() for weight in getattr(model, stage).weights]
@@ -191,9 +155,9 @@ def test_train_gives_the_same_model_with_every_strategy(start, prepared, tmp_pat
 
 
 @pytest.mark.slow
-def test_bark_tf_train_reports_a_dead_worker(start, prepared, tmp_path):
+def test_bark_tf_train_reports_a_dead_worker(start, recipe_file, tmp_path):
     """The chief dies; that another worker dies is tested without the command line."""
-    where = command(prepared, tmp_path / "out", "steps=100000")
+    where = command(recipe_file, tmp_path / "out", "steps=100000")
     where += ["--strategy", "multi-worker"]
     cluster = addresses(2)
     errors = [tmp_path / f"{index}.txt" for index in range(2)]

@@ -1,0 +1,180 @@
+"""What a run was started with: its whole recipe, its model and its data.
+
+`OUT/training/STAGE/recipe.json` is written when a stage starts, for people to read, and
+compared when it is started again: a run goes on only with what it began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from bark_tf._version import __version__
+from bark_tf.config import BarkGenerationConfig
+from bark_tf.files import atomic_write, read_json_object
+
+from ..data.shards import ShardSet
+from . import checkpoints
+from .recipe import Recipe
+
+RECORD_NAME, DONE_NAME = "recipe.json", "done.json"
+# Values that a run may change, because they do not change its result. A model and data
+# may move: their fingerprints count.
+FREE = frozenset(
+    ("out", "model", "data", "checkpoint_every", "keep", "log_every", "sample_every")
+)
+_SHOWN = 12  # characters of a fingerprint in messages
+
+
+def record_of(
+    recipe: Recipe,
+    network: keras.Model,
+    config: BarkGenerationConfig,
+    data: Sequence[ShardSet | None],
+) -> dict[str, Any]:
+    """Describes the run of a stage.
+
+    Args:
+        recipe: The recipe with all values.
+        network: The network before training, without adapters.
+        config: Generation configuration of its checkpoint.
+        data: The sets of recordings.
+
+    Returns:
+        JSON values: `recipe`, `model_fingerprint`, `data_fingerprint`, `bark_tf`.
+    """
+    weights = () if trains_in_place(recipe) else network.weights
+    return {
+        "recipe": {key: _as_json(value) for key, value in recipe.values().items()},
+        "model_fingerprint": _model_fingerprint(network.config, config, weights),
+        "data_fingerprint": _hash(part.fingerprint for part in data if part),
+        "bark_tf": __version__,
+    }
+
+
+def trains_in_place(recipe: Recipe) -> bool:
+    """Whether the result replaces the checkpoint that the run starts from."""
+    model = recipe.model or recipe.out
+    return Path(model).resolve() == Path(recipe.out).resolve()
+
+
+def _as_json(value: Any) -> Any:
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _model_fingerprint(config, generation_config, weights) -> str:
+    """Hash of sizes, generation configuration and weights.
+
+    A run that replaces its model has no weights to compare once it has finished.
+    """
+    sizes = {**config.to_dict(), "dropout": None}  # the recipe has its own
+    about = [sizes, generation_config.to_dict()]
+    texts = [json.dumps(one, sort_keys=True) for one in about]
+    return _hash([*texts, *map(_content, weights)])
+
+
+def _content(weight) -> memoryview:
+    array = np.ascontiguousarray(weight.numpy())
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _hash(parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8") if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+# === Comparison ===
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Values that are not what they were, such as `batch_size was 8 and is 4`.
+
+    Values that only one of the two has are of another version, and do not count.
+    """
+    common = [key for key in before if key in now and key not in FREE]
+    return [
+        f"{key} was {before[key]} and is {now[key]}"
+        for key in common
+        if before[key] != now[key]
+    ]
+
+
+def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a stage has nothing left to do.
+
+    Args:
+        folder: Its `OUT/training/STAGE`.
+        record: What is to be run now. More `steps` than a finished run continue it.
+
+    Raises:
+        ValueError: If the folder holds another run.
+    """
+    done = folder / DONE_NAME
+    if not (folder / RECORD_NAME).is_file():
+        return done.is_file()
+    if not checkpoints.newest(folder):
+        return False  # nothing is lost by other values
+    before, now = read_json_object(folder / RECORD_NAME), dict(record)
+    facts = read_json_object(done) if done.is_file() else {}
+    was, steps = before["recipe"]["steps"], record["recipe"]["steps"]
+    finished = facts.get("steps") == was
+    stopped_at = facts.get("last", {}).get("step")
+    continues = finished and steps > was and stopped_at == was
+    if continues:
+        before["recipe"]["steps"] = steps
+    found = differences(before["recipe"], now["recipe"])
+    for name in ("model", "data"):
+        key = f"{name}_fingerprint"
+        if before[key] != now[key]:
+            found.append(
+                f"{name} was {before['recipe'][name]!r} ({before[key][:_SHOWN]}) and "
+                f"is {now['recipe'][name]!r} ({now[key][:_SHOWN]})"
+            )
+    if found:
+        early = ""
+        if finished and steps > was and not continues:
+            early = f"; it stopped early, at step {stopped_at:.0f}, because of patience"
+        raise ValueError(
+            f"{str(folder)!r} holds another run: {'; '.join(found)}{early}. Repeat its "
+            "values, which are in its recipe.json, or choose another out, or discard "
+            "the run with --restart"
+        )
+    return finished and not continues
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes the record of a run that starts or continues."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / RECORD_NAME, record)
+
+
+def write_done(folder: Path, recipe: Recipe, history: Mapping[str, Sequence[float]]):
+    """Notes that a stage has finished, with the last values of its log."""
+    last = {name: float(values[-1]) for name, values in history.items()}
+    facts = {"stage": recipe.stage, "last": last, "steps": recipe.options.steps}
+    _write_json(folder / DONE_NAME, facts)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+# === What OUT holds ===
+
+
+def finished_stages(out: str | os.PathLike) -> list[str]:
+    """The stages that runs in a directory have finished."""
+    found = Path(out).glob(f"training/*/{DONE_NAME}")
+    return sorted(path.parent.name for path in found)
