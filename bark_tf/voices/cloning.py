@@ -134,8 +134,9 @@ def make_voice(
     cannot become a voice.
 
     Args:
-        recording: WAV, FLAC, Ogg or MP3, mono or stereo, at any rate; 5 to 13 seconds
-            of one person, ending at the end of a sentence.
+        recording: WAV, FLAC, Ogg or MP3, with the extra `formats` also m4a, mp4, aac or
+            webm; mono or stereo, at any rate; 5 to 13 seconds of one person, ending at
+            the end of a sentence.
         model: Checkpoint directory or repository id; only its codec is loaded.
         semantic_tokenizer: The tokenizer whose tokens the model was trained on, or its
             directory; the model's own by default.

@@ -153,7 +153,10 @@ def list_rows(path: Path, speaker: str) -> Iterator[Row | Skipped]:
     numbered = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
     read, skip = _json_row, 0
     if path.suffix.lower() != ".jsonl":
-        read, skip = _column_reader(path, [line for _, line in numbered])
+        try:
+            read, skip = _column_reader(path, [line for _, line in numbered])
+        except ValueError as error:
+            raise ValueError(f"The first line of {str(path)!r}: {error}") from error
     for number, line in numbered[skip:]:
         where = f"{path.name}:{number}"
         try:
@@ -177,20 +180,23 @@ def _column_reader(path: Path, lines: Sequence[bytes]) -> tuple[_ReadLine, int]:
     """The function that reads a line, and the number of lines before the first row."""
     texts = [line.decode("utf-8", "replace").strip("\r") for line in lines]
     first = texts[0] if texts else ""
-    for delimiter in ("|", "\t", ","):
-        names = [name.strip().lower() for name in _fields(first, delimiter)]
+    delimiter = next((one for one in "|\t" if one in first), ",")
+    names = [name.strip().lower() for name in _fields(first, delimiter)]
+    found = [one for one in _REQUIRED if not set(_ROLES[one]).isdisjoint(names)]
+    # Between bars, a word such as `text` may as well be a text.
+    needed = len(_REQUIRED) if delimiter == "|" else 1
+    are_names = all(not name or name.isidentifier() for name in names)
+    if are_names and len(names) > 1 and len(found) >= needed:
         roles = roles_of(names)
-        found = [role for role in _REQUIRED if role in roles]
-        if len(found) == len(_REQUIRED):
-            return partial(_named_row, delimiter, names, roles), 1
-        if found and delimiter != "|" and len(names) > 1:
-            (missing,) = set(_REQUIRED) - set(found)
-            raise ValueError(
-                f"The first line of {path.name} must name a column for the {missing}: "
-                f"one of {', '.join(_ROLES[missing])}. Received: {', '.join(names)}"
-            )
-    delimiter = "\t" if "\t" in first and "|" not in first else "|"
+        for role in _REQUIRED:
+            if role not in roles:
+                raise ValueError(
+                    f"it must name a column for the {role}: one of "
+                    f"{', '.join(_ROLES[role])}. Received: {', '.join(names)}"
+                )
+        return partial(_named_row, delimiter, names, roles), 1
     is_ljspeech = path.suffix.lower() == ".csv"
+    delimiter = "\t" if delimiter == "\t" else "|"
     positions = _LJSPEECH if is_ljspeech else _positions(texts, delimiter)
     return partial(_positional_row, delimiter, positions), 0
 

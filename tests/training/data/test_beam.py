@@ -10,6 +10,7 @@ from toy_speech import RATE
 
 from bark_tf.cli import main as cli
 from bark_tf.training.data.prepare import prepare
+from bark_tf.training.data.shards import ShardSet
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: `make beam`")
 
@@ -61,6 +62,14 @@ def test_the_bytes_equal_those_without_beam(recordings, model, tmp_path, monkeyp
     made = contents(tmp_path / "with")
     assert len([path for path in made if path.suffix == ".tfrecord"]) > 3
     assert made == contents(tmp_path / "without")
+
+
+def test_the_output_may_be_a_url(recordings, tmp_path):
+    """`ram://` stands for `gs://`, as in `test_storage.py`."""
+    url, how = "ram://beam/out", {"sample_rate": RATE, "shard_size": 3}
+    found = prepare(recordings, url, **how, runner="DirectRunner")
+    assert found == prepare(recordings, tmp_path, **how)
+    assert ShardSet(f"{url}/train").ids == ShardSet(tmp_path / "train").ids
 
 
 def test_finished_shards_stay_and_lost_ones_are_made_again(recordings, tmp_path):

@@ -177,7 +177,7 @@ def test_missing_audio_and_empty_texts_name_the_file(name, tmp_path):
     [
         ("metadata.csv", "file_name,words\na.wav,x", "text: one of normalized_text"),
         ("metadata.csv", "text,speaker\nx,ann", "audio: one of audio, file_name"),
-        ("validated.tsv", "client_id\tsentence\nx\ty", "validated.tsv must name a col"),
+        ("validated.tsv", "client_id\tsentence\nx\ty", "validated.tsv': it must name"),
         ("metadata.csv", "clip,words\na.wav,x", "metadata.csv:1: expected audio|text"),
         ("metadata.csv", "file_name,txt\na.wav,x", "did you mean 'text'"),
         ("metadata.jsonl", '{"file_name": "a.wav"}', "jsonl:1: text must be a string"),
@@ -193,6 +193,15 @@ def test_a_missing_column_names_the_file_and_what_was_expected(
     with pytest.raises(ValueError) as caught:
         read_dataset(tmp_path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["a|text|text", "a|I said, path", 'a|"so', "a|file|texts", "a|text"]
+)
+def test_a_text_is_not_taken_for_the_names_of_columns(line, tmp_path):
+    Layout({"metadata.csv": line, "a.wav": None}).write(tmp_path)
+    (recording,), problems = read_dataset(tmp_path)
+    assert recording.text == line.rpartition("|")[2] and not problems
 
 
 def test_a_list_with_wrong_columns_says_what_a_list_may_have(tmp_path):
