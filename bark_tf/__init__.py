@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.config import HubertConfig as HubertConfig
     from bark_tf.config import HubertQuantizerConfig as HubertQuantizerConfig
     from bark_tf.convert.convert import convert_checkpoint as convert_checkpoint
+    from bark_tf.feature_extractor import (
+        EncodecFeatureExtractor as EncodecFeatureExtractor,
+    )
     from bark_tf.models.causal import BarkCausalModel as BarkCausalModel
     from bark_tf.models.causal import BarkCoarseModel as BarkCoarseModel
     from bark_tf.models.causal import BarkSemanticModel as BarkSemanticModel
@@ -63,6 +66,7 @@ _HOMES = {
         "HubertQuantizerConfig",
     ),
     "bark_tf.convert.convert": ("convert_checkpoint",),
+    "bark_tf.feature_extractor": ("EncodecFeatureExtractor",),
     "bark_tf.models.causal": (
         "BarkCausalModel",
         "BarkCoarseModel",

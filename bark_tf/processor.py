@@ -56,6 +56,28 @@ class BarkInputs(dict):
             raise AttributeError(f"No {name!r} among {', '.join(self)}") from None
 
 
+def check_tensors(return_tensors: Any) -> None:
+    """Raises ValueError unless `as_tensors` knows this kind of tensors."""
+    if return_tensors not in _TENSOR_KINDS:
+        raise ValueError(
+            "return_tensors must be 'tf', 'np' or None (bark-tf has no PyTorch). "
+            f"Received: return_tensors={return_tensors!r}"
+        )
+
+
+def as_tensors(
+    arrays: Mapping[str, np.ndarray], return_tensors: str | None
+) -> dict[str, Any]:
+    """Converts NumPy arrays to the requested type."""
+    if return_tensors == "np":
+        return dict(arrays)
+    if return_tensors is None:
+        return {name: array.tolist() for name, array in arrays.items()}
+    import tensorflow as tf
+
+    return {name: tf.constant(array) for name, array in arrays.items()}
+
+
 def _as_bark_tokenizer(tokenizer: Any) -> BarkTokenizer:
     """Wraps a tokenizer of `tokenizers` or a fast one of transformers."""
     if isinstance(tokenizer, BarkTokenizer):
@@ -217,11 +239,7 @@ class BarkProcessor:
         have its own voice; with `return_tensors=None`, one text gives a list of rows
         too.
         """
-        if return_tensors not in _TENSOR_KINDS:
-            raise ValueError(
-                "return_tensors must be 'tf', 'np' or None (bark-tf has no PyTorch). "
-                f"Received: return_tensors={return_tensors!r}"
-            )
+        check_tensors(return_tensors)
         if padding != _PADDING:
             raise ValueError(
                 f"padding must be {_PADDING!r}: Bark reads rows of a fixed width. "
@@ -239,7 +257,7 @@ class BarkProcessor:
             truncation=truncation,
         )
         num_rows = len(arrays["input_ids"])
-        inputs = BarkInputs(_convert(arrays, return_tensors))
+        inputs = BarkInputs(as_tensors(arrays, return_tensors))
         history_prompt = self._find_voices(
             voice_preset if voice is None else voice, num_rows
         )
@@ -451,17 +469,6 @@ class BarkProcessor:
                 stacklevel=4,
             )
         return voices
-
-
-def _convert(arrays: Mapping[str, np.ndarray], return_tensors: str | None) -> dict:
-    """Converts NumPy arrays to the requested type."""
-    if return_tensors == "np":
-        return dict(arrays)
-    if return_tensors is None:
-        return {name: array.tolist() for name, array in arrays.items()}
-    import tensorflow as tf
-
-    return {name: tf.constant(array) for name, array in arrays.items()}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

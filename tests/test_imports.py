@@ -33,6 +33,7 @@ ROWS = (
     ("semantic_tokens",),
     ("voices",),
     ("processor",),
+    ("feature_extractor",),
     ("bark",),
     ("serving", "training"),
     ("cli",),

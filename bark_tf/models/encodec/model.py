@@ -8,6 +8,9 @@ Source: facebookresearch/encodec, `encodec/model.py`; Hugging Face transformers,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -16,7 +19,8 @@ from bark_tf.config import EncodecConfig
 from bark_tf.models.encodec.conv import build_all, wide_dtype
 from bark_tf.models.encodec.quantizer import ResidualVectorQuantizer
 from bark_tf.models.encodec.seanet import Decoder, Encoder
-from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.models.outputs import ModelOutput
+from bark_tf.models.pretrained import PretrainedModel, check_exclusive
 
 _AUDIO_DTYPE = "float32"
 
@@ -29,6 +33,40 @@ def _check_supported(config: EncodecConfig) -> None:
                 f"EncodecModel supports only {field}={supported}, because other codecs "
                 f"need more than the codes to decode. Received: {field}={value}"
             )
+
+
+# === Transformers' form ===
+
+# Arguments of a call that only transformers has.
+_FOREIGN = {
+    "input_values",
+    "padding_mask",
+    "audio_codes",
+    "audio_scales",
+    "return_dict",
+    "last_frame_pad_length",
+}
+
+
+def _silenced(audio: tf.Tensor, padding_mask) -> tf.Tensor:
+    """Audio (B, channels, S) with zeros where the mask (B, S) or (B, 1, S) has them."""
+    if padding_mask is None:
+        return audio
+    mask = tf.convert_to_tensor(padding_mask)
+    mask = mask[:, None] if mask.shape.rank == 2 else mask
+    return audio * tf.cast(mask, audio.dtype)
+
+
+def _check_scales(scales) -> None:
+    if scales is not None and any(one is not None for one in scales):
+        raise ValueError(
+            "audio_scales must be None or [None]: codecs that scale audio are not "
+            f"supported. Received: {scales!r}"
+        )
+
+
+def _output(return_dict: bool | None, **values):
+    return ModelOutput(values) if return_dict in (None, True) else (*values.values(),)
 
 
 @keras.saving.register_keras_serializable("bark_tf")
@@ -54,6 +92,10 @@ class EncodecModel(PretrainedModel):
         The reconstructed audio, float32, in the shape of the input. Gradients pass
         straight through the quantizer.
 
+        Called as in transformers (`input_values`, `padding_mask`, `bandwidth`,
+        `audio_codes`, `audio_scales`, `return_dict`), a `ModelOutput` or tuple of
+        `audio_codes` and `audio_values`; see `encode` and `decode`.
+
     Raises:
         ValueError: If the configuration needs chunking or normalization.
 
@@ -64,7 +106,7 @@ class EncodecModel(PretrainedModel):
         (TensorShape([1, 8, 75]), TensorShape([1, 24000]))
 
     Differs: `encode` returns and `decode` takes the codes alone, without transformers'
-    axis of chunks.
+    axis of chunks, unless they are called as in transformers.
     """
 
     config_class = EncodecConfig
@@ -86,9 +128,46 @@ class EncodecModel(PretrainedModel):
             build_all(self.encoder, self.quantizer, self.decoder)
             self.built = True
 
+    def __call__(self, *args, **kwargs):
+        """Calls the network, in Keras's form or in that of transformers."""
+        if kwargs.keys() & _FOREIGN or (len(args) > 1 and np.shape(args[1])):
+            return self._reconstruct(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _reconstruct(
+        self,
+        input_values=None,
+        padding_mask=None,
+        bandwidth=None,
+        audio_codes=None,
+        audio_scales=None,
+        return_dict=None,
+        last_frame_pad_length=0,
+    ):
+        """What transformers' model returns for the same arguments."""
+        if audio_codes is None:
+            audio_codes = self.encode(
+                input_values, bandwidth, padding_mask=padding_mask, return_dict=True
+            ).audio_codes
+        longest = input_values if padding_mask is None else padding_mask
+        audio_values = self.decode(
+            audio_codes,
+            audio_scales,
+            longest,
+            last_frame_pad_length=last_frame_pad_length,
+        ).audio_values
+        return _output(return_dict, audio_codes=audio_codes, audio_values=audio_values)
+
     def encode(
-        self, audio, bandwidth: float | None = None, num_codebooks: int | None = None
-    ) -> tf.Tensor:
+        self,
+        audio=None,
+        bandwidth: Any = None,
+        num_codebooks: Any = None,
+        *,
+        input_values=None,
+        padding_mask=None,
+        return_dict: bool | None = None,
+    ):
         """Encodes audio.
 
         Args:
@@ -98,15 +177,34 @@ class EncodecModel(PretrainedModel):
                 number of codebooks. None means the first, as in transformers; Bark uses
                 6.0.
             num_codebooks: The number itself, instead of `bandwidth`.
+            input_values: `audio` under its name in transformers.
+            padding_mask: (batch, samples) or (batch, audio_channels, samples), 0 where
+                the audio is padding, which is encoded as silence. May come second, with
+                `bandwidth` third, as in transformers.
+            return_dict: Whether to return a `ModelOutput` or a tuple.
 
         Returns:
             int32 (batch, num_codebooks, ceil(samples / hop_length)), values in
-            [0, codebook_size).
+            [0, codebook_size). With one of the last three arguments, transformers'
+            output: `audio_codes` (1, batch, num_codebooks, frames), `audio_scales`
+            [None] and `last_frame_pad_length` 0.
 
         Raises:
             ValueError: If `audio` is empty or has another shape or dtype, or the codec
                 lacks `bandwidth` or `num_codebooks`.
         """
+        if np.shape(bandwidth):  # transformers' order
+            padding_mask, bandwidth, num_codebooks = bandwidth, num_codebooks, None
+        check_exclusive(audio=audio, input_values=input_values)
+        if any(one is not None for one in (input_values, padding_mask, return_dict)):
+            audio = self._checked_audio(input_values if audio is None else audio)
+            audio = _silenced(audio, padding_mask)
+            return _output(
+                return_dict,
+                audio_codes=self.encode(audio, bandwidth, num_codebooks)[None],
+                audio_scales=[None],
+                last_frame_pad_length=0,
+            )
         if num_codebooks is None:
             num_codebooks = self.config.num_codebooks(bandwidth)
         elif num_codebooks not in range(1, self.config.num_quantizers + 1):
@@ -120,21 +218,50 @@ class EncodecModel(PretrainedModel):
         spec = tf.TensorSpec((None, self.config.audio_channels, None), audio.dtype)
         return self._encode_graph.get_concrete_function(spec, num_codebooks)(audio)
 
-    def decode(self, codes) -> tf.Tensor:
+    def decode(
+        self,
+        codes=None,
+        audio_scales: Sequence[None] | None = None,
+        padding_mask=None,
+        return_dict: bool | None = None,
+        last_frame_pad_length: int = 0,
+        *,
+        audio_codes=None,
+    ):
         """Decodes codes.
 
         Args:
             codes: Integers (batch, num_codebooks, frames) in [0, codebook_size), of the
-                first 1 to `config.num_quantizers` codebooks.
+                first 1 to `config.num_quantizers` codebooks. Or transformers'
+                (1, batch, num_codebooks, frames).
+            audio_scales: [None] or None; the codecs of Bark have no scales.
+            padding_mask: The audio is no longer than its last axis.
+            return_dict: Whether to return a `ModelOutput` or a tuple.
+            last_frame_pad_length: Frames at the end to leave out.
+            audio_codes: `codes` under its name in transformers.
 
         Returns:
             float32 (batch, samples) with `hop_length` samples per frame, about [-1, 1]
-            and not clipped; (batch, 2, samples) if the codec has two channels.
+            and not clipped; (batch, 2, samples) if the codec has two channels. For
+            codes of four axes, transformers' output: `audio_values` (batch,
+            audio_channels, samples).
 
         Raises:
             ValueError: If `codes` has no frames, another shape or dtype, too many
                 codebooks, or values out of range (not checked in a `tf.function`).
         """
+        check_exclusive(codes=codes, audio_codes=audio_codes)
+        codes = audio_codes if codes is None else codes
+        codes = codes if tf.is_tensor(codes) else np.asarray(codes)
+        if len(codes.shape) == 4 and codes.shape[0] == 1:
+            _check_scales(audio_scales)
+            frames = codes.shape[-1] - last_frame_pad_length
+            audio = self.decode(codes[0][..., :frames])
+            if self.config.audio_channels == 1:
+                audio = audio[:, None]
+            if padding_mask is not None:
+                audio = audio[..., : np.shape(padding_mask)[-1]]
+            return _output(return_dict, audio_values=audio)
         codes = self._checked_codes(codes)
         if tf.inside_function():
             return self._decode(codes)

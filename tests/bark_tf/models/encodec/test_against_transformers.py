@@ -151,6 +151,23 @@ def test_reconstruction(pair, torch):
     )
 
 
+def test_their_form_of_call(pair, torch):
+    theirs, ours, audio = pair
+    bandwidth = ours.config.target_bandwidths[-1]
+    mask = np.ones((3, 2001), int)
+    mask[0, 1200:] = 0
+    heard = audio[..., :2001]
+    tensors = torch.tensor(heard), torch.tensor(mask), bandwidth
+    expected, found = theirs(*tensors), ours(heard, mask, bandwidth)
+    assert found.audio_codes.shape == expected.audio_codes.shape
+    assert np.mean(found.audio_codes == expected.audio_codes.numpy()) > 0.99
+    assert found.audio_values.shape == expected.audio_values.shape
+    encoded = ours.encode(heard, mask, bandwidth)
+    assert list(encoded) == list(theirs.encode(*tensors))
+    decoded = ours.decode(expected.audio_codes.numpy(), encoded.audio_scales, mask)
+    np.testing.assert_allclose(decoded[0], expected.audio_values, atol=TOLERANCE)
+
+
 def test_round_trip_is_bit_equal(pair):
     theirs, ours, _ = pair
     state = {

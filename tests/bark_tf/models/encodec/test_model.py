@@ -372,3 +372,44 @@ def test_summary_knows_the_parameters(codec):
     text = "\n".join(lines)
     assert f"{codec.count_params():,}" in text
     assert "decoder" in text
+
+
+# === Transformers' form ===
+
+
+def test_calls_in_the_form_of_transformers(codec, audio):
+    values, mask = audio[:, None], np.ones((3, 101), int)
+    mask[0, 40:] = 0
+    expected = codec.encode(audio * mask, bandwidth=24.0)
+    for out in (
+        codec.encode(values, mask, 24.0),
+        codec.encode(input_values=values, padding_mask=mask[:, None], bandwidth=24.0),
+    ):
+        assert list(out) == ["audio_codes", "audio_scales", "last_frame_pad_length"]
+        np.testing.assert_array_equal(out.audio_codes, expected[None])
+    plain = codec.encode(values, return_dict=False)
+    np.testing.assert_array_equal(plain[0][0], codec.encode(audio))
+    assert plain[1:] == ([None], 0)
+    decoded = codec.decode(out.audio_codes, out.audio_scales, mask)
+    assert decoded[0] is decoded.audio_values
+    heard = codec.decode(expected)[:, None, :101]
+    np.testing.assert_array_equal(decoded.audio_values, heard)
+    (longer,) = codec.decode(audio_codes=out.audio_codes, return_dict=False)
+    assert longer.shape == (3, 1, 104)
+    for whole in (
+        codec(values, mask, 24.0),
+        codec(input_values=values, padding_mask=mask, bandwidth=24.0),
+        codec(values, mask, audio_codes=out.audio_codes, audio_scales=[None]),
+    ):
+        np.testing.assert_array_equal(whole.audio_codes, out.audio_codes)
+        np.testing.assert_array_equal(whole.audio_values, heard)
+    assert len(codec(input_values=values, return_dict=False)) == 2
+
+
+def test_scales_and_two_names_for_one_are_refused(codec, audio, codes):
+    with pytest.raises(ValueError, match="codecs that scale audio are not supported"):
+        codec.decode(codes[None], [np.ones((3, 1))])
+    with pytest.raises(ValueError, match="Exactly one of audio and input_values"):
+        codec.encode(audio, input_values=audio)
+    with pytest.raises(ValueError, match="Exactly one of codes and audio_codes"):
+        codec.decode()
