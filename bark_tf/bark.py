@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +24,17 @@ from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
 from bark_tf.generation.api import check_eager, checked_ids, checked_request
 from bark_tf.generation.fine import check_window
 from bark_tf.generation.histories import Request, stack, voices_per_row
-from bark_tf.generation.long_form import generate_long, stream_long
+from bark_tf.generation.keywords import (
+    GenerateKeywords,
+    GenerationOptions,
+    LongFormKeywords,
+)
+from bark_tf.generation.long_form import (
+    ChunkReport,
+    LongFormOutput,
+    generate_long,
+    stream_long,
+)
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.pipeline import Speech, speak
 from bark_tf.generation.semantic import check_semantic_limit
@@ -358,6 +368,50 @@ class BarkModel:
 
     # === Generation ===
 
+    @overload
+    def generate(
+        self,
+        input_ids: Any = None,
+        history_prompt: Any = None,
+        return_output_lengths: Literal[False] | None = None,
+        *,
+        return_dict: Literal[False] = False,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> tf.Tensor: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Any = None,
+        history_prompt: Any = None,
+        *,
+        return_output_lengths: Literal[True],
+        return_dict: Literal[False] = False,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> tuple[tf.Tensor, list[int]]: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Any = None,
+        history_prompt: Any = None,
+        return_output_lengths: bool | None = None,
+        *,
+        return_dict: Literal[True],
+        **keywords: Unpack[GenerateKeywords],
+    ) -> BarkOutput: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Any = None,
+        history_prompt: Any = None,
+        return_output_lengths: bool | None = None,
+        *,
+        return_dict: bool = False,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> tf.Tensor | tuple[tf.Tensor, list[int]] | BarkOutput: ...
+
     def generate(
         self,
         input_ids: Any = None,
@@ -371,7 +425,7 @@ class BarkModel:
         compat: str | None = None,
         jit_compile: bool = True,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[GenerationOptions],
     ):
         """Generates audio from text ids.
 
@@ -437,7 +491,7 @@ class BarkModel:
         compat: str | None = None,
         jit_compile: bool = True,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[GenerationOptions],
     ) -> Iterator[np.ndarray]:
         """Generates audio piece by piece; arguments not listed are `generate`'s.
 
@@ -477,11 +531,15 @@ class BarkModel:
         call = Call(self, configs, compat, jit_compile, report=progress)
         return stream(call, request, latency, _warn_of_empty_rows)
 
-    def generate_long(self, processor: Any, text: str, **options: Any):
+    def generate_long(
+        self, processor: Any, text: str, **options: Unpack[LongFormKeywords]
+    ) -> LongFormOutput:
         """Speaks a text of any length; see `bark_tf.generation.long_form`."""
         return generate_long(self, processor, text, **options)
 
-    def stream_long(self, processor: Any, text: str, **options: Any):
+    def stream_long(
+        self, processor: Any, text: str, **options: Unpack[LongFormKeywords]
+    ) -> Iterator[tuple[np.ndarray, ChunkReport]]:
         """Yields the audio of a long text chunk by chunk; see `generate_long`."""
         return stream_long(self, processor, text, **options)
 

@@ -154,10 +154,11 @@ class BarkConfig(Config):
         EncodecConfig,
     )
 
-    semantic_config: BarkSemanticConfig | None = None
-    coarse_acoustics_config: BarkCoarseConfig | None = None
-    fine_acoustics_config: BarkFineConfig | None = None
-    codec_config: EncodecConfig | None = None
+    # None only on the way in: a part is never None afterwards.
+    semantic_config: BarkSemanticConfig = None
+    coarse_acoustics_config: BarkCoarseConfig = None
+    fine_acoustics_config: BarkFineConfig = None
+    codec_config: EncodecConfig = None
     initializer_range: float = 0.02
 
     def _check(self) -> None:

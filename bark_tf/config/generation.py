@@ -264,9 +264,10 @@ class BarkGenerationConfig(_GenerationConfig):
         BarkFineGenerationConfig,
     )
 
-    semantic_config: BarkSemanticGenerationConfig | None = None
-    coarse_acoustics_config: BarkCoarseGenerationConfig | None = None
-    fine_acoustics_config: BarkFineGenerationConfig | None = None
+    # None only on the way in: a part is never None afterwards.
+    semantic_config: BarkSemanticGenerationConfig = None
+    coarse_acoustics_config: BarkCoarseGenerationConfig = None
+    fine_acoustics_config: BarkFineGenerationConfig = None
     sample_rate: int = tokens.SAMPLE_RATE
     codebook_size: int = tokens.CODEBOOK_SIZE
     compat: str | None = None

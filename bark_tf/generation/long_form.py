@@ -13,11 +13,12 @@ import math
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
 from bark_tf.config import BarkSemanticGenerationConfig
+from bark_tf.generation.keywords import LongFormKeywords
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.random import SEED_BITS, checked_seed
 from bark_tf.progress import Progress
@@ -541,7 +542,7 @@ def _load(processor: Any, voice: Any, text: str, max_length: int) -> VoicePreset
 
 
 def stream_long(
-    model: Any, processor: Any, text: str, **options: Any
+    model: Any, processor: Any, text: str, **options: Unpack[LongFormKeywords]
 ) -> Iterator[tuple[np.ndarray, ChunkReport]]:
     """Speaks a text of any length, yielding each chunk as soon as it is ready.
 
@@ -563,7 +564,7 @@ def stream_long(
 
 
 def generate_long(
-    model: Any, processor: Any, text: str, **options: Any
+    model: Any, processor: Any, text: str, **options: Unpack[LongFormKeywords]
 ) -> LongFormOutput:
     """Speaks a text of any length.
 

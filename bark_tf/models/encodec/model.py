@@ -9,7 +9,7 @@ Source: facebookresearch/encodec, `encodec/model.py`; Hugging Face transformers,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -158,6 +158,23 @@ class EncodecModel(PretrainedModel):
         ).audio_values
         return _output(return_dict, audio_codes=audio_codes, audio_values=audio_values)
 
+    @overload
+    def encode(
+        self, audio, bandwidth: float | None = None, num_codebooks: int | None = None
+    ) -> tf.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        audio=None,
+        bandwidth: Any = None,
+        num_codebooks: Any = None,
+        *,
+        input_values=None,
+        padding_mask=None,
+        return_dict: bool | None = None,
+    ) -> Any: ...
+
     def encode(
         self,
         audio=None,
@@ -217,6 +234,21 @@ class EncodecModel(PretrainedModel):
             return self._encode(audio, num_codebooks)
         spec = tf.TensorSpec((None, self.config.audio_channels, None), audio.dtype)
         return self._encode_graph.get_concrete_function(spec, num_codebooks)(audio)
+
+    @overload
+    def decode(self, codes) -> tf.Tensor: ...
+
+    @overload
+    def decode(
+        self,
+        codes=None,
+        audio_scales: Sequence[None] | None = None,
+        padding_mask=None,
+        return_dict: bool | None = None,
+        last_frame_pad_length: int = 0,
+        *,
+        audio_codes=None,
+    ) -> Any: ...
 
     def decode(
         self,
