@@ -1,13 +1,15 @@
 """Suno's Bark text-to-speech in TensorFlow and Keras 3.
 
 Public names load on first use, so `import bark_tf` is cheap and TensorFlow starts
-only when something needs it.
+only when something needs it. Its messages about the CPU and XLA are then off, unless
+TF_CPP_MIN_LOG_LEVEL is set in the environment; "0" shows them.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from bark_tf._version import __version__
+from bark_tf.backend import prepare
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.audio.writing import write_audio as write_audio
@@ -97,6 +99,7 @@ if not TYPE_CHECKING:  # a type checker would take it for an attribute of any na
     def __getattr__(name: str) -> Any:
         if name not in _HOME_OF:
             raise AttributeError(f"module 'bark_tf' has no attribute {name!r}")
+        prepare()
         return getattr(importlib.import_module(_HOME_OF[name]), name)
 
 

@@ -6,6 +6,8 @@ Public names load on first use, so reading a recipe does not start TensorFlow.
 import importlib
 from typing import Any
 
+from bark_tf.backend import prepare
+
 _HOMES = {
     ".options": ("CodecOptions", "ExampleOptions", "LoraOptions", "TrainingOptions"),
     ".runs.recipe": ("Recipe", "load_recipe", "recipe_names", "with_settings"),
@@ -39,6 +41,7 @@ __all__ = sorted(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    prepare()
     return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
 
 

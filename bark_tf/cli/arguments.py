@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bark_tf import hub
 from bark_tf.cli.console import WRONG_USAGE, note, one_line
+from bark_tf.suggestions import did_you_mean
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
 MODEL_HELP = (
@@ -71,6 +72,11 @@ def whole(text: str) -> int:
 # === Parsers ===
 
 
+def _hint(name: str, known: Iterable[str]) -> str:
+    suggestion = did_you_mean(name, known)
+    return suggestion and f".{suggestion}"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports wrong usage in one line."""
 
@@ -81,6 +87,29 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **kwargs,
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses arguments; those that are left over are wrong usage.
+
+        Each command reports its own, because only it knows its options.
+        """
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            options = [
+                name for action in self._actions for name in action.option_strings
+            ]
+            hint = ". Text with spaces needs quotes around it"
+            if rest[0].startswith("-"):
+                hint = _hint(rest[0].partition("=")[0], options)
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return namespace, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _hint(str(value), map(str, action.choices))
+            raise
 
     def error(self, message: str) -> None:
         """Prints the message and exits."""

@@ -15,7 +15,11 @@ from bark_tf.cli.main import main
     [
         ([], "required: COMMAND"),
         (["sing"], "invalid choice: 'sing'"),
+        (["speek", "hi"], "Did you mean 'speak'?"),
         (["speak", "hi", "--shout"], "unrecognized arguments: --shout"),
+        (["speak", "hi", "--voise=me"], "--voise=me. Did you mean '--voice'"),
+        (["speak", "hi", "you"], "unrecognized arguments: you. Text with spaces needs"),
+        (["speak", "hi", "--dtype", "bfloat"], "Did you mean 'bfloat16'"),
         (["speak", "hi", "--temp", "1"], "unrecognized arguments: --temp"),
         (["speak"], "give TEXT, --file FILE, or -"),
         (["speak", "hi", "--file", "text.txt"], "give TEXT, --file FILE, or -"),

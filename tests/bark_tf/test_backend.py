@@ -1,0 +1,52 @@
+"""Keras on another backend, and what TensorFlow logs; each in its own process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("KERAS", "TF_"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from bark_tf import BarkConfig",
+        "from bark_tf.training import train",
+        "import bark_tf.models.causal",
+    ],
+)
+def test_another_backend_is_refused_in_one_sentence(code):
+    done = run(code, KERAS_BACKEND="jax")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "ImportError: bark-tf needs Keras on TensorFlow, not on 'jax"
+    )
+    assert "KERAS_BACKEND=tensorflow" in last and "During handling" not in done.stderr
+
+
+def test_the_backend_of_keras_s_own_file_is_refused_too(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    done = run("import bark_tf.generation", KERAS_HOME=str(tmp_path))
+    assert "KERAS_BACKEND=tensorflow" in done.stderr.splitlines()[-1]
+
+
+def test_the_command_line_needs_no_variable():
+    code = "from bark_tf.cli.main import main; main(['--version'])"
+    assert run(code, KERAS_BACKEND="jax").returncode == 0
+
+
+def test_tensorflow_logs_less_unless_told_otherwise():
+    code = "import os, bark_tf; bark_tf.BarkConfig; print(os.environ[{!r}])"
+    code = code.format("TF_CPP_MIN_LOG_LEVEL")
+    assert run(code).stdout == "1\n"
+    assert run(code, TF_CPP_MIN_LOG_LEVEL="0").stdout == "0\n"
