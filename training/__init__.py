@@ -4,9 +4,48 @@ Public names load on first use, so reading a recipe does not start TensorFlow.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bark_tf.backend import prepare
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
+    from .codec.trainer import AudioBatches as AudioBatches
+    from .codec.trainer import CodecTrainer as CodecTrainer
+    from .data.batches import Batches as Batches
+    from .data.examples import StageExamples as StageExamples
+    from .data.prepare import prepare as prepare
+    from .data.shards import DatasetInfo as DatasetInfo
+    from .data.shards import ShardSet as ShardSet
+    from .data.shards import Utterance as Utterance
+    from .data.shards import shard_path as shard_path
+    from .data.shards import write_shard as write_shard
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.metrics import corpus_word_error_rate as corpus_word_error_rate
+    from .evaluation.metrics import mel_distance as mel_distance
+    from .evaluation.metrics import si_sdr as si_sdr
+    from .evaluation.recognisers import recogniser_of as recogniser_of
+    from .options import CodecOptions as CodecOptions
+    from .options import ExampleOptions as ExampleOptions
+    from .options import LoraOptions as LoraOptions
+    from .options import TrainingOptions as TrainingOptions
+    from .runs.fit import optimizer_of as optimizer_of
+    from .runs.fit import train as train
+    from .runs.lora import load_lora as load_lora
+    from .runs.lora import merge_lora as merge_lora
+    from .runs.lora import save_lora as save_lora
+    from .runs.recipe import Recipe as Recipe
+    from .runs.recipe import load_recipe as load_recipe
+    from .runs.recipe import recipe_names as recipe_names
+    from .runs.recipe import with_settings as with_settings
+    from .runs.run import run as run
+    from .runs.trainers import TRAINERS as TRAINERS
+    from .runs.trainers import CoarseTrainer as CoarseTrainer
+    from .runs.trainers import FineTrainer as FineTrainer
+    from .runs.trainers import SemanticTrainer as SemanticTrainer
+    from .tokenizers.pairs import make_pairs as make_pairs
+    from .tokenizers.quantizer import quantizer_score as quantizer_score
+    from .tokenizers.quantizer import train_quantizer as train_quantizer
+    from .tokenizers.train import train_tokenizer as train_tokenizer
 
 _HOMES = {
     ".options": ("CodecOptions", "ExampleOptions", "LoraOptions", "TrainingOptions"),
@@ -38,11 +77,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    prepare()
-    return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
+if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        prepare()
+        return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NoReturn,
+    Self,
+    TypeVar,
+    dataclass_transform,
+)
 
 import numpy as np
 
@@ -260,7 +268,7 @@ class Config:
         return {**known, "extra": extra}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """Builds the configuration from a dictionary such as a parsed JSON file.
 
         Args:
@@ -297,7 +305,7 @@ class Config:
         """
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
-    def replace(self, **changes: Any):
+    def replace(self, **changes: Any) -> Self:
         """Returns a copy with some fields changed.
 
         Raises:
@@ -306,7 +314,7 @@ class Config:
         return dataclasses.replace(self, **self._checked(changes))
 
     @classmethod
-    def from_json_file(cls, path: str | os.PathLike, **overrides: Any):
+    def from_json_file(cls, path: str | os.PathLike, **overrides: Any) -> Self:
         """Reads the configuration from a JSON file.
 
         Raises:
@@ -339,7 +347,7 @@ class Config:
         token: str | bool | None = None,
         local_files_only: bool = False,
         **overrides: Any,
-    ):
+    ) -> Self:
         """Reads the configuration of a checkpoint directory or hub repository.
 
         Args:

@@ -6,7 +6,7 @@ Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from bark_tf import tokens
 from bark_tf.config.base import (
@@ -25,7 +25,7 @@ class _GenerationConfig(Config):
     file_name: ClassVar[str] = GENERATION_CONFIG_NAME
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """See the base class; a null in the file means the default."""
         given = {key: value for key, value in values.items() if value is not None}
         return super().from_dict(given, **overrides)
@@ -144,7 +144,7 @@ class BarkSemanticGenerationConfig(SamplingConfig):
         return self.eos_token_id
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **overrides: Any):
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """See the base class; a `semantic_pad_token` in the file is ignored."""
         values = {k: v for k, v in values.items() if k != "semantic_pad_token"}
         return super().from_dict(values, **overrides)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import keras
 import tensorflow as tf
@@ -108,7 +108,7 @@ class PretrainedModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: Config | Mapping[str, Any]):
+    def from_config(cls, config: Config | Mapping[str, Any]) -> Self:
         """Builds the network from `get_config()`, or from its configuration."""
         if isinstance(config, Config):
             return cls(config)
@@ -130,7 +130,7 @@ class PretrainedModel(keras.Model):
         token: str | bool | None = None,
         local_files_only: bool = False,
         **overrides: Any,
-    ):
+    ) -> Self:
         """Loads the network from its own checkpoint or out of a whole Bark.
 
         Reads only this network's tensors, one at a time. Where dtype and layout allow
@@ -178,7 +178,7 @@ class PretrainedModel(keras.Model):
     @classmethod
     def from_file(
         cls, path: str | os.PathLike, *, config: Any = None, dtype: Any = None
-    ):
+    ) -> Self:
         """Loads the network from one file of weights in any supported format.
 
         Args:

@@ -1,4 +1,4 @@
-"""The names of `from bark_tf import ...`."""
+"""The names of `from bark_tf import ...` and `from bark_tf.training import ...`."""
 
 import ast
 from pathlib import Path
@@ -6,34 +6,40 @@ from pathlib import Path
 import pytest
 
 import bark_tf
+import bark_tf.training
+
+PACKAGES = pytest.mark.parametrize("package", [bark_tf, bark_tf.training])
 
 
-def typed_names():
+def typed_names(package):
     """Name -> module, as type checkers read the package."""
-    tree = ast.parse(Path(bark_tf.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (block,) = (
         node
         for node in tree.body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
     return {
-        alias.asname: node.module
+        alias.asname: "." * node.level + node.module
         for node in block.body
         for alias in node.names
         if alias.asname == alias.name  # only such an alias is re-exported
     }
 
 
-def test_type_checkers_see_the_names_that_load():
-    assert typed_names() == bark_tf._HOME_OF
+@PACKAGES
+def test_type_checkers_see_the_names_that_load(package):
+    assert typed_names(package) == package._HOME_OF
     assert (Path(bark_tf.__file__).parent / "py.typed").is_file()
 
 
-def test_every_public_name_loads():
-    assert [name for name in bark_tf.__all__ if not hasattr(bark_tf, name)] == []
-    assert dir(bark_tf) == sorted(bark_tf.__all__)
+@PACKAGES
+def test_every_public_name_loads(package):
+    assert [name for name in package.__all__ if not hasattr(package, name)] == []
+    assert dir(package) == sorted(package.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error():
+@PACKAGES
+def test_an_unknown_name_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="no attribute 'Bark'"):
-        bark_tf.Bark  # noqa: B018
+        package.Bark  # noqa: B018
