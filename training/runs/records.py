@@ -146,8 +146,9 @@ def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
         if finished and steps > was and not continues:
             early = f"; it stopped early, at step {stopped_at:.0f}, because of patience"
         raise ValueError(
-            f"{str(folder)!r} holds another run: {'; '.join(found)}{early}. Repeat its "
-            "values, which are in its recipe.json, or choose another out, or discard "
+            f"{now['recipe']['out']!r} holds another run of the {folder.name} stage: "
+            f"{'; '.join(found)}{early}. Repeat its values (they are in its file "
+            f"training/{folder.name}/{RECORD_NAME}), or choose another out, or discard "
             "the run with --restart"
         )
     return finished and not continues

@@ -40,6 +40,7 @@ from . import records, strategies
 from .callbacks import AudioSamples
 from .fit import train
 from .lora import merge_lora, save_lora
+from .mirrors import Mirrors, mirrors
 from .recipe import Recipe
 from .samples import codec_samples, speech_samples
 from .trainers import TRAINERS
@@ -67,7 +68,7 @@ def run(
     restart: bool = False,
     strategy: Any = None,
     progress: Callable | None = None,
-) -> Path:
+) -> Path | RemotePath:
     """Runs recipes one after the other.
 
     Args:
@@ -79,7 +80,7 @@ def run(
         progress: Called with (stage, step, steps).
 
     Returns:
-        The directory of the new checkpoint.
+        The directory of the new checkpoint, or its URL.
 
     Raises:
         ValueError: If something is missing or does not fit together, or `out` holds a
@@ -88,15 +89,29 @@ def run(
     """
     recipes = _filled_in(recipes)
     workers = strategies.workers_of(strategy)
-    if restart and workers.is_chief:
-        for recipe in recipes:
-            shutil.rmtree(_folder(recipe), ignore_errors=True)
-    workers.wait()
-    for recipe in recipes:
-        with workers.lost_workers_reported():
-            _run_one(recipe, strategy, workers, progress)
+    with mirrors() as places:
+        here = [_here(recipe, places) for recipe in recipes]
+        if restart and workers.is_chief:
+            for recipe in here:
+                shutil.rmtree(_folder(recipe), ignore_errors=True)
+                places.push(recipe.out)
         workers.wait()
-    return Path(recipes[-1].out)
+        for recipe, named in zip(here, recipes, strict=True):
+            if not workers.is_chief:
+                places.pull(recipe.out)
+            with workers.lost_workers_reported():
+                _run_one(recipe, named, strategy, workers, places, progress)
+            workers.wait()
+    return storage_path(recipes[-1].out)
+
+
+def _here(recipe: Recipe, places: Mirrors) -> Recipe:
+    """The recipe with folders of this machine in place of URLs."""
+    storage_path(recipe.data, "data")
+    out = places.local(recipe.out, "out")
+    # The id of a repository is no path of this machine, but stays as it is.
+    model = recipe.model and places.local(recipe.model, "model")
+    return dataclasses.replace(recipe, model=model, out=out)
 
 
 def _folder(recipe: Recipe) -> Path:
@@ -130,18 +145,20 @@ def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     return filled
 
 
-def _run_one(recipe: Recipe, strategy, workers, progress) -> None:
+def _run_one(recipe: Recipe, named: Recipe, strategy, workers, places, progress):
+    """Runs a recipe; `named` has the URLs for which `recipe` has folders."""
     folder = _folder(recipe)
     if workers.is_chief:
         _make_base(recipe)
     workers.wait()
     base = recipe.model or recipe.out
     others = _others(recipe)
-    shards, held_out = _shards(storage_path(recipe.data, "data"))
+    shards, held_out = _shards(storage_path(recipe.data))
     config = BarkGenerationConfig.from_pretrained(base)
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = _model(recipe, base)
     record = records.record_of(recipe, model, config, (shards, held_out))
+    record["recipe"] |= {"model": named.model, "out": named.out}
     if records.is_finished(folder, record):
         return
     workers.wait()  # until all have compared the record
@@ -151,9 +168,12 @@ def _run_one(recipe: Recipe, strategy, workers, progress) -> None:
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         _adapt(recipe, model)
         trainer, batches, validation = prepare(recipe, model, config, shards, held_out)
+    others = base if others == "model" else recipe.out
     callbacks = []
     if strategy is None and recipe.sample_every is not None:
         callbacks = [_samples(recipe, model, others, held_out or shards)]
+    if workers.is_chief:
+        callbacks += places.callbacks(recipe.out, folder)
     history = train(
         trainer,
         batches,
@@ -166,31 +186,32 @@ def _run_one(recipe: Recipe, strategy, workers, progress) -> None:
     if workers.is_chief:
         _write(recipe, model, others)
         records.write_done(folder, recipe, history)
+        places.push(recipe.out)
 
 
 def _others(recipe: Recipe) -> str:
-    """The checkpoint with the networks that this stage does not train.
+    """Where the networks that this stage does not train come from: `model` or `out`.
 
-    OUT, if it holds a checkpoint that is not just what this run has written.
+    From OUT, if it holds a checkpoint that is not just what this run has written.
 
     Raises:
         ValueError: If that is of other sizes than the model.
     """
     out, record = Path(recipe.out), _folder(recipe) / records.RECORD_NAME
     if records.trains_in_place(recipe):
-        return recipe.out
+        return "out"
     finished = [one for one in records.finished_stages(out) if one != recipe.stage]
     if not finished and record.is_file():
         return read_json_object(record)["others"]
     is_own = not (out / "config.json").is_file() or (out / "training").is_dir()
     if not finished and is_own:
-        return recipe.model
+        return "model"
     if BarkConfig.from_pretrained(out) != BarkConfig.from_pretrained(recipe.model):
         raise ValueError(
             f"out holds a checkpoint of another architecture than {recipe.model!r}: "
             f"choose another directory. Received: out={recipe.out}"
         )
-    return recipe.out
+    return "out"
 
 
 def _make_base(recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ import pytest
 import toy
 
 from bark_tf import BarkModel, BarkSemanticModel
+from bark_tf.training.data.storage import storage_path
 from bark_tf.training.options import LoraOptions
 from bark_tf.training.runs import fit, records, run
 from bark_tf.training.runs.recipe import Recipe, with_settings
@@ -162,3 +163,26 @@ def test_a_run_that_falls_while_it_writes_ends_the_same(
     assert (state.stat().st_size > base) == in_place
     assert are_equal(whole["semantic"], fell["semantic"])
     assert not are_equal(whole["semantic"], weights(prepared / "model")["semantic"])
+
+
+def test_a_run_behind_a_url_resumes_and_leaves_no_folder_of_that_name(
+    prepared, tmp_path, monkeypatch
+):
+    """Bug: `out=gs://bucket` wrote into a folder named `gs:`."""
+    monkeypatch.chdir(tmp_path)
+    url = storage_path("ram://bucket/mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(prepared, url, "semantic")
+    assert (url / "training/semantic/step-00000002/state.json").is_file()
+    (url / "training/semantic/step-00000002/kept").write_text("by the next start")
+    train(prepared, url, "semantic")
+    assert (url / "training/semantic/step-00000002/kept").is_file()
+    train(prepared, tmp_path / "local", "semantic")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        with (url / name).open("rb") as file:
+            assert file.read() == (tmp_path / "local" / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["local"]
+    with pytest.raises(ValueError, match=r"out must be a path, or a URL.*'s4:"):
+        train(prepared, "s4://bucket/mine", "semantic")
