@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
@@ -21,6 +20,7 @@ import tensorflow as tf
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
+from bark_tf.files import local_path
 from bark_tf.generation.api import check_eager, checked_ids, checked_request
 from bark_tf.generation.fine import check_window
 from bark_tf.generation.histories import Request, stack, voices_per_row
@@ -355,7 +355,8 @@ class BarkModel:
         """
         if self._reload is not None:
             raise ValueError("A model with offloaded parts cannot be saved")
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        directory = local_path(directory, "The directory")
+        directory.mkdir(parents=True, exist_ok=True)
         save_weights(
             list(self._parts.values()), directory, max_shard_size=max_shard_size
         )

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bark_tf._version import __version__
-from bark_tf.files import check_relative
+from bark_tf.files import check_relative, local_path, remote_scheme
 
 # The small checkpoint in the package.
 SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
@@ -179,6 +179,8 @@ def shard_names(index: str | os.PathLike) -> list[str]:
 
 def _as_directory(path_or_id: str | os.PathLike) -> Path | None:
     """Returns the directory, or None for a repository id."""
+    if remote_scheme(path_or_id) or os.fspath(path_or_id).startswith("file:"):
+        path_or_id = local_path(path_or_id, "A checkpoint")
     text = os.fspath(path_or_id)
     if text and Path(text).is_dir():
         return Path(text)

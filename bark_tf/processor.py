@@ -17,7 +17,7 @@ import tokenizers
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
-from bark_tf.files import atomic_write, check_relative, read_json_object
+from bark_tf.files import atomic_write, check_relative, local_path, read_json_object
 from bark_tf.habits import ATTRIBUTES, accepts_habits, no_attribute
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
 from bark_tf.voices.presets import (
@@ -378,7 +378,7 @@ class BarkProcessor:
         Raises:
             ValueError: If a name leaves the directory. Nothing is written in this case.
         """
-        directory = Path(save_directory)
+        directory = local_path(save_directory, "The directory")
         self._save(
             directory,
             root=str(save_directory),

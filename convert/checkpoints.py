@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bark_tf.files import LFS_POINTER, is_lfs_pointer
+from bark_tf.files import LFS_POINTER, is_lfs_pointer, local_path
 
 from .file_tensors import CheckpointError, Contents, LazyTensor, naming
 from .safetensors_files import (
@@ -240,7 +240,7 @@ def write_checkpoint(
         ValueError: If a name occurs twice, the format has no such dtype, or an array
             has another shape or dtype than announced.
     """
-    directory = Path(directory)
+    directory = local_path(directory, "The directory")
     by_name = _by_name(tensors)
     shards, index = _plan(by_name, max_shard_size)
     directory.mkdir(parents=True, exist_ok=True)

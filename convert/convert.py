@@ -24,6 +24,7 @@ import numpy as np
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
+from bark_tf.files import local_path
 from bark_tf.progress import Progress
 from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
@@ -117,14 +118,14 @@ def convert_checkpoint(
     """
     _check_choice("names", names, ("hf", "suno"))
     _check_choice("dtype", dtype, (None, *FLOATS))
-    final = Path(destination).resolve()
+    final = local_path(destination, "The destination").resolve()
     _check_destination(final, overwrite, _local_paths(source, codec))
     with contextlib.ExitStack() as files:
         found = open_source(source, files, codec=codec, config=config)
         write = _write_suno if names == "suno" else _write_hf
         with _renamed_to(final) as directory:
             write(found, directory, dtype, max_shard_size, progress)
-    return Path(destination)
+    return local_path(destination)
 
 
 def _check_choice(name: str, value: Any, choices: tuple) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from bark_tf.audio.reading import check_rate
-from bark_tf.files import atomic_write
+from bark_tf.files import atomic_write, local_path
 
 # File extension -> soundfile's name of the format, the default encoding.
 FORMATS = {
@@ -57,7 +57,7 @@ def check_destination(path: str | os.PathLike) -> None:
         ValueError: If the extension is not one of `FORMATS`.
         OSError: If the directory does not exist or is not writable.
     """
-    path = Path(path)
+    path = local_path(path, "A sound file")
     _format_of(path)
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a directory, not a file")

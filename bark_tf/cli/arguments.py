@@ -10,6 +10,7 @@ from typing import Any
 
 from bark_tf import hub
 from bark_tf.cli.console import WRONG_USAGE, note, one_line
+from bark_tf.files import local_path
 from bark_tf.suggestions import did_you_mean
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
@@ -67,6 +68,14 @@ def whole(text: str) -> int:
     if value < 0:
         raise ValueError
     return value
+
+
+def local(text: str) -> str:
+    """Parses the path of a file or folder of this machine."""
+    try:
+        return os.fspath(local_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 # === Parsers ===

@@ -18,6 +18,7 @@ from bark_tf.cli.arguments import (
     add_command,
     add_verbosity,
     chosen_model,
+    local,
     non_negative,
     positive,
     probability,
@@ -146,6 +147,7 @@ def _add_speak_output(parser: Parser) -> None:
     where.add_argument(
         "-o",
         "--out",
+        type=local,
         metavar="FILE",
         default="out.wav",
         help=".wav (16 bit), .flac, .ogg, .mp3 or .opus, replaced if it exists; "

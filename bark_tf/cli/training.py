@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bark_tf.cli.arguments import Parser, add_command, add_verbosity
+from bark_tf.cli.arguments import Parser, add_command, add_verbosity, local
 from bark_tf.cli.console import progress_of
 
 
@@ -175,7 +175,9 @@ def _add_tokenizer(commands: Any) -> Parser:
         metavar="DATA",
         help="shards with audio from `prepare`; for a quantizer, the folder of pairs",
     )
-    parser.add_argument("out", metavar="OUT", help="folder, usually the model's own")
+    parser.add_argument(
+        "out", type=local, metavar="OUT", help="folder, usually the model's own"
+    )
     parser.add_argument(
         "--kind",
         choices=("kmeans", "quantizer"),
@@ -469,7 +471,10 @@ def _add_evaluate(commands: Any) -> Parser:
     )
     parser.add_argument("--before", metavar="MODEL", help="model to compare with")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for report.md, report.json and plots"
+        "--out",
+        type=local,
+        metavar="DIR",
+        help="folder for report.md, report.json and plots",
     )
     parser.add_argument(
         "--texts", metavar="FILE", help="sentences to speak, one per line"

@@ -24,7 +24,7 @@ from typing import (
 import numpy as np
 
 from bark_tf import hub
-from bark_tf.files import atomic_write, read_json_object
+from bark_tf.files import atomic_write, local_path, read_json_object
 from bark_tf.habits import accepts_habits
 from bark_tf.suggestions import did_you_mean
 
@@ -380,6 +380,7 @@ class Config:
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Writes the JSON file into `directory`, which is created if missing."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        directory = local_path(directory, "The directory")
+        directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(Path(directory) / self.file_name) as temporary:
             temporary.write_text(self.to_json_string(), encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import keras
@@ -19,6 +18,7 @@ from bark_tf.convert.weights import (
     save_weights,
     stored_dtype,
 )
+from bark_tf.files import local_path
 from bark_tf.habits import accepts_habits, refuse_habits
 from bark_tf.memory import allocate_only, put
 
@@ -212,7 +212,8 @@ class PretrainedModel(keras.Model):
             max_shard_size: Bytes, or a string such as `"200MB"`; larger checkpoints are
                 split.
         """
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        directory = local_path(directory, "The directory")
+        directory.mkdir(parents=True, exist_ok=True)
         save_weights([self], directory, max_shard_size=max_shard_size)
         self.config.save_pretrained(directory)
 

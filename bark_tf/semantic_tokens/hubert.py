@@ -24,6 +24,7 @@ import tensorflow as tf
 from bark_tf import tokens
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
 from bark_tf.convert.weights import save_file
+from bark_tf.files import local_path
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel, Moments
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.pretrained import PretrainedModel
@@ -271,7 +272,8 @@ class HubertTokenizer(SemanticTokenizer):
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the tokenizer with the weights that it uses; see the base class."""
         hubert = self.hubert.first_layers(self.layer)
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        directory = local_path(directory, "The directory")
+        directory.mkdir(parents=True, exist_ok=True)
         save_file([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
         settings = {
             "kind": self.kind,

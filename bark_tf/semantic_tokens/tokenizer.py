@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bark_tf.config import BarkSemanticGenerationConfig
-from bark_tf.files import atomic_write
+from bark_tf.files import atomic_write, local_path
 
 FILE_NAME = "semantic_tokenizer.json"
 ARRAYS_NAME = "semantic_tokenizer.safetensors"
@@ -119,7 +119,7 @@ def write_files(
     """Writes both files of a tokenizer, each atomically."""
     from safetensors.numpy import save
 
-    directory = Path(directory)
+    directory = local_path(directory, "The directory")
     directory.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     with atomic_write(directory / ARRAYS_NAME) as temporary:

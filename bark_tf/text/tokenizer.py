@@ -17,7 +17,7 @@ import numpy as np
 import tokenizers
 
 from bark_tf import hub
-from bark_tf.files import atomic_write, read_json_object
+from bark_tf.files import atomic_write, local_path, read_json_object
 from bark_tf.habits import accepts_habits
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -339,7 +339,7 @@ class BarkTokenizer:
         Args:
             directory: Created if missing.
         """
-        directory = Path(directory)
+        directory = local_path(directory, "The directory")
         directory.mkdir(parents=True, exist_ok=True)
         config = json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n"
         for name, text in (

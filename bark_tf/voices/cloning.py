@@ -30,6 +30,7 @@ from bark_tf.audio.reading import (
 )
 from bark_tf.audio.writing import check_destination, write_audio
 from bark_tf.config import BarkGenerationConfig
+from bark_tf.files import local_path
 from bark_tf.generation.coarse import CoarseWindow, align
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.semantic_tokens.tokenizer import (
@@ -221,7 +222,7 @@ def save_voice(
 
 def voice_paths(path: str | os.PathLike) -> tuple[Path, Path]:
     """Returns the paths of a voice's `.npz` file and of its round trip."""
-    path = Path(path)
+    path = local_path(path, "A voice")
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     return path, path.with_name(path.stem + ROUNDTRIP_SUFFIX)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bark_tf import hub, tokens
-from bark_tf.files import atomic_write, check_relative, read_json_object
+from bark_tf.files import atomic_write, check_relative, local_path, read_json_object
 from bark_tf.suggestions import did_you_mean
 from bark_tf.voices.array_files import read_npy, read_npz
 
@@ -336,7 +336,7 @@ class VoicePreset(Mapping[str, np.ndarray]):
         Returns:
             The path of the file, which appears complete or not at all.
         """
-        path = Path(path)
+        path = local_path(path, "A voice")
         if path.suffix != ".npz":
             path = path.with_name(path.name + ".npz")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import toy_cli
 
+from bark_tf import BarkConfig, BarkTokenizer, write_audio
 from bark_tf.files import (
     atomic_write,
     check_relative,
@@ -124,3 +127,19 @@ def test_other_urls_are_no_local_folders(url, scheme):
     assert remote_scheme(url) == scheme
     with pytest.raises(ValueError, match=r"-o must be on this machine.*Received: '"):
         local_path(url, "-o")
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        BarkConfig.preset("tiny").save_pretrained,
+        BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]"]).save_pretrained,
+        toy_cli.voice().save,
+        lambda path: write_audio(path, np.zeros(9), 24_000),
+    ],
+)
+def test_nothing_is_saved_behind_a_url(tmp_path, monkeypatch, save):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"must be on this machine.*'gs:/+b/a\.wav'"):
+        save("gs://b/a.wav")
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bark_tf.files import atomic_write
+from bark_tf.files import atomic_write, local_path
 from bark_tf.optional import required
 
 from .metrics import Edits, ErrorRate
@@ -172,7 +172,7 @@ class Evaluation:
         Returns:
             The directory.
         """
-        directory = Path(directory)
+        directory = local_path(directory, "The report's folder")
         files = plots(self)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         shown = "".join(f"\n![{Path(name).stem}]({name})\n" for name in files)

@@ -73,3 +73,26 @@ def test_a_missing_directory_is_one_line(tmp_path, capsys):
         main(["speak", "hi", "--out", str(tmp_path / "a.wav"), "--model", "./no"]) == 1
     )
     assert only_line(capsys) == "bark-tf: There is no directory './no'"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "speak hello -o gs://bucket/a.wav",
+        "speak hello --model gs://bucket/model",
+        "voice me.wav -o gs://bucket/me.npz",
+        "convert model gs://bucket/model",
+        "evaluate model --out gs://bucket/report",
+        "train-tokenizer audio gs://bucket/model",
+        "prepare recordings s4://bucket/data --model model",
+        "train lora --set model=a data=s4://bucket/data out=b",
+        "train lora --set model=a data=b out=s4://bucket/out",
+    ],
+)
+def test_urls_are_refused_at_once(words, tmp_path, monkeypatch, capsys):
+    """Bug: they became folders named `gs:`, some after minutes of work."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) != 0
+    error = capsys.readouterr().err
+    assert "4://bucket" in error or "must be on this machine" in error
+    assert not list(tmp_path.iterdir())
