@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
+from bark_tf.audio.player import player_html
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
 from bark_tf.files import local_path
@@ -61,6 +62,9 @@ PARTS: Mapping[str, type[PretrainedModel]] = {
 # Threads that load weights while the next part is built.
 READERS = 2
 
+# Rows in the repr of an output.
+_SHOWN_ROWS = 4
+
 # TensorFlow's CPU allocator never returns memory. It reads this variable only once, at
 # its first allocation.
 SYSTEM_ALLOCATOR = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
@@ -88,6 +92,19 @@ class BarkOutput(NamedTuple):
     fine: tf.Tensor
     voice: VoicePreset | list[VoicePreset | None] | None
     sampling_rate: int
+
+    def __repr__(self) -> str:
+        seconds = [f"{length / self.sampling_rate:.2f} s" for length in self.lengths]
+        more = ", ..." if len(seconds) > _SHOWN_ROWS else ""
+        return (
+            f"BarkOutput({', '.join(seconds[:_SHOWN_ROWS])}{more} of audio at "
+            f"{self.sampling_rate} Hz)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Players of the rows, for notebooks."""
+        rows = zip(np.asarray(self.audio), self.lengths, strict=True)
+        return player_html([row[:length] for row, length in rows], self.sampling_rate)
 
 
 class BarkModel:
@@ -130,6 +147,14 @@ class BarkModel:
 
     if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
         __getattr__ = refuse_habits
+
+    def __repr__(self) -> str:
+        source = "" if self._source is None else f", from {str(self._source[0])!r}"
+        return (
+            f"BarkModel({self.count_params():,} parameters, "
+            f"{self._parts['semantic'].dtype_policy.name}, {self.sampling_rate} Hz"
+            f"{source})"
+        )
 
     # === Parts ===
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from bark_tf.audio.player import player_html
 from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.generation.keywords import LongFormKeywords
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
@@ -125,6 +126,17 @@ class LongFormOutput(NamedTuple):
     def sampling_rate(self) -> int:
         """Hz; `sample_rate` under the name that `BarkOutput` has."""
         return self.sample_rate
+
+    def __repr__(self) -> str:
+        seconds = self.audio.size / self.sample_rate
+        return (
+            f"LongFormOutput({seconds:.2f} s of audio at {self.sample_rate} Hz, "
+            f"{len(self.chunks)} chunks, seed {self.seed})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A player, for notebooks."""
+        return player_html([self.audio], self.sample_rate)
 
 
 class SpokenRow(NamedTuple):

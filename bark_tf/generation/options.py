@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bark_tf.config import (
@@ -179,15 +179,15 @@ def _prefixed(name: str, stages) -> tuple[int, str] | None:
     return None
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    """Suggests options, for a name with a prefix those of its stage."""
-    prefixed = [prefix + field for prefix in PREFIXES for field in known]
-    return did_you_mean(name, known) or did_you_mean(name, prefixed)
-
-
 def _unknown(name: str, stages) -> str:
     known = sorted({field for stage in stages for field in stage.field_names()})
+    prefixed = [
+        prefix + field
+        for prefix, stage in zip(PREFIXES, stages, strict=True)
+        for field in stage.field_names()
+    ]
+    hint = did_you_mean(name, [*known, *prefixed])
     return (
-        f"generate has no option {name!r}.{_suggestion(name, known)} Options, each "
-        f"also with the prefix of a stage ({', '.join(PREFIXES)}): {', '.join(known)}"
+        f"generate has no option {name!r}.{hint} Options, each also with the prefix "
+        f"of a stage ({', '.join(PREFIXES)}): {', '.join(known)}"
     )

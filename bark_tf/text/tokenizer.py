@@ -377,6 +377,9 @@ class BarkTokenizer:
                 config[name] = self._settings[name]
         return config
 
+    def __repr__(self) -> str:
+        return f"BarkTokenizer(vocabulary of {self.vocab_size})"
+
     # === Vocabulary ===
 
     @property

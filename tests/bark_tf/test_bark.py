@@ -1,6 +1,7 @@
 """Text to audio through all four networks, at toy size."""
 
 import os
+import re
 import warnings
 
 import keras
@@ -358,6 +359,10 @@ def test_results_carry_the_rate_of_the_codec(bark, spoken):
         codec_config=bark.config.codec_config.replace(sampling_rate=16_000)
     )
     assert BarkModel(config).sampling_rate == 16_000
+    assert repr(spoken) == "BarkOutput(0.00 s of audio at 24000 Hz)"
+    assert spoken._repr_html_().count("<audio") == 1
+    summary = r"BarkModel\([\d,]+ parameters, float32, 24000 Hz\)"
+    assert re.fullmatch(summary, repr(bark))
     assert BarkModel(config).generation_config.sample_rate == 16_000
 
 

@@ -100,6 +100,13 @@ def test_paths_that_leave(path):
         check_relative(path, "A path")
 
 
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"config\.json: .*git-lfs pointer"):
+        read_json_object(path)
+
+
 @pytest.mark.parametrize("path", ["a", "/a/b", "C:/a", "a:b", "a/gs://b", "", "gs:"])
 def test_paths_of_this_machine_stay_as_they_are(path):
     assert local_path(path) == Path(path) and remote_scheme(path) is None

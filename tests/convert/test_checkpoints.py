@@ -69,13 +69,14 @@ def test_missing_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected a safetensors file or a file of torch.save"),
-        (b"\x89HDF\r\n\x1a\n", "expected a safetensors file or a file of torch.save"),
+        (b"", "expected a safetensors file"),
+        (b"\x89HDF\r\n\x1a\n", "expected a safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
     ],
 )
-def test_other_files(content, message, tmp_path):
-    path = tmp_path / "model.bin"
+@pytest.mark.parametrize("name", ["model.bin", "model.safetensors"])
+def test_other_files(name, content, message, tmp_path):
+    path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(path)

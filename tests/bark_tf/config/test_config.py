@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pickle
 
+import numpy as np
 import pytest
 
 from bark_tf.config import (
@@ -206,3 +207,57 @@ def test_a_file_of_something_else(content, message, tmp_path):
 def test_a_file_need_not_say_whose_it_is(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": null}', encoding="utf-8")
     assert BarkSemanticConfig.from_pretrained(tmp_path) == BarkSemanticConfig()
+
+
+# === Types ===
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "expected"),
+    [
+        (BarkSemanticConfig, {"dropout": None}, "a number. Received: dropout=None"),
+        (BarkSemanticConfig, {"num_layers": "2"}, "a whole number. Received"),
+        (BarkSemanticConfig, {"num_layers": True}, "a whole number. Received"),
+        (BarkSemanticConfig, {"bias": "no"}, "True or False. Received: bias='no'"),
+        (EncodecConfig, {"target_bandwidths": ["6"]}, "a sequence, each a number"),
+        (EncodecConfig, {"upsampling_ratios": 8}, "a sequence, each a whole number"),
+        (EncodecConfig, {"pad_mode": 1}, "text. Received"),
+        (BarkGenerationConfig, {"sample_rate": "24000"}, "a whole number"),
+        (BarkSemanticGenerationConfig, {"temperature": "0.7"}, "a number or None"),
+        (BarkSemanticGenerationConfig, {"min_eos_p": "low"}, "a number or None"),
+    ],
+)
+def test_a_value_of_another_type_is_one_clear_error(make, changes, expected):
+    """`"dropout": null` in a file once was a TypeError about `<=`."""
+    with pytest.raises(ValueError, match=expected):
+        make(**changes)
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+    values = {"model_type": "semantic", "dropout": None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"config\.json: .*dropout must be a number"):
+        BarkSemanticConfig.from_pretrained(tmp_path)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """They once could not be saved."""
+    config = BarkSemanticConfig(dropout=np.float32(0.5), num_layers=np.array(2))
+    assert config == BarkSemanticConfig(dropout=0.5, num_layers=2)
+    config.save_pretrained(tmp_path)
+    assert BarkSemanticConfig.from_pretrained(tmp_path) == config
+
+
+def test_the_repr_is_the_short_call_that_makes_it():
+    config = BarkConfig(semantic_config={"num_layers": 2}, initializer_range=0.1)
+    expected = (
+        "BarkConfig(semantic_config=BarkSemanticConfig(num_layers=2), "
+        "initializer_range=0.1)"
+    )
+    assert repr(config) == expected and eval(expected) == config
+    assert repr(BarkGenerationConfig()) == "BarkGenerationConfig()"
+
+
+def test_a_field_that_does_not_exist_is_suggested():
+    with pytest.raises(ValueError, match="Did you mean 'hidden_size'"):
+        BarkSemanticConfig().replace(hiden_size=8)

@@ -21,6 +21,12 @@ def test_a_list_of_voices_has_one_per_row(count):
         voices_per_row([None] * count, 2)
 
 
+def test_one_that_is_no_voice_is_refused():
+    with pytest.raises(ValueError, match=r"history_prompt must be the name.*: int"):
+        voices_per_row(3, 2)
+    assert voices_per_row("alpha", 2) == ["alpha"] * 2
+
+
 def test_voices_become_arrays_of_one_shape():
     histories = histories_of([toy.voice(4), None, toy.voice(9)], 2, 4)
     assert histories.num_semantic.tolist() == [4, 0, 9]

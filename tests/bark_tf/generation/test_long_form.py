@@ -1,5 +1,6 @@
 """Long text: chunks, the voice from one to the next, checks and second attempts."""
 
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -114,6 +115,9 @@ def test_every_chunk_is_said_once_and_in_order(processor):
         assert call.return_dict is True
     assert out.audio.dtype == np.float32 and out.audio.ndim == 1
     assert out.sample_rate == out.sampling_rate == RATE
+    summary = r"LongFormOutput\(\d+\.\d\d s of audio at 24000 Hz, 3 chunks, seed 1\)"
+    assert re.fullmatch(summary, repr(out))
+    assert out._repr_html_().count("<audio") == 1
 
 
 def test_chunks_start_where_the_report_says_and_pauses_are_silent(processor):

@@ -6,7 +6,7 @@ import pytest
 import toy
 
 from bark_tf.config import BarkGenerationConfig
-from bark_tf.generation.options import stage_configs
+from bark_tf.generation.options import call_config, stage_config, stage_configs
 
 CONFIG = toy.generation_config()
 
@@ -134,6 +134,39 @@ def test_an_unknown_option_is_named_with_what_there_is(name):
 def test_values_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=r"must be .* Received"):
         configs_of(**options)
+
+
+def test_a_wrong_option_is_suggested():
+    for name, suggestion in [
+        ("temprature", "'temperature'"),
+        ("semantic_temprature", "'semantic_temperature'"),
+    ]:
+        with pytest.raises(ValueError, match=f"Did you mean {suggestion}"):
+            configs_of(**{name: 1})
+
+
+def test_a_mapping_stands_for_a_configuration():
+    """It changes the model's own, and its keywords come after the call's."""
+    given = {
+        "_from_model_config": True,
+        "fine_acoustics_config": {"temperature": 0.3},
+        "top_k": 7,
+        "semantic_top_k": None,
+    }
+    config, options = call_config(given, CONFIG, {"top_k": 9})
+    fine = CONFIG.fine_acoustics_config.replace(temperature=0.3)
+    assert config == CONFIG.replace(fine_acoustics_config=fine)
+    assert options == {"top_k": 9}
+    assert call_config(None, CONFIG, {}) == (CONFIG, {})
+    own = CONFIG.semantic_config
+    assert stage_config(type(own), own) is own
+    assert stage_config(type(own), {"top_k": 3}).top_k == 3
+    assert stage_config(type(own), None) == type(own)()
+    for wrong in ("warm", 3, own):
+        with pytest.raises(ValueError, match="a BarkGenerationConfig or a mapping"):
+            call_config(wrong, CONFIG, {})
+    with pytest.raises(ValueError, match="BarkSemanticGenerationConfig, a mapping"):
+        stage_config(type(own), CONFIG)
 
 
 # === Greedy or not ===

@@ -116,6 +116,12 @@ def test_a_hostile_array_is_one_clear_error(tmp_path, monkeypatch, member, messa
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_git_lfs_pointer_is_called_one(npz):
+    npz.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"voice\.npz: .*git-lfs pointer.*git lfs p"):
+        VoicePreset.from_npz(npz)
+
+
 @pytest.mark.parametrize("length", [0, 1, 100, -1, -30])
 def test_a_truncated_file_is_one_clear_error(npz, length):
     content = npz.read_bytes()[:length]

@@ -389,6 +389,33 @@ def test_an_unknown_name_says_what_comes_near(tmp_path, monkeypatch):
         VoicePreset.load("en_speaker_6.npz", index)
 
 
+def test_a_recording_is_no_voice_yet():
+    for path in ("my voice.WAV", Path("my voice.mp3")):
+        with pytest.raises(
+            ValueError, match=r"recording.*bark-tf voice 'my voice\.\w+'"
+        ):
+            VoicePreset.load(path)
+
+
+def test_a_voice_of_suno_names_its_models(tmp_path, monkeypatch):
+    """With the small voice, a published example's voice once was just unknown."""
+    monkeypatch.setattr(voices, "suno_voices", dict)
+    message = r"Suno's for suno/bark-small, suno/bark .*extra `voices`.*such as 'alpha'"
+    with pytest.raises(ValueError, match=message):
+        VoicePreset.load("v2/en_speaker_6", {"alpha": arrays()})
+    path = VoicePreset.from_dict(arrays()).save(tmp_path / "suno")
+    monkeypatch.setattr(voices, "suno_voices", lambda: {"v2/en_speaker_6": path})
+    with pytest.raises(ValueError, match=r"Suno's for suno/bark-small.*does not fit"):
+        VoicePreset.load("v2/en_speaker_6", num_fine=4)
+
+
+def test_none_skips_a_check():
+    limits = ("semantic_vocab_size", "codebook_size", "num_coarse", "num_fine")
+    one = np.full((1, 9), 5000)
+    voice = VoicePreset(np.full(6, 20_000), one, one)
+    assert voice.validate(**dict.fromkeys(limits)) is voice
+
+
 @pytest.mark.parametrize("name", ["", "/", "a\0b", "\ud800", "x" * 5000, "../x", "."])
 def test_a_strange_name_is_one_clear_error(name):
     with pytest.raises(ValueError, match="There is no voice") as caught:
