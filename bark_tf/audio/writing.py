@@ -31,10 +31,10 @@ FORMATS = {
 _UNBOUNDED = ("FLOAT", "DOUBLE")
 # Formats and encodings whose empty files libsndfile cannot open.
 _NEVER_EMPTY = ("FLAC", "MPEG_LAYER_III", "OPUS")
-_OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 # Encoding -> the sample rates it supports; others take any.
-_RATES = {"OPUS": _OPUS_RATES, "MPEG_LAYER_III": _MP3_RATES}
+_RATES = {"OPUS": OPUS_RATES, "MPEG_LAYER_III": MP3_RATES}
 
 _PCM16_SCALE = 2**15
 _PCM16_CODE, _PCM16_BYTES = 1, 2

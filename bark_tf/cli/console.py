@@ -144,7 +144,9 @@ def _silent_native_code() -> Iterator[None]:
         yield
         return
     copy = os.dup(_STANDARD_ERROR)
-    sys.stderr = open(copy, "w", encoding=stream.encoding, errors=stream.errors)
+    sys.stderr = open(
+        copy, "w", buffering=1, encoding=stream.encoding, errors=stream.errors
+    )
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), _STANDARD_ERROR)

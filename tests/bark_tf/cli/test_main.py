@@ -11,7 +11,7 @@ from toy_cli import TEXT, only_line
 from bark_tf import __version__
 from bark_tf.cli.main import _parser, main
 
-COMMANDS = ("speak", "voices", "voice", "convert")
+COMMANDS = ("speak", "voices", "voice", "convert", "serve")
 COMMANDS += ("prepare", "train-tokenizer", "train", "evaluate")
 
 

@@ -1,0 +1,225 @@
+"""`bark-tf serve`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bark_tf import hub
+from bark_tf.cli.arguments import (
+    MODEL_HELP,
+    Parser,
+    add_command,
+    add_verbosity,
+    chosen_model,
+    positive,
+    whole,
+)
+from bark_tf.cli.console import UsageError, note
+from bark_tf.optional import required
+
+TOKEN_VARIABLE = "BARK_TF_TOKEN"
+
+_SERVE_EXAMPLES = f"""examples:
+  bark-tf serve --model suno/bark-small
+  bark-tf serve --alias alloy=kumo --alias nova=alpha
+  {TOKEN_VARIABLE}=... bark-tf serve --host 0.0.0.0
+  bark-tf serve --host 0.0.0.0 --token-file /run/secrets/token
+
+then:
+  curl localhost:8000/v1/audio/speech -H 'Content-Type: application/json' \\
+    -d '{{"model": "tts-1", "voice": "default", "input": "one two"}}' -o out.mp3
+"""
+
+
+def add_serve(commands: Any) -> None:
+    """Adds `bark-tf serve`."""
+    parser = add_command(
+        commands,
+        "serve",
+        _serve,
+        "speak over HTTP, by OpenAI's speech protocol",
+        _SERVE_EXAMPLES,
+    )
+    _add_network(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", metavar="DIR|ID", help=MODEL_HELP)
+    model.add_argument(
+        "--model-name",
+        metavar="NAME",
+        help="name for clients; default: the last part of --model",
+    )
+    model.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=VOICE",
+        help="another name of a voice, for clients that know only alloy, nova, ...; "
+        "may be repeated",
+    )
+    model.add_argument(
+        "--dtype", metavar="POLICY", help="dtype of the computation, such as bfloat16"
+    )
+    model.add_argument(
+        "--quantize", choices=("int8",), help="use less memory for about the same sound"
+    )
+    model.add_argument(
+        "--no-xla",
+        dest="jit_compile",
+        action="store_false",
+        help="do not compile with XLA: starts sooner, speaks slower",
+    )
+    model.add_argument(
+        "--no-warm-up",
+        dest="warm_up",
+        action="store_false",
+        help="listen at once; the first requests then wait for tracing and compiling",
+    )
+    _add_limits(parser)
+    add_verbosity(parser)
+
+
+def _add_network(parser: Parser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
+    group.add_argument(
+        "--port", type=whole, default=8000, help="default: 8000; 0: any free one"
+    )
+    group.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with the token that clients must send (as their API key); default: "
+        f"${TOKEN_VARIABLE}, or no token",
+    )
+    group.add_argument(
+        "--without-token",
+        action="store_true",
+        help="listen on other addresses than loopback without a token",
+    )
+
+
+def _add_limits(parser: Parser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--max-batch",
+        type=int,
+        choices=[2**n for n in range(8)],
+        default=16,
+        metavar="N",
+        help="most sentences spoken together, a power of two; default: 16",
+    )
+    group.add_argument(
+        "--max-requests",
+        type=whole,
+        default=64,
+        metavar="N",
+        help="most requests that are spoken or wait; others get 429; default: 64",
+    )
+    group.add_argument(
+        "--max-characters",
+        type=whole,
+        default=4096,
+        metavar="N",
+        help="most characters of a text; default: 4096",
+    )
+    group.add_argument(
+        "--timeout",
+        type=positive,
+        default=300.0,
+        metavar="S",
+        help="most seconds from a request to its last byte; default: 300",
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    """Answers requests until SIGTERM or Ctrl-C."""
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
+        required(module, "bark-tf serve", "serve")
+    from bark_tf.serving.running import HttpServer, bind, log_to
+    from bark_tf.serving.server import Server
+
+    token = _token(arguments)
+    # Before the model is loaded, so that a taken port is known at once.
+    with bind(arguments.host, arguments.port) as bound:
+        name = chosen_model(arguments)
+        server = Server(
+            _engine(name, arguments),
+            arguments.model_name or _name_of(name),
+            token=token,
+            timeout_s=arguments.timeout,
+            max_characters=arguments.max_characters,
+        )
+        bound.listen()
+        port = bound.getsockname()[1]
+        note(arguments, f"listening on http://{arguments.host}:{port}/v1")
+        if not arguments.quiet:
+            logging.disable(logging.NOTSET)
+            log_to(sys.stderr)
+        HttpServer(server.gate).run([bound])
+
+
+def _name_of(checkpoint: str) -> str:
+    is_shipped = checkpoint == str(hub.SHIPPED_CHECKPOINT)
+    return "small-voice" if is_shipped else Path(checkpoint).name
+
+
+def _engine(name: str, arguments: argparse.Namespace) -> Any:
+    """Loads the model, and compiles its programs."""
+    from bark_tf.bark import BarkModel
+    from bark_tf.processor import BarkProcessor
+    from bark_tf.serving.engine import Engine
+
+    aliases = _aliases(arguments)
+    processor = BarkProcessor.from_pretrained(name)
+    model = BarkModel.from_pretrained(
+        name, dtype=arguments.dtype, quantize=arguments.quantize
+    )
+    # From here on warnings would quote texts.
+    warnings.simplefilter("ignore")
+    engine = Engine(
+        model,
+        processor,
+        max_batch=arguments.max_batch,
+        max_requests=arguments.max_requests,
+        jit_compile=arguments.jit_compile,
+        aliases=aliases,
+    )
+    if arguments.warm_up:
+        note(arguments, "warming up; --no-warm-up listens at once")
+        engine.warm_up()
+    return engine
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    """The token of a file or of the environment."""
+    from bark_tf.serving.running import is_loopback
+
+    if arguments.token_file is not None:
+        token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
+    else:
+        token = os.environ.get(TOKEN_VARIABLE)
+        if token is None:
+            if not arguments.without_token and not is_loopback(arguments.host):
+                raise UsageError(
+                    f"--host {arguments.host} is open to other machines: set a token "
+                    f"(${TOKEN_VARIABLE} or --token-file), or give --without-token"
+                )
+            return None
+    if not token:
+        raise UsageError("the token is empty")
+    return token
+
+
+def _aliases(arguments: argparse.Namespace) -> dict[str, str]:
+    aliases = {}
+    for alias in arguments.alias:
+        name, equals, voice = alias.partition("=")
+        if not (name and equals and voice):
+            raise UsageError(f"--alias must be NAME=VOICE. Received: {alias!r}")
+        aliases[name] = voice
+    return aliases

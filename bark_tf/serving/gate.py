@@ -1,0 +1,157 @@
+"""What stands before every route: token, size of the body, graceful stop, counting."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import threading
+import traceback
+import uuid
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bark_tf.serving.metrics import Metrics
+
+LOGGER = logging.getLogger("bark_tf.serving")
+HEALTH = "/healthz"
+# Open while the server stops, so that its end can be watched.
+_ALWAYS_OPEN = (HEALTH, "/metrics")
+RETRY_AFTER_S = 10
+
+
+def error_response(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> JSONResponse:
+    """An error in the form of OpenAI's.
+
+    Args:
+        status: HTTP status.
+        message: What was expected and what came.
+        param: The field of the request that is wrong.
+        code: A word for programs.
+    """
+    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    if status == 413:
+        headers["Connection"] = "close"  # instead of reading the rest
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": error}, status, headers)
+
+
+class Gate:
+    """ASGI middleware that lets requests in, counts them, and logs a line for each.
+
+    Lines are JSON objects and contain no text of a request.
+
+    Args:
+        app: The application behind it.
+        metrics: Where to count.
+        token: Clients must send it as `Authorization: Bearer TOKEN`; None: all may in.
+        max_body: Most bytes of a body.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, token: str | None, max_body: int
+    ):
+        self._app, self._metrics, self._max_body = app, metrics, max_body
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._changed, self._inside = threading.Condition(), 0
+        self.is_closing = False
+
+    def close(self) -> None:
+        """Lets no new request in; those inside go on."""
+        self.is_closing = True
+
+    def wait_until_empty(self) -> None:
+        """Blocks until all requests that are inside have been answered."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        facts = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": uuid.uuid4().hex,
+            "method": scope["method"],
+            "status": None,
+        }
+        scope.setdefault("state", {})["facts"] = facts
+        start = monotonic()
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                facts["status"] = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = facts["id"]
+            await send(message)
+
+        self._count(1)
+        try:
+            app = self._refusal(scope) or self._app
+            await app(scope, self._limited(receive), send_on)
+        except Exception as error:
+            # Without its message, which may quote the text. A response that has begun
+            # ends without its end, so the client sees that something is missing.
+            facts["error"] = type(error).__name__
+            facts["trace"] = [
+                f"{frame.filename}:{frame.lineno} {frame.name}"
+                for frame in traceback.extract_tb(error.__traceback__)
+            ]
+        finally:
+            self._count(-1)
+            self._record(scope, facts, monotonic() - start)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._inside += change
+            self._changed.notify_all()
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers, path = Headers(scope=scope), scope["path"]
+        if self._token is not None and path != HEALTH:
+            given = headers.get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, self._token):
+                return error_response(
+                    401,
+                    "Send the server's token as `Authorization: Bearer TOKEN`",
+                    code="invalid_api_key",
+                )
+        if self.is_closing and path not in _ALWAYS_OPEN:
+            return error_response(503, "The server is stopping", code="stopping")
+        if int(headers.get("content-length", "0") or 0) > self._max_body:
+            return error_response(413, self._too_large(), code="body_too_large")
+        return None
+
+    def _too_large(self) -> str:
+        return f"The body of a request must have at most {self._max_body} bytes"
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Counts the bytes of a body that does not state its length."""
+        size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_body:
+                raise HTTPException(413, self._too_large())
+            return message
+
+        return limited
+
+    def _record(self, scope: Scope, facts: dict[str, Any], seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(route, facts["status"]).inc()
+        if route == "/v1/audio/speech":
+            self._metrics.request_seconds.observe(seconds)
+        LOGGER.info(json.dumps({**facts, "route": route, "seconds": round(seconds, 3)}))

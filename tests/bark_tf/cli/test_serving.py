@@ -1,0 +1,85 @@
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+from toy_cli import TEXT, VOICES, only_line
+
+from bark_tf.cli.main import main
+from bark_tf.cli.serving import TOKEN_VARIABLE
+
+WAIT_S = 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "open to other machines: set a token"),
+        (["--host", "::"], "open to other machines: set a token"),
+        (["--alias", "alloy"], "--alias must be NAME=VOICE"),
+        (["--max-batch", "3"], "invalid choice: 3"),
+        (["--token-file", os.devnull], "the token is empty"),
+    ],
+)
+def test_wrong_usage_is_one_line(fake, arguments, message, monkeypatch, capsys):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert main(["serve", "--port", "0", *arguments, "-q"]) == 2
+    assert message in only_line(capsys)
+
+
+def test_what_cannot_work_is_said_before_the_model_is_loaded(fake, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port), "-q"]) == 1
+    assert only_line(capsys) == f"bark-tf: Address already in use: '127.0.0.1:{port}'"
+    assert not hasattr(fake, "loaded")
+    assert main(["serve", "--port", "0", "-q", "--alias", "alloy=nobody"]) == 1
+    assert "voice must be one of announcer, v2/en" in only_line(capsys)
+
+
+def test_a_process_serves_until_sigterm(checkpoint):
+    """What has begun is finished, and the exit status is 0."""
+    command = [sys.executable, "-m", "bark_tf", "serve", "--model", checkpoint]
+    command += [
+        "--port",
+        "0",
+        "--no-xla",
+        "--no-warm-up",
+        "--alias",
+        f"nova={VOICES[0]}",
+    ]
+    environment = {**os.environ, TOKEN_VARIABLE: "token"}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        line = next(line for line in process.stderr if "listening" in line)
+        url = re.search(r"http://[\w.:/]+", line)[0]
+        body = {"model": "tts-1", "voice": "nova", "input": TEXT, "seed": 1}
+        with httpx.stream(
+            "POST",
+            f"{url}/audio/speech",
+            json={**body, "input": f"{TEXT}. " * 8, "response_format": "pcm"},
+            headers={"authorization": "Bearer token"},
+            timeout=WAIT_S,
+        ) as response:
+            pieces = response.iter_raw()
+            num_bytes = len(next(pieces))
+            process.send_signal(signal.SIGTERM)
+            refused = None
+            while refused is None:
+                answer = httpx.get(url[:-3] + "/healthz")
+                refused = answer if answer.status_code == 503 else None
+            new = httpx.post(
+                f"{url}/audio/speech",
+                json=body,
+                headers={"authorization": "Bearer token"},
+            )
+            assert new.status_code == 503
+            num_bytes += sum(map(len, pieces))
+        log = process.stderr.read()
+        assert process.wait(WAIT_S) == 0
+    assert num_bytes and '"status": 503' in log and "word1" not in log

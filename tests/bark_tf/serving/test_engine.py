@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from toy_cli import TEXT, VOICES, WORDS
+from toy_serving import FakeModel, processor
+
+from bark_tf.generation.long_form import generate_long
+from bark_tf.serving.engine import DEFAULT_VOICE, Busy, Engine
+
+LONG_TEXT = ". ".join(" ".join(WORDS[n : n + 8]) for n in range(0, 48, 8)) + "."
+
+
+@pytest.fixture
+def model():
+    return FakeModel()
+
+
+@pytest.fixture
+def engine(model):
+    engine = Engine(model, processor(), max_requests=2, aliases={"alloy": VOICES[0]})
+    yield engine
+    model.go.set()
+    engine.close()
+
+
+def test_a_long_text_is_spoken_as_generate_long_speaks_it(engine, model):
+    utterance = engine.start(LONG_TEXT, VOICES[1], seed=5, temperature=0.5)
+    pieces, ends = zip(*utterance, strict=True)
+    assert len(pieces) > 2 and ends == (False,) * (len(pieces) - 1) + (True,)
+    one_row = {"temperature": 0.5, "voice": VOICES[1], "seed": 5}
+
+    class Alone:
+        generation_config = model.generation_config
+
+        def generate(self, *, seed, history_prompt, progress, **options):
+            report = lambda *_: None  # noqa: E731
+            return FakeModel().generate(
+                history_prompt=[history_prompt], seed=[seed], progress=report, **options
+            )
+
+    alone = generate_long(Alone(), processor(), LONG_TEXT, **one_row)
+    np.testing.assert_array_equal(np.concatenate(pieces), alone.audio)
+    assert utterance.num_samples == alone.audio.size
+    assert all(options["temperature"] == 0.5 for options in model.options)
+    utterance.close()
+
+
+def test_places_are_bounded_and_come_back(engine):
+    first = engine.start(TEXT, DEFAULT_VOICE)
+    with pytest.raises(ValueError, match="something to say"):
+        engine.start("...", DEFAULT_VOICE)
+    second = engine.start(TEXT, DEFAULT_VOICE)
+    with pytest.raises(Busy, match="Try again in 1 s") as busy:
+        engine.start(TEXT, DEFAULT_VOICE)
+    assert busy.value.retry_after_s == 1
+    first.close()
+    first.close()  # frees one place only
+    third = engine.start(TEXT, DEFAULT_VOICE)
+    with pytest.raises(Busy):
+        engine.start(TEXT, DEFAULT_VOICE)
+    second.close()
+    third.close()
+
+
+def test_only_listed_voices_are_loaded(engine, model, tmp_path, monkeypatch):
+    """The processor also takes the path of a file, which a client must not name."""
+    monkeypatch.chdir(tmp_path)
+    processor()._load_voice(VOICES[0]).save("secret.npz")
+    known = ", ".join([*sorted(VOICES), DEFAULT_VOICE, "alloy"])
+    for name in ("secret", "secret.npz", str(tmp_path / "secret.npz")):
+        with pytest.raises(ValueError, match=r"^voice must be one of") as error:
+            engine.start(TEXT, name)
+        assert known in str(error.value)
+    with pytest.raises(ValueError, match="voice='nobody'"):
+        Engine(model, processor(), aliases={"alloy": "nobody"})
+
+
+def test_warming_up_speaks_at_every_batch_size(engine, model):
+    engine.warm_up()
+    assert [len(seeds) for seeds in model.batches] == 2 * [1, 2, 4, 8, 16]
