@@ -27,6 +27,8 @@ class FakeModel:
         is_mute: Whether all rows are empty.
     """
 
+    sampling_rate = RATE
+
     def __init__(self):
         self.generation_config = generation_config()
         self.go, self.begun = threading.Event(), threading.Event()

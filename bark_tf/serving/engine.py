@@ -115,7 +115,7 @@ class Engine:
         metrics: Metrics | None = None,
     ):
         self.model, self.processor = model, processor
-        self.sample_rate = model.generation_config.sample_rate
+        self.sample_rate = model.sampling_rate
         self.max_batch, self.max_requests = max_batch, max_requests
         self.metrics = metrics or Metrics()
         self._jit_compile = jit_compile

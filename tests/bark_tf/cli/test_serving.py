@@ -41,6 +41,7 @@ def test_what_cannot_work_is_said_before_the_model_is_loaded(fake, capsys):
     assert "voice must be one of announcer, v2/en" in only_line(capsys)
 
 
+@pytest.mark.slow
 def test_a_process_serves_until_sigterm(checkpoint):
     """What has begun is finished, and the exit status is 0."""
     command = [sys.executable, "-m", "bark_tf", "serve", "--model", checkpoint]

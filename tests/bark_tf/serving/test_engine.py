@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from toy_cli import TEXT, VOICES, WORDS
+from toy_cli import RATE, TEXT, VOICES, WORDS
 from toy_serving import FakeModel, processor
 
 from bark_tf.generation.long_form import generate_long
@@ -29,7 +29,7 @@ def test_a_long_text_is_spoken_as_generate_long_speaks_it(engine, model):
     one_row = {"temperature": 0.5, "voice": VOICES[1], "seed": 5}
 
     class Alone:
-        generation_config = model.generation_config
+        generation_config, sampling_rate = model.generation_config, RATE
 
         def generate(self, *, seed, history_prompt, progress, **options):
             report = lambda *_: None  # noqa: E731
