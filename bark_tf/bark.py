@@ -77,9 +77,10 @@ class BarkOutput(NamedTuple):
         audio: float32 (batch, samples), `sampling_rate` per second, about [-1, 1];
             rows end in silence after their own length.
         lengths: Samples per row.
-        semantic: int32 (batch, time), 49.9 Hz, padded with `eos_token_id`.
-        coarse: int32 (batch, n_coarse_codebooks, frames), 75 Hz, padded with 0.
-        fine: int32 (batch, n_fine_codebooks, frames), 75 Hz, padded with 0.
+        semantic: int32 (batch, time), padded with `eos_token_id`; 49.9 Hz for Bark.
+        coarse: int32 (batch, n_coarse_codebooks, frames), padded with 0; 75 Hz for
+            Bark.
+        fine: int32 (batch, n_fine_codebooks, frames), padded with 0, as `coarse`.
         voice: `VoicePreset` to continue from; a list for several rows. None for an
             empty row.
         sampling_rate: Samples per second.

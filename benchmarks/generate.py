@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 
 STAGES = ("semantic", "coarse", "fine", "codec")
-SAMPLE_RATE = 24_000
 
 
 def parse():
@@ -201,7 +200,8 @@ def worker(args):
     }
     # Before anything else runs, so it is the peak of loading and generating.
     report["peak_memory_gb"] = peak_gib()
-    report["audio_seconds"] = audio.shape[-1] / SAMPLE_RATE
+    rate = side.model.generation_config.sample_rate
+    report["audio_seconds"] = audio.shape[-1] / rate
     report["checksum"] = float(abs(audio).mean())
     if hasattr(side, "first_audio"):
         for latency in ("exact", "low"):

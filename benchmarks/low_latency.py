@@ -54,7 +54,7 @@ def measure(model, processor, texts, jit_compile):
             model.generation_config.codebook_size, size=again[given:].shape
         )
         noise = np.asarray(model.codec_decode(again[None]))[0]
-        rate = model.generation_config.sample_rate
+        rate = model.sampling_rate
         rows.append(
             {
                 "seconds": len(whole[0]) / rate,
@@ -102,7 +102,7 @@ def main():
     if arguments.recogniser:
         words = None if arguments.texts else DIGITS
         recognise = recogniser_of(arguments.recogniser, words)
-        rate = model.generation_config.sample_rate
+        rate = model.sampling_rate
         for name, takes in (("exact", exact), ("low", early)):
             recognised = [recognise(take, rate) for take in takes]
             score = corpus_word_error_rate(texts, recognised)

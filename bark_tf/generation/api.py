@@ -45,9 +45,8 @@ def check_eager() -> None:
     """Raises ValueError where tensors have no values, as in a traced function."""
     if not tf.executing_eagerly():
         raise ValueError(
-            "generate needs eager execution, and compiles its loops itself. Call it "
-            "outside of tf.function and Dataset.map, without "
-            "tf.compat.v1.disable_eager_execution()"
+            "generate needs eager execution, and compiles its loops itself: call it "
+            "outside of tf.function and Dataset.map"
         )
 
 

@@ -48,6 +48,12 @@ class PretrainedModel(keras.Model):
     checkpoint_prefix: ClassVar[str] = ""
 
     def __init__(self, config, **kwargs):
+        if not tf.compat.v1.executing_eagerly_outside_functions():
+            raise ValueError(
+                "Networks need eager execution: build them outside of tf.Graph, and do "
+                "not call tf.compat.v1.disable_eager_execution() or "
+                "disable_v2_behavior()"
+            )
         super().__init__(**kwargs)
         if not isinstance(config, self.config_class):
             raise ValueError(

@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -364,6 +365,16 @@ def test_results_carry_the_rate_of_the_codec(bark, spoken):
     summary = r"BarkModel\([\d,]+ parameters, float32, 24000 Hz\)"
     assert re.fullmatch(summary, repr(bark))
     assert BarkModel(config).generation_config.sample_rate == 16_000
+
+
+def test_no_example_states_the_rate():
+    """The model decides: what is played at another rate is too fast or too slow."""
+    root = Path(__file__).parents[2]
+    paths = [root / "README.md", root / "bark_tf/bark.py", *root.glob("docs/*.md")]
+    paths += [*root.glob("notebooks/*.ipynb"), *root.glob("bark_tf/generation/*.py")]
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"rate\s*=\s*\d|24 ?kHz|24_000", text), path
 
 
 def test_a_mapping_changes_the_model_s_configuration(bark, spoken):

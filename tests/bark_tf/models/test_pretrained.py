@@ -178,3 +178,9 @@ def test_collecting_garbage_goes_on_as_it_was(collects):
         assert gc.isenabled() == collects
     finally:
         gc.enable()
+
+
+def test_without_eager_execution_no_network_is_built():
+    """It once ended in an error about EagerTensor."""
+    with tf.Graph().as_default(), pytest.raises(ValueError, match="disable_eager_exec"):
+        BarkSemanticModel(toy.semantic_config())
