@@ -73,7 +73,8 @@ def add_voice(commands: Any) -> None:
     parser.add_argument(
         "recording",
         metavar="RECORDING",
-        help="wav, flac, ogg, opus or mp3; best are 5 to 13 s of one person",
+        help="wav, flac, ogg, opus or mp3, with the extra `formats` also m4a, mp4, aac "
+        "or webm; best are 5 to 13 s of one person",
     )
     parser.add_argument(
         "-o",
