@@ -70,6 +70,15 @@ def whole(text: str) -> int:
     return value
 
 
+@_named("positive whole number")
+def positive_whole(text: str) -> int:
+    """Parses a whole number of at least 1."""
+    value = whole(text)
+    if value == 0:
+        raise ValueError
+    return value
+
+
 def local(text: str) -> str:
     """Parses the path of a file or folder of this machine."""
     try:

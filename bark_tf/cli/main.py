@@ -91,8 +91,8 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
     except UsageError as error:
         arguments.parser.error(str(error))
-    except KeyboardInterrupt:
-        status, message = INTERRUPTED, "interrupted"
+    except KeyboardInterrupt as stop:
+        status, message = INTERRUPTED, str(stop) or "interrupted"
     except BrokenPipeError:
         status, message = PIPE_CLOSED, ""
     except Exception as error:

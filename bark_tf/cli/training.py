@@ -6,11 +6,18 @@ The work itself is in `bark_tf.training`, which each command imports when it run
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bark_tf.cli.arguments import Parser, add_command, add_verbosity, local
+from bark_tf.cli.arguments import (
+    Parser,
+    add_command,
+    add_verbosity,
+    local,
+    positive_whole,
+)
 from bark_tf.cli.console import progress_of
 
 
@@ -356,8 +363,10 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice
   # Learn only its sound, not how it speaks a text:
   bark-tf train lora --stages coarse fine --set model=my-bark data=prepared out=mine
-  # On all GPUs of this machine. Run it again to resume after an interruption.
+  # On all GPUs of this machine; rehearsed without a GPU:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
+  bark-tf train lora --set model=my-bark data=prepared out=test steps=4 \
+      --strategy mirrored --cpus 2
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
 """
 
@@ -395,6 +404,12 @@ def _add_train(commands: Any) -> Parser:
         choices=("mirrored", "multi-worker"),
         help="use all devices of this machine, or of the machines in TF_CONFIG",
     )
+    parser.add_argument(
+        "--cpus",
+        type=positive_whole,
+        metavar="N",
+        help="rehearse --strategy mirrored on N logical devices that share the CPU",
+    )
     return parser
 
 
@@ -418,13 +433,17 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.show:
         print("\n\n".join([docstring, *map(_as_lines, recipes)]))
         return
+    from bark_tf.training.runs.display import Display
     from bark_tf.training.runs.run import run
     from bark_tf.training.runs.strategies import strategy_of
 
-    strategy = strategy_of(arguments.strategy)
-    with progress_of(arguments) as report:
+    stream = sys.stderr
+    with progress_of(arguments):  # warnings appear above the bar
         path = run(
-            recipes, restart=arguments.restart, strategy=strategy, progress=report
+            recipes,
+            restart=arguments.restart,
+            strategy=strategy_of(arguments.strategy, arguments.cpus),
+            callbacks=lambda one: () if arguments.quiet else [Display(one, stream)],
         )
     if not arguments.quiet:
         print(path)

@@ -196,9 +196,8 @@ def _keep(path, weights, **others):
     np.savez(path, *weights, **others)
 
 
-def call(arguments, errors, num_devices=1, addresses=(), index=0):
+def call(arguments, errors, addresses=(), index=0):
     """Runs `bark-tf ARGUMENTS`, with standard error in a file."""
-    split_cpu(num_devices)
     if addresses:
         join_cluster(addresses, index)
     with open(errors, "w", encoding="utf-8") as file:

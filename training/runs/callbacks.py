@@ -177,6 +177,8 @@ class Validation(keras.callbacks.Callback):
             variable.assign(value)
         self.log.check(values)
         self.log.write(values)
+        if logs is not None:
+            logs.update(values)  # for the callbacks after this one
         self._judge(values["val_loss"])
 
     def _judge(self, loss: float) -> None:
@@ -270,7 +272,17 @@ class Checkpoints(keras.callbacks.Callback):
         )
 
 
-class AudioSamples(keras.callbacks.Callback):
+class StepCallback(keras.callbacks.Callback):
+    """A callback that counts the steps of the whole run; abstract.
+
+    Attributes:
+        start: Steps taken before this process, set by `train`.
+    """
+
+    start = 0
+
+
+class AudioSamples(StepCallback):
     """Writes audio and spectrograms for TensorBoard.
 
     Args:
@@ -278,9 +290,6 @@ class AudioSamples(keras.callbacks.Callback):
         every: Steps between two samples.
         make: Called with the step; returns name -> float32 (samples,).
         sample_rate: Samples per second.
-
-    Attributes:
-        start: Steps taken before, set by `train`.
 
     Raises:
         ImportError: If TensorBoard is not installed.
@@ -295,7 +304,6 @@ class AudioSamples(keras.callbacks.Callback):
     ):
         super().__init__()
         self.every, self.make, self.sample_rate = every, make, sample_rate
-        self.start = 0
         required("tensorboard", "Writing audio samples", "train")
         self._writer = tf.summary.create_file_writer(
             str(Path(directory) / _TENSORBOARD)

@@ -20,9 +20,9 @@ import keras
 from ..options import TrainingOptions
 from . import checkpoints, strategies
 from .callbacks import (
-    AudioSamples,
     Checkpoints,
     Log,
+    StepCallback,
     StopOnSignal,
     Validation,
     restore_best,
@@ -116,14 +116,17 @@ def train(
     if start < options.steps and not validate.is_over:
         save = Checkpoints({"options": values}, log)
         for callback in callbacks:
-            if isinstance(callback, AudioSamples):
+            if isinstance(callback, StepCallback):
                 callback.start = start
         callbacks = [log, validate, save, *callbacks]
         with StopOnSignal() as stop:
             steps = options.steps - start
             workers.fit(trainer, batches, start, steps, callbacks, stop)
         if stop.came:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(
+                f"stopped at step {log.step} of {options.steps}, which is saved in "
+                f"{str(directory)!r}; the same command goes on from there"
+            )
     elif options.ema is not None:
         trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
     workers.wait()  # until everything is written

@@ -39,7 +39,7 @@ _PACKAGE = f"{__package__.rpartition('.')[0]}.recipes"
 # The groups of options, and what the `--set` keys of their fields start with.
 _PREFIXES = {"options": "", "examples": "", "lora": "lora_", "codec": ""}
 # Values that no --set changes.
-_FIXED = {"stage", "start", "vary_text"}
+_FIXED = {"stage", "start", "callbacks", "vary_text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Recipe:
         sample_every: Steps between two audio samples in TensorBoard: a held-out
             recording through the codec, or a held-out text spoken by the whole model,
             which then has to fit in memory. One device only. None: no samples.
+        callbacks: Called with the recipe; returns Keras callbacks for the run, such as
+            those of Weights & Biases or MLflow.
         options: Length, optimizer and bookkeeping.
         examples: How recordings become examples for the transformers.
         lora: The adapters of method `"lora"`.
@@ -89,6 +91,7 @@ class Recipe:
     dropout: float | None = None
     gradient_checkpointing: bool = False
     sample_every: int | None = None
+    callbacks: Callable[[Recipe], Sequence[Any]] | None = None
     options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     examples: ExampleOptions = dataclasses.field(default_factory=ExampleOptions)
     lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)

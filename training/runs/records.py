@@ -28,7 +28,7 @@ RECORD_NAME, DONE_NAME = "recipe.json", "done.json"
 # Values that a run may change, because they do not change its result. A model and data
 # may move: their fingerprints count.
 FREE = frozenset(
-    ("out", "model", "data", "checkpoint_every", "keep", "log_every", "sample_every")
+    "out model data callbacks checkpoint_every keep log_every sample_every".split()
 )
 _SHOWN = 12  # characters of a fingerprint in messages
 

@@ -68,6 +68,7 @@ def run(
     restart: bool = False,
     strategy: Any = None,
     progress: Callable | None = None,
+    callbacks: Callable[[Recipe], Sequence[keras.callbacks.Callback]] = lambda _: (),
 ) -> Path | RemotePath:
     """Runs recipes one after the other.
 
@@ -78,6 +79,9 @@ def run(
         strategy: From `strategy_of`, to train on several devices; every worker of a
             cluster calls this function. None: one device.
         progress: Called with (stage, step, steps).
+        callbacks: Called with each recipe; returns Keras callbacks for its run, such as
+            `Display(recipe)`. They see `val_loss` in the logs of the steps after which
+            the run validates.
 
     Returns:
         The directory of the new checkpoint, or its URL.
@@ -100,7 +104,8 @@ def run(
             if not workers.is_chief:
                 places.pull(recipe.out)
             with workers.lost_workers_reported():
-                _run_one(recipe, named, strategy, workers, places, progress)
+                shown = callbacks(recipe) if workers.is_chief else ()
+                _run_one(recipe, named, strategy, workers, places, progress, shown)
             workers.wait()
     return storage_path(recipes[-1].out)
 
@@ -145,7 +150,7 @@ def _filled_in(recipes: Sequence[Recipe]) -> list[Recipe]:
     return filled
 
 
-def _run_one(recipe: Recipe, named: Recipe, strategy, workers, places, progress):
+def _run_one(recipe, named, strategy, workers, places, progress, callbacks):
     """Runs a recipe; `named` has the URLs for which `recipe` has folders."""
     folder = _folder(recipe)
     if workers.is_chief:
@@ -169,10 +174,11 @@ def _run_one(recipe: Recipe, named: Recipe, strategy, workers, places, progress)
         _adapt(recipe, model)
         trainer, batches, validation = prepare(recipe, model, config, shards, held_out)
     others = base if others == "model" else recipe.out
-    callbacks = []
+    callbacks = list(callbacks)
     if strategy is None and recipe.sample_every is not None:
-        callbacks = [_samples(recipe, model, others, held_out or shards)]
+        callbacks += [_samples(recipe, model, others, held_out or shards)]
     if workers.is_chief:
+        callbacks += recipe.callbacks(recipe) if recipe.callbacks else ()
         callbacks += places.callbacks(recipe.out, folder)
     history = train(
         trainer,

@@ -31,7 +31,9 @@ _LOST = (
 )
 
 
-def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
+def strategy_of(
+    name: str | None, num_cpus: int | None = None
+) -> tf.distribute.Strategy | None:
     """Creates a strategy by name.
 
     Args:
@@ -39,9 +41,12 @@ def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
             there are none. `"multi-worker"`: all devices of the machines in the
             environment variable TF_CONFIG; waits until all have started, and must be
             created before TensorFlow computes anything. None: no strategy.
+        num_cpus: Rehearses `"mirrored"` on so many logical devices that share the CPU.
+            They are created before TensorFlow computes anything.
 
     Raises:
-        ValueError: If the name is unknown, or TF_CONFIG describes no cluster.
+        ValueError: If the name is unknown, TF_CONFIG describes no cluster, or
+            `num_cpus` comes too late or with another strategy.
         ConnectionError: If the other workers do not start.
 
     Example:
@@ -49,12 +54,19 @@ def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
         ...     trainer = SemanticTrainer(model_of_this_scope(), generation_config)
         >>> train(trainer, batches, options=options, directory="run")
     """
+    if num_cpus is not None and name != "mirrored":
+        raise ValueError(
+            "num_cpus is for the strategy mirrored. "
+            f"Received: strategy={name!r}, num_cpus={num_cpus}"
+        )
     if name is None:
         return None
     if name not in NAMES:
         raise ValueError(
             f"strategy must be one of {', '.join(NAMES)}. Received: {name!r}"
         )
+    if num_cpus is not None:
+        return tf.distribute.MirroredStrategy(_split_cpu(num_cpus))
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU")
         devices = devices or tf.config.list_logical_devices("CPU")
@@ -62,6 +74,20 @@ def strategy_of(name: str | None) -> tf.distribute.Strategy | None:
     _check_cluster(os.environ.get(_CONFIG_VARIABLE, ""))
     with _lost_workers_reported():
         return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _split_cpu(count: int) -> list[str]:
+    """Creates logical devices; returns their names."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * count
+    try:
+        tf.config.set_logical_device_configuration(cpu, parts)
+    except RuntimeError as error:
+        raise ValueError(
+            "The CPU must be split before TensorFlow computes anything. "
+            f"Received: num_cpus={count} afterwards"
+        ) from error
+    return [device.name for device in tf.config.list_logical_devices("CPU")]
 
 
 def _check_cluster(text: str) -> None:
@@ -246,7 +272,9 @@ class Replicas:
                 "Training must start outside of the strategy's scope, which is only "
                 "for creating the trainer. Received: a call inside of it"
             )
-        callbacks = keras.callbacks.CallbackList(callbacks, model=trainer)
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, model=trainer, steps=steps, epochs=1
+        )
         step = self._step(trainer)
         trainer.stop_training = False
         trainer.reset_metrics()

@@ -10,12 +10,14 @@ import types
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 import toy
 
 from bark_tf.bark import BarkModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.training.codec.trainer import CodecTrainer
+from bark_tf.training.runs import checkpoints
 from bark_tf.training.runs.strategies import Replicas, strategy_of
 
 
@@ -28,6 +30,15 @@ def log_of(directory, name):
 def result_of(path):
     with np.load(path) as arrays:
         return [arrays[name] for name in arrays.files if name.startswith("arr")]
+
+
+def momentum_of(directory):
+    """Adam's mean gradient at the end of a run."""
+    arrays = safetensors.numpy.load_file(
+        checkpoints.newest(directory) / "state.safetensors"
+    )
+    found = [arrays[name].ravel() for name in sorted(arrays) if "momentum" in name]
+    return np.concatenate(found)
 
 
 def assert_same_curves(one, two):
@@ -131,12 +142,12 @@ def test_train_gives_the_same_model_with_every_strategy(start, recipe_file, tmp_
     outs = [tmp_path / name for name in ("alone", "mirrored", "workers")]
     errors = [tmp_path / f"{number}.txt" for number in range(4)]
     children = [start("call", command(recipe_file, outs[0]), errors[0])]
-    where = [*command(recipe_file, outs[1]), "--strategy", "mirrored"]
-    children.append(start("call", where, errors[1], 2))
+    where = [*command(recipe_file, outs[1]), "--strategy", "mirrored", "--cpus", "2"]
+    children.append(start("call", where, errors[1]))
     where = [*command(recipe_file, outs[2]), "--strategy", "multi-worker"]
     cluster = addresses(2)
     for index in range(2):
-        children.append(start("call", where, errors[2 + index], 1, cluster, index))
+        children.append(start("call", where, errors[2 + index], cluster, index))
     codes = [child.exit_code() for child in children]
     assert codes == [0, 0, 0, 0], [path.read_text()[-2000:] for path in errors]
     models = [BarkModel.from_pretrained(out) for out in outs]
@@ -149,6 +160,9 @@ def test_train_gives_the_same_model_with_every_strategy(start, recipe_file, tmp_
         assert max(map(toy.largest_difference, own, first)) > 0.005
         for other in others:
             assert max(map(toy.largest_difference, first, other)) < 1e-3
+    # Adam's updates do not show the size of gradients; their mean does.
+    one, two, _ = [momentum_of(out / "training/semantic") for out in outs]
+    assert np.sum(np.abs(two)) / np.sum(np.abs(one)) == pytest.approx(1, abs=1e-3)
     for out in outs:
         assert_same_curves(outs[0] / "training/semantic", out / "training/semantic")
         assert (out / "adapters/semantic.safetensors").is_file()
@@ -161,7 +175,7 @@ def test_bark_tf_train_reports_a_dead_worker(start, recipe_file, tmp_path):
     where += ["--strategy", "multi-worker"]
     cluster = addresses(2)
     errors = [tmp_path / f"{index}.txt" for index in range(2)]
-    children = [start("call", where, errors[i], 1, cluster, i) for i in range(2)]
+    children = [start("call", where, errors[i], cluster, i) for i in range(2)]
     log = tmp_path / "out/training/semantic/log.jsonl"
     while not (log.is_file() and len(log.read_text().splitlines()) > 5):
         assert all(child.process.is_alive() for child in children)
@@ -224,3 +238,7 @@ def test_an_unknown_strategy_is_refused():
     with pytest.raises(ValueError, match=r"mirrored, multi-worker.*'two'"):
         strategy_of("two")
     assert strategy_of(None) is None
+    with pytest.raises(ValueError, match=r"num_cpus is for the strategy mirrored"):
+        strategy_of(None, 2)
+    with pytest.raises(ValueError, match="before TensorFlow computes anything"):
+        strategy_of("mirrored", 7)
