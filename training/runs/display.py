@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,19 @@ class Display(StepCallback):
     Args:
         recipe: The recipe that runs.
         stream: Text stream. None: standard error.
-        every_s: Seconds between two lines.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, recipe: Recipe, stream: Any = None, every_s: float = LINE_S):
+    def __init__(
+        self,
+        recipe: Recipe,
+        stream: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         super().__init__()
-        self.recipe, self.every_s = recipe, every_s
+        self.recipe, self._clock = recipe, clock
         self.stream = sys.stderr if stream is None else stream
-        self._bar, self._taken, self._shown = None, 0, -every_s
+        self._bar, self._taken, self._shown = None, 0, -LINE_S
         self._losses: dict[str, str] = {}
         self._times: collections.deque[float] = collections.deque(maxlen=_WINDOW)
 
@@ -64,7 +70,8 @@ class Display(StepCallback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Shows the step, its losses, the rate and the time that is left."""
-        self._times.append(time.monotonic())
+        now = self._clock()
+        self._times.append(now)
         self._losses |= {
             name: f"{value:.4g}"
             for name, value in (logs or {}).items()
@@ -77,9 +84,9 @@ class Display(StepCallback):
             self._bar.set_postfix(self._losses, refresh=False)
             self._bar.update()
             return
-        is_due = time.monotonic() - self._shown >= self.every_s
+        is_due = now - self._shown >= LINE_S
         if is_due or step == self.recipe.options.steps or "val_loss" in (logs or {}):
-            self._shown = time.monotonic()
+            self._shown = now
             self._say(self._line(step))
 
     def on_train_end(self, logs=None):
