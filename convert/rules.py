@@ -154,7 +154,8 @@ def variables_of(model: Any) -> dict[str, Any]:
         Path below the model, such as `decoder/input_conv/bias` -> variable.
 
     Raises:
-        ValueError: If the model has LoRA adapters, which no checkpoint can hold.
+        ValueError: If the model has LoRA adapters or is quantized, which no checkpoint
+            can hold.
     """
     prefix = f"{model.path}/"
     variables = {weight.path.removeprefix(prefix): weight for weight in model.weights}
@@ -163,6 +164,13 @@ def variables_of(model: Any) -> dict[str, Any]:
             f"{model.name} has LoRA adapters, which a checkpoint cannot hold: save "
             "them alone with bark_tf.training.save_lora, or merge them with "
             "merge_lora first"
+        )
+    if any(path.endswith("/kernel_scale") for path in variables):
+        raise ValueError(
+            f"{model.name} is quantized, which a checkpoint cannot hold: "
+            "save the network before it is quantized, and load it with "
+            'from_pretrained(..., quantize="int8"); or save a file of Keras with '
+            "save('name.keras')"
         )
     return variables
 

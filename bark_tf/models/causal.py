@@ -7,8 +7,6 @@ Source: suno-ai/bark, `bark/model.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import keras
 import tensorflow as tf
 
@@ -20,9 +18,8 @@ from bark_tf.generation.api import (
 )
 from bark_tf.generation.cache import LayerCache
 from bark_tf.models.layers import matmul_rows, resize_rows
-from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
-from bark_tf.models.pretrained import check_exclusive
+from bark_tf.models.pretrained import check_exclusive, check_shape
 from bark_tf.models.transformer import TransformerModel
 
 
@@ -54,17 +51,6 @@ def _past_of(cache, num_heads: int):
         )
 
     return tuple(pair(layer) for layer in cache)
-
-
-def _check_length(x, past_key_values, block_size: int) -> None:
-    """Checks that all positions exist, as far as shapes are known."""
-    time = x.shape[1]
-    past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
-    if time is not None and past is not None and past + time > block_size:
-        raise ValueError(
-            f"The sequence must fit into block_size={block_size} positions. "
-            f"Received: {past} past and {time} new positions"
-        )
 
 
 class BarkCausalModel(TransformerModel):
@@ -113,6 +99,7 @@ class BarkCausalModel(TransformerModel):
 
     config_class = BarkSubModelConfig
     is_causal = True
+    without_caches = {"use_cache": False}  # noqa: RUF012
 
     def __init__(self, config, **kwargs):
         super().__init__(config, norm_bias=config.bias, **kwargs)
@@ -148,17 +135,18 @@ class BarkCausalModel(TransformerModel):
         training=False,
     ):
         """See the class."""
-        if isinstance(input_ids, Mapping):
-            return self.call(**{**input_ids, "training": training})
         embeds = input_embeds if inputs_embeds is None else inputs_embeds
         check_exclusive(input_ids=input_ids, input_embeds=embeds)
+        check_shape("input_ids", input_ids, {"batch": None, "time": None})
         x = self.token_embedding(input_ids) if embeds is None else embeds
         x = tf.convert_to_tensor(x)
         cache, past = None, 0
         if past_key_values is not None:
+            self._check_past(past_key_values)
             cache = _cache_of(past_key_values, tf.shape(x)[1])
             past = tf.shape(past_key_values[0][0])[2]
-        _check_length(x, past_key_values, self.config.block_size)
+        known_past = 0 if cache is None else past_key_values[0][0].shape[2]
+        self._check_inputs(x, known_past, attention_mask, position_ids, head_mask)
         out = self.forward(
             x,
             cache,
@@ -167,6 +155,7 @@ class BarkCausalModel(TransformerModel):
             padding=attention_mask,
             head_mask=head_mask,
             training=training,
+            use_xla=not self._is_exporting,
         )
         logits = self.lm_head(out.hidden)
         loss = None
@@ -185,14 +174,27 @@ class BarkCausalModel(TransformerModel):
         )
         return output if return_dict in (None, True) else output.to_tuple()
 
-    def loss_from_labels(self, logits, labels, sample_weight=None):
-        """Mean cross-entropy of predicting each next label; the shift is done here."""
-        labels = tf.convert_to_tensor(labels)
-        if sample_weight is not None:
-            sample_weight = tf.convert_to_tensor(sample_weight)
-            if sample_weight.shape.rank == 2:
-                sample_weight = sample_weight[:, 1:]
-        return cross_entropy(logits[:, :-1], labels[:, 1:], sample_weight)
+    def aligned(self, logits, labels, sample_weight=None, inputs=None):
+        """Logits beside the next labels; see `TransformerModel`."""
+        labels, sample_weight = self._checked_labels(logits, labels, sample_weight)
+        if sample_weight is not None and sample_weight.shape.rank == 2:
+            sample_weight = sample_weight[:, 1:]
+        return logits[:, :-1], labels[:, 1:], sample_weight
+
+    def _check_past(self, past_key_values) -> None:
+        config = self.config
+        if len(past_key_values) != config.num_layers:
+            raise ValueError(
+                f"past_key_values must have keys and values of {config.num_layers} "
+                f"layers. Received: {len(past_key_values)}"
+            )
+        axes = {"batch": None, "heads": config.num_heads, "past": None}
+        for array in (array for layer in past_key_values for array in layer):
+            check_shape("past_key_values", array, {**axes, "size": config.head_size})
+
+    def input_signature(self):
+        """See `PretrainedModel`."""
+        return [tf.TensorSpec((None, None), tf.int32, name="input_ids")]
 
     def logits(self, x, start=0, size=None):
         """Logits of a range of ids, for decoding.

@@ -7,9 +7,6 @@ Source: suno-ai/bark, `bark/model_fine.py`.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -17,9 +14,8 @@ import tensorflow as tf
 from bark_tf.config import BarkFineConfig
 from bark_tf.generation.api import generate_fine_codes
 from bark_tf.models.layers import matmul_rows, resize_rows
-from bark_tf.models.losses import cross_entropy
 from bark_tf.models.outputs import ModelOutput
-from bark_tf.models.pretrained import check_exclusive
+from bark_tf.models.pretrained import check_exclusive, check_shape
 from bark_tf.models.transformer import TransformerModel
 
 
@@ -97,14 +93,6 @@ class BarkFineModel(TransformerModel):
             head.size = rows
         self.config = self.config.replace(input_vocab_size=rows, output_vocab_size=rows)
 
-    def __call__(self, codebook_idx=None, *args, **kwargs):
-        """Calls the network; Keras itself refuses an int as a positional argument."""
-        if isinstance(codebook_idx, Mapping):
-            return super().__call__(codebook_idx, *args, **kwargs)
-        names = list(inspect.signature(self.call).parameters)[1:]
-        by_name = dict(zip(names, args, strict=False))
-        return super().__call__(codebook_idx=codebook_idx, **by_name, **kwargs)
-
     def call(
         self,
         codebook_idx=None,
@@ -122,32 +110,24 @@ class BarkFineModel(TransformerModel):
         training=False,
     ):
         """See the class."""
-        if isinstance(codebook_idx, Mapping):
-            return self.call(**{**codebook_idx, "training": training})
         codebook_idx = self._checked_codebook(codebook_idx)
         embeds = input_embeds if inputs_embeds is None else inputs_embeds
         check_exclusive(input_ids=input_ids, input_embeds=embeds)
         x = self.embed(codebook_idx, input_ids) if embeds is None else embeds
         x = tf.convert_to_tensor(x)
-        if x.shape[1] is not None and x.shape[1] > self.config.block_size:
-            raise ValueError(
-                f"The sequence must fit into block_size={self.config.block_size} "
-                f"positions. Received: {x.shape[1]} positions"
-            )
+        self._check_inputs(x, 0, attention_mask, position_ids, head_mask)
         out = self.forward(
             x,
             position_ids=position_ids,
             padding=attention_mask,
             head_mask=head_mask,
             training=training,
+            use_xla=not self._is_exporting,
         )
         logits = self.logits(codebook_idx, out.hidden)
         loss = None
         if labels is not None:
-            labels = tf.convert_to_tensor(labels)
-            if labels.shape.rank == 3:
-                rows = tf.broadcast_to(codebook_idx, tf.shape(labels)[:1])
-                labels = tf.gather(labels, rows, axis=2, batch_dims=1)
+            labels = self._labels_of(codebook_idx, labels)
             loss = self.loss_from_labels(logits, labels, sample_weight)
         output = ModelOutput(
             loss=loss,
@@ -182,6 +162,8 @@ class BarkFineModel(TransformerModel):
             (B, T, C).
         """
         input_ids = tf.convert_to_tensor(input_ids)
+        axes = {"batch": None, "time": None, "n_codes_total": self.config.n_codes_total}
+        check_shape("input_ids", input_ids, axes)
         static = isinstance(codebook_idx, int)
         last = codebook_idx if static else self.config.n_codes_total - 1
         included = None if static else tf.reshape(codebook_idx, (-1, 1, 1))
@@ -233,8 +215,28 @@ class BarkFineModel(TransformerModel):
         """
         return generate_fine_codes(self, coarse_output, *args, **kwargs)
 
-    def loss_from_labels(self, logits, labels, sample_weight=None):
-        """Mean cross-entropy of predicting the labels; no shift."""
-        if sample_weight is not None:
-            sample_weight = tf.convert_to_tensor(sample_weight)
-        return cross_entropy(logits, labels, sample_weight)
+    def aligned(self, logits, labels, sample_weight=None, inputs=None):
+        """Logits and labels of the same positions; see `TransformerModel`."""
+        if inputs is not None:
+            labels = self._labels_of(inputs.get("codebook_idx"), labels)
+        labels, sample_weight = self._checked_labels(logits, labels, sample_weight)
+        return logits, labels, sample_weight
+
+    def _labels_of(self, codebook_idx, labels):
+        """Labels (B, T) of the codebook that is predicted, from one or all of them."""
+        labels = tf.convert_to_tensor(labels)
+        if labels.shape.rank != 3:
+            return labels
+        axes = {"batch": None, "time": None, "n_codes_total": self.config.n_codes_total}
+        check_shape("labels", labels, axes)
+        codebook_idx = tf.cast(codebook_idx, tf.int32)  # Keras builds with float ids
+        rows = tf.broadcast_to(codebook_idx, tf.shape(labels)[:1])
+        return tf.gather(labels, rows, axis=2, batch_dims=1)
+
+    def input_signature(self):
+        """See `PretrainedModel`."""
+        shape = (None, None, self.config.n_codes_total)
+        return [
+            tf.TensorSpec((), tf.int32, name="codebook_idx"),
+            tf.TensorSpec(shape, tf.int32, name="input_ids"),
+        ]

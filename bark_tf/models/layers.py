@@ -15,6 +15,7 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkSubModelConfig
@@ -189,7 +190,7 @@ class Projection(keras.layers.EinsumDense):
     Keras's own einsum transposes the kernel before it multiplies; this product over the
     last axes of both does not. LoRA and quantization are those of `EinsumDense`, except
     that the input is multiplied by the LoRA matrices one after the other: their product
-    would be as large as the kernel, and so would its gradient.
+    would be as large as the kernel, and so would its gradient. Files keep them apart.
 
     Args:
         size: Width of the output.
@@ -232,6 +233,46 @@ class Projection(keras.layers.EinsumDense):
             x = matmul_rows(rows, self.kernel)
         x = x if self.bias is None else x + self.bias
         return reshape(x, (batch, time, self.size))
+
+    def save_own_variables(self, store):
+        """Writes LoRA matrices beside the kernel.
+
+        Keras would write their sum, from which no training can go on.
+        """
+        if not self.lora_enabled or self.quantization_mode is not None:
+            super().save_own_variables(store)
+            return
+        for index, variable in enumerate(self._base_variables()):
+            store[str(index)] = variable
+        store["lora_kernel_a"] = self.lora_kernel_a
+        store["lora_kernel_b"] = self.lora_kernel_b
+        store["lora_scale"] = np.float64(self.lora_alpha / self.lora_rank)
+
+    def load_own_variables(self, store):
+        """Reads what `save_own_variables` wrote.
+
+        A layer without LoRA matrices adds theirs to its kernel; matrices that the file
+        lacks start anew.
+        """
+        if "lora_scale" not in store.keys():
+            start = tf.identity(self.lora_kernel_a) if self.lora_enabled else None
+            super().load_own_variables(store)
+            if start is not None:  # Keras sets both to 0, and then neither learns
+                self.lora_kernel_a.assign(start)
+            return
+        for index, variable in enumerate(self._base_variables()):
+            variable.assign(store[str(index)])
+        a, b = (np.array(store[f"lora_kernel_{half}"]) for half in "ab")
+        if self.lora_enabled:
+            self.lora_kernel_a.assign(a)
+            self.lora_kernel_b.assign(b)
+        else:
+            product = np.float64(store["lora_scale"]) * (a @ b)
+            kernel = tf.cast(self._kernel.value, product.dtype) + product
+            self._kernel.assign(tf.cast(kernel, self._kernel.dtype))
+
+    def _base_variables(self):
+        return [self._kernel] if self.bias is None else [self._kernel, self.bias]
 
     def quantize(self, mode=None, type_check=True, **kwargs):
         """See `EinsumDense`, whose own check refuses subclasses."""
@@ -407,7 +448,7 @@ class SelfAttention(keras.layers.Layer):
 
     Returns:
         Output (B, T, C), the `LayerCache` (without `cache`: of the T new slots) and the
-        attention weights (B, H, T, S).
+        attention weights (B, H, T, S) as they were used, after dropout and `head_mask`.
     """
 
     def __init__(self, config: BarkSubModelConfig, **kwargs):
@@ -450,12 +491,13 @@ class SelfAttention(keras.layers.Layer):
             new = cache.write(new.keys, new.values, position)
         softmax = fused_softmax if training else masked_softmax
         weights = softmax(self._scores(q, new.keys), visible)  # (B, H, T, S)
-        used = dropout(weights, place)
+        weights = dropout(weights, place)
         if head_mask is not None:
-            used = used * tf.cast(tf.reshape(head_mask, (1, -1, 1, 1)), used.dtype)
-        *_, slots = sizes_of(used)
-        used = reshape(used, (-1, time, slots))
-        y = tf.matmul(used, new.values, transpose_b=True)  # (B * H, T, D)
+            mask = tf.cast(tf.reshape(head_mask, (1, -1, 1, 1)), weights.dtype)
+            weights *= mask
+        *_, slots = sizes_of(weights)
+        flat = reshape(weights, (-1, time, slots))
+        y = tf.matmul(flat, new.values, transpose_b=True)  # (B * H, T, D)
         y = tf.transpose(reshape(y, (batch, heads, time, size)), (0, 2, 1, 3))
         y = self.out(reshape(y, (batch, time, self.hidden_size)))
         return dropout(y, place + 1), new, weights

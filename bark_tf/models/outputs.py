@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
+
+import optree
 
 
 class ModelOutput(OrderedDict):
     """A mapping whose fields are also read as attributes or by position.
 
     Fields that are None are left out, so `output[0]` is the loss when labels were
-    given and the logits otherwise, as in Hugging Face's outputs.
+    given and the logits otherwise, as in Hugging Face's outputs. Keras and `tf.nest`
+    see a structure of its fields.
 
     Example:
         >>> output = ModelOutput(loss=None, logits=1)
@@ -40,3 +44,18 @@ class ModelOutput(OrderedDict):
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are present, in order."""
         return tuple(super(ModelOutput, self).__getitem__(key) for key in self)
+
+
+def _unflatten(names: tuple[str, ...], values: Iterable[Any]) -> ModelOutput:
+    output = ModelOutput()
+    for name, value in zip(names, values, strict=True):
+        output[name] = value  # keeps None, which stands for a leaf
+    return output
+
+
+optree.register_pytree_node(
+    ModelOutput,
+    lambda output: (output.to_tuple(), tuple(output), tuple(output)),
+    _unflatten,
+    namespace="keras",
+)

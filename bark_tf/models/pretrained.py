@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
@@ -31,6 +33,39 @@ def check_exclusive(**given: Any) -> None:
             f"Exactly one of {' and '.join(given)} must be given. "
             f"Received: {' and '.join(present) or 'none of them'}"
         )
+
+
+def check_shape(name: str, value: Any, *allowed: Mapping[str, int | None]) -> None:
+    """Raises ValueError unless an array has an allowed shape, as far as it is known.
+
+    Args:
+        name: Of the argument.
+        value: The array, or None for nothing to check.
+        *allowed: Names of axes -> their sizes, None for any.
+    """
+    if value is None:
+        return
+    shape = tf.TensorShape(np.shape(value))
+    if any(shape.is_compatible_with(list(axes.values())) for axes in allowed):
+        return
+    shapes = " or ".join(
+        f"({', '.join(a if n is None else f'{a}={n}' for a, n in axes.items())})"
+        for axes in allowed
+    )
+    raise ValueError(f"{name} must have shape {shapes}. Received: shape {shape}")
+
+
+def half_precision(variables: Iterable[keras.Variable]) -> str | None:
+    """What to say about training these variables, if it is too coarse for them."""
+    for variable in variables:
+        if variable.dtype in ("bfloat16", "float16"):
+            return (
+                f"Pure {variable.dtype} weights do not learn: small updates and Adam's "
+                "decay of 0.999 are rounded away, and large gradients overflow. Create "
+                f"or load the network with dtype='mixed_{variable.dtype}'. Received: "
+                f"{variable.path} in {variable.dtype}"
+            )
+    return None
 
 
 class PretrainedModel(keras.Model):
@@ -65,6 +100,7 @@ class PretrainedModel(keras.Model):
         self.is_released = False
         # Whether the weights are loaded for each use and freed afterwards.
         self.is_offloaded = False
+        self._is_exporting = False
 
     if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
         __getattr__ = refuse_habits
@@ -102,6 +138,25 @@ class PretrainedModel(keras.Model):
             put(weight, value)
         self.is_released = False
 
+    # === Training ===
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Prepares training and evaluation; see `keras.Model.compile`.
+
+        Warns:
+            UserWarning: If trainable weights are pure half precision.
+        """
+        super().compile(*args, **kwargs)
+        problem = half_precision(self.trainable_variables)
+        if problem:
+            warnings.warn(problem, UserWarning, stacklevel=2)
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compiles a loaded network as it was; Keras needs to be told how."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
     # === Serialization ===
 
     def get_config(self) -> dict[str, Any]:
@@ -111,6 +166,7 @@ class PretrainedModel(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "frozen": [weight.path for weight in self.weights if not weight.trainable],
         }
 
     @classmethod
@@ -119,8 +175,16 @@ class PretrainedModel(keras.Model):
         if isinstance(config, Config):
             return cls(config)
         values = dict(config)
+        frozen = values.pop("frozen", ())
         values["config"] = cls.config_class.from_dict(values["config"])
-        return cls(**values)
+        return cls(**values).freeze(frozen)
+
+    def freeze(self, paths: Collection[str]):
+        """Makes the weights with these paths untrainable; returns the network."""
+        for weight in self.weights:
+            if weight.path in paths:
+                weight.trainable = False
+        return self
 
     @classmethod
     @accepts_habits
@@ -222,6 +286,49 @@ class PretrainedModel(keras.Model):
         directory.mkdir(parents=True, exist_ok=True)
         save_weights([self], directory, max_shard_size=max_shard_size)
         self.config.save_pretrained(directory)
+
+    def input_signature(self) -> list[tf.TensorSpec] | None:
+        """What a call of the exported network takes, unless `export` is told."""
+        return None
+
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the forward pass for serving; see `keras.Model.export`.
+
+        The endpoint `serve` of a transformer takes `input_ids`, of the fine model
+        `codebook_idx` and `input_ids`, and returns a mapping with `logits`. That of the
+        codec returns the reconstruction of `audio`. For other inputs give their
+        signature, and for other outputs export a functional model.
+
+        Args:
+            filepath: Directory to write.
+            format: Of `keras.Model.export`.
+            verbose: Whether Keras says what it has written.
+            input_signature: Specs of the arguments, or one mapping of specs.
+            **kwargs: Of `keras.Model.export`.
+
+        Example:
+            >>> ids = tf.TensorSpec((None, None), tf.int32)
+            >>> mapping = {"input_ids": ids, "attention_mask": ids}
+            >>> model.export("semantic", input_signature=[mapping])
+        """
+        self._is_exporting = True
+        try:
+            super().export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature or self.input_signature(),
+                **kwargs,
+            )
+        finally:
+            self._is_exporting = False
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads the checkpoint; the keywords are those of `hub.push_folder`.

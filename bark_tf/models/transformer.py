@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import keras
@@ -32,7 +33,8 @@ from bark_tf.models.layers import (
     attention_mask,
     layer_norm,
 )
-from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.models.losses import cross_entropy, kept, replica_cross_entropy
+from bark_tf.models.pretrained import PretrainedModel, check_shape
 
 PLACES_PER_BLOCK = 3
 # A prime, so that sums with other seeds rarely coincide.
@@ -116,6 +118,23 @@ def _layer_head_mask(head_mask, layer: int):
     return head_mask if head_mask.shape.rank == 1 else head_mask[layer]
 
 
+def _check_given_once(inputs: Mapping, **beside) -> None:
+    for name, value in beside.items():
+        if value is not None and inputs.get(name) is not None:
+            raise ValueError(
+                f"{name} must be given once. Received: {name} both among the inputs "
+                "and beside them"
+            )
+
+
+def _weights_among(x, y, sample_weight):
+    """Inputs and weights as Keras keeps both: it drops weights that have no `y`."""
+    if sample_weight is None or y is not None or not isinstance(x, Mapping):
+        return x, sample_weight
+    _check_given_once(x, sample_weight=sample_weight)
+    return {**x, "sample_weight": sample_weight}, None
+
+
 class TransformerModel(PretrainedModel):
     """What the causal models and the fine model share; abstract.
 
@@ -129,6 +148,8 @@ class TransformerModel(PretrainedModel):
 
     # Whether later positions are hidden from a position.
     is_causal: ClassVar[bool]
+    # Arguments of a call that returns nothing but what was asked for.
+    without_caches: ClassVar[Mapping[str, bool]] = {}
 
     def __init__(self, config, *, norm_bias, gradient_checkpointing=False, **kwargs):
         super().__init__(config, **kwargs)
@@ -240,30 +261,134 @@ class TransformerModel(PretrainedModel):
         """Whether training recomputes the blocks."""
         return self.gradient_checkpointing
 
-    # === Training ===
+    # === What Keras calls ===
+
+    def __call__(self, *args, **kwargs):
+        """Calls the network with arguments by position, by name or in one mapping.
+
+        Keras itself refuses ints by position and lets a mapping hide what stands beside
+        it. Functional models and exports get caches only with `use_cache=True`.
+        """
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            args, kwargs = (), dict(**args[0], **kwargs)
+        given = inspect.signature(self.call).bind_partial(*args, **kwargs).arguments
+        if self._is_exporting or any(
+            isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(given)
+        ):
+            given = {**self.without_caches, **given}
+        return super().__call__(**given)
+
+    @property
+    def output(self):
+        """The tensors of the symbolic call that returned most of them.
+
+        Keras takes those of the first call for the number of outputs of every call.
+        """
+        first = super().output
+        others = (node.output_tensors for node in self._inbound_nodes[1:])
+        return max((first, *others), key=lambda x: len(keras.tree.flatten(x)))
+
+    def predict_step(self, data):
+        """What `predict` returns for a batch.
+
+        No caches unless `use_cache` is among the inputs, and no loss: it has no rows.
+        """
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if not isinstance(x, Mapping):
+            return self(x, **self.without_caches, training=False)
+        rows = {k: v for k, v in x.items() if k not in ("labels", "sample_weight")}
+        return self({**self.without_caches, **rows}, training=False)
+
+    def fit(self, x=None, y=None, *args, sample_weight=None, **kwargs):
+        """Trains the network; see `keras.Model.fit`.
+
+        Labels are among the inputs or are `y`; `sample_weight` counts beside both.
+        """
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple) and len(validation) == 3:
+            inputs, labels, weights = validation
+            inputs, weights = _weights_among(inputs, labels, weights)
+            kwargs["validation_data"] = inputs, labels, weights
+        x, sample_weight = _weights_among(x, y, sample_weight)
+        return super().fit(x, y, *args, sample_weight=sample_weight, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, sample_weight=None, **kwargs):
+        """Loss and metrics; see `keras.Model.evaluate` and `fit`."""
+        x, sample_weight = _weights_among(x, y, sample_weight)
+        return super().evaluate(x, y, *args, sample_weight=sample_weight, **kwargs)
+
+    # === Labels ===
 
     @abc.abstractmethod
+    def aligned(self, logits, labels, sample_weight=None, inputs=None):
+        """Places each label beside the logits that predict it.
+
+        Args:
+            logits: (batch, time, vocabulary).
+            labels: int, as a call takes them.
+            sample_weight: (batch,) or (batch, time), or None.
+            inputs: The mapping of all inputs, or None.
+
+        Returns:
+            Logits (batch, labels, vocabulary), labels (batch, labels), and weights
+            (batch,) or (batch, labels) or None.
+        """
+
+    def _checked_labels(self, logits, labels, sample_weight):
+        """Labels and weights as tensors that fit the logits (B, T, V)."""
+        labels = tf.convert_to_tensor(labels)
+        batch, time, _ = logits.shape
+        rows = {"batch": batch}
+        check_shape("labels", labels, {**rows, "time": time})
+        if sample_weight is not None:
+            sample_weight = tf.convert_to_tensor(sample_weight)
+            check_shape("sample_weight", sample_weight, rows, {**rows, "time": time})
+        return labels, sample_weight
+
     def loss_from_labels(self, logits, labels, sample_weight=None):
         """The loss of `logits` (batch, time, vocabulary) for the labels."""
+        return cross_entropy(*self.aligned(logits, labels, sample_weight))
+
+    def _truth(self, x, y, y_pred, sample_weight):
+        """`aligned` logits, labels and weights from what Keras gives to a step."""
+        inputs = x if isinstance(x, Mapping) else {}
+        _check_given_once(inputs, labels=y, sample_weight=sample_weight)
+        labels = inputs.get("labels") if y is None else y
+        if labels is None:
+            raise ValueError(
+                f"{self.name} needs labels to train: pass `labels` among the "
+                "inputs, or a dataset of (inputs, labels) pairs"
+            )
+        if sample_weight is None:
+            sample_weight = inputs.get("sample_weight")
+        return self.aligned(y_pred.logits, labels, sample_weight, inputs)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """The loss that `fit` minimises, from labels among the inputs or from `y`."""
-        if y is None:
-            if y_pred.loss is None:
-                raise ValueError(
-                    f"{self.name} needs labels to train: pass `labels` among the "
-                    "inputs, or a dataset of (inputs, labels) pairs"
-                )
-            return y_pred.loss
-        if self._compile_loss is not None:
-            return super().compute_loss(x, y, y_pred.logits, sample_weight, training)
-        return self.loss_from_labels(y_pred.logits, y, sample_weight)
+        """The loss that `fit` minimises, from labels among the inputs or from `y`.
+
+        With the replicas of a strategy it is the mean over the labels of all of them.
+        A `loss` given to `compile` sees what metrics see.
+        """
+        truth = self._truth(x, y, y_pred, sample_weight)
+        if self._compile_loss is None:
+            return replica_cross_entropy(*truth)
+        logits, labels, weights = kept(*truth)
+        return super().compute_loss(x, labels, logits, weights, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Gives the logits to the metrics of `compile`."""
-        return super().compute_metrics(x, y, y_pred.logits, sample_weight)
+        """Updates the metrics of `compile`.
+
+        They see one row per label that is not ignored: labels (labels,), the logits
+        that predict them (labels, vocabulary), and weights (labels,).
+        """
+        if self._compile_metrics is None:
+            return self.get_metrics_result()
+        logits, labels, weights = kept(*self._truth(x, y, y_pred, sample_weight))
+        return super().compute_metrics(x, labels, logits, weights)
+
+    # === Serialization ===
 
     def get_config(self):
         """The constructor's arguments, for Keras."""
@@ -271,19 +396,33 @@ class TransformerModel(PretrainedModel):
             **super().get_config(),
             "gradient_checkpointing": self.gradient_checkpointing,
             "quantized": self.quantized,
+            "adapters": {
+                path: [layer.lora_rank, layer.lora_alpha]
+                for path, layer in self._linear_layers().items()
+                if layer.lora_enabled
+            },
         }
 
     @classmethod
     def from_config(cls, config):
-        """Builds the network from `get_config()`, quantized if it was."""
+        """Builds the network from `get_config()`, with its kernels as they were."""
         if isinstance(config, BarkSubModelConfig):
             return super().from_config(config)
         config = dict(config)
         mode = config.pop("quantized", None)
+        adapters, frozen = config.pop("adapters", {}), config.pop("frozen", ())
         model = super().from_config(config)
         if mode is not None:
             model.quantize(mode)
-        return model
+        layers = model._linear_layers()
+        for path, (rank, alpha) in adapters.items():
+            layers[path].enable_lora(rank, lora_alpha=alpha)
+        return model.freeze(frozen)
+
+    def _linear_layers(self) -> dict[str, Projection]:
+        """Path -> linear layer, heads included."""
+        layers = self._flatten_layers()
+        return {layer.path: layer for layer in layers if isinstance(layer, Projection)}
 
     def projections(self):
         """Yields path and layer of the blocks' linear layers: `block_0/mlp/fc`, ..."""
@@ -374,6 +513,36 @@ class TransformerModel(PretrainedModel):
             number = tf.cast(replica.replica_id_in_sync_group, tf.int32)
             seed += tf.stack([number * _SEEDS_PER_REPLICA, 0])
         return Dropout(self.config.dropout, seed)
+
+    def _check_inputs(self, x, past, attention_mask, position_ids, head_mask) -> None:
+        """Checks embeddings, how many positions there are, and what stands beside them.
+
+        Args:
+            x: (B, T, C).
+            past: The number of positions before, or None if it is not known.
+            attention_mask: See the model.
+            position_ids: See the model.
+            head_mask: See the model.
+
+        Raises:
+            ValueError: If there are too many positions, or a shape is wrong.
+        """
+        config = self.config
+        size = {"hidden_size": config.hidden_size}
+        check_shape("input_embeds", x, {"batch": None, "time": None, **size})
+        batch, time, _ = x.shape
+        total = None if None in (past, time) else past + time
+        if total is not None and total > config.block_size:
+            raise ValueError(
+                f"The sequence must fit into block_size={config.block_size} "
+                f"positions. Received: {past} past and {time} new positions"
+            )
+        times, heads = {"time": time}, {"heads": config.num_heads}
+        check_shape("attention_mask", attention_mask, {"batch": batch, "slots": total})
+        alternatives = {"batch": batch, **times}, {"batch": 1, **times}, times
+        check_shape("position_ids", position_ids, *alternatives)
+        alternatives = heads, {"layers": config.num_layers, **heads}
+        check_shape("head_mask", head_mask, *alternatives)
 
     def forward(
         self,

@@ -17,11 +17,16 @@ from safetensors import numpy as files
 
 from bark_tf.cli import main as cli
 from bark_tf.config import (
+    BarkCoarseConfig,
+    BarkFineConfig,
     BarkGenerationConfig,
     BarkSemanticConfig,
     BarkSemanticGenerationConfig,
+    EncodecConfig,
 )
-from bark_tf.models.causal import BarkSemanticModel
+from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.models.fine import BarkFineModel
 from bark_tf.training.data.batches import Batches
 from bark_tf.training.data.examples import StageExamples
 from bark_tf.training.data.shards import Utterance
@@ -178,6 +183,50 @@ def run_on_two_devices(directory, weights, **changes):
     seeds = strategy.run(lambda: network._dropout(True).seed)
     seeds = strategy.experimental_local_results(seeds)
     _keep(directory / "result.npz", weights, seeds=np.stack(seeds))
+
+
+def _toy_batch(name):
+    """A new network and seven rows for it, whose first rows have few labels."""
+    rng = np.random.default_rng(0)
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_size": 8, "block_size": 16}
+    sizes |= {"input_vocab_size": 20, "output_vocab_size": 20}
+    ids = rng.integers(0, 20, (7, 6, 4), dtype=np.int32)
+    labels = ids.copy()
+    labels[0], labels[1, 2:] = -100, -100
+    weights = rng.uniform(0.1, 1, (7, 6)).astype("float32")
+    if name == "fine":
+        inputs = {"codebook_idx": np.int32([1, 2, 3, 1, 2, 3, 1]), "input_ids": ids}
+        model = BarkFineModel(BarkFineConfig(**sizes, n_codes_total=4))
+        return model, {**inputs, "labels": labels, "sample_weight": weights}
+    if name == "codec":
+        sizes = {"num_filters": 2, "hidden_size": 4, "upsampling_ratios": (4,)}
+        audio = rng.normal(0, 0.3, (7, 40)).astype("float32")
+        return EncodecModel(EncodecConfig(**sizes, num_lstm_layers=1)), (audio, audio)
+    stages = {"semantic": (BarkSemanticModel, BarkSemanticConfig)}
+    stages["coarse"] = BarkCoarseModel, BarkCoarseConfig
+    model_class, config_class = stages[name]
+    data = {"input_ids": ids[..., 0], "labels": labels[..., 0]}
+    return model_class(config_class(**sizes)), {**data, "sample_weight": weights}
+
+
+def fit_on_devices(path, name):
+    """Keras' `fit` on one and on two devices; writes losses and updates of both."""
+    split_cpu(2)
+    results = []
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for scope in (contextlib.nullcontext(), strategy.scope()):
+        keras.utils.set_random_seed(3)
+        with scope:
+            model, data = _toy_batch(name)
+            loss = "mse" if name == "codec" else None
+            model.compile(keras.optimizers.SGD(0.1), loss=loss, jit_compile=False)
+        before = [weight.numpy() for weight in model.trainable_weights]
+        dataset = tf.data.Dataset.from_tensor_slices(data).batch(4)
+        history = model.fit(dataset, verbose=0, shuffle=False).history
+        weights = zip(model.trainable_weights, before, strict=True)
+        updates = [(weight.numpy() - old).ravel() for weight, old in weights]
+        results.append(np.concatenate([history["loss"], *updates]))
+    np.savez(path, *results)
 
 
 def run_as_worker(directory, addresses, index, dies_at=None, **changes):

@@ -17,6 +17,8 @@ from typing import Any
 
 import keras
 
+from bark_tf.models.pretrained import half_precision
+
 from ..options import TrainingOptions
 from . import checkpoints, strategies
 from .callbacks import (
@@ -92,14 +94,18 @@ def train(
         The log: name -> one value per line.
 
     Raises:
-        ValueError: If `directory` holds a run with other options, or the workers do
-            not agree on it. More `steps` than those of a finished run continue it.
+        ValueError: If `directory` holds a run with other options, the workers do not
+            agree on it, or the weights to train are pure half precision. More `steps`
+            than those of a finished run continue it.
         ConnectionError: If another worker is lost.
         FloatingPointError: If the loss is not finite; the last checkpoint is from
             before.
         KeyboardInterrupt: After Ctrl-C or a signal to terminate; a checkpoint has been
             written.
     """
+    problem = half_precision(trainer.trainable_variables)
+    if problem:
+        raise ValueError(problem)
     directory = Path(directory)
     workers = strategies.workers_of(trainer.distribute_strategy)
     with trainer.distribute_strategy.scope():

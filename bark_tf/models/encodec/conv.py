@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
 from bark_tf.memory import drawn
+from bark_tf.models.pretrained import check_shape
 
 GROUP_NORM_EPSILON = 1e-5
 
@@ -179,6 +180,8 @@ class Convolution(BaseConvolution):
 
     def call(self, x):
         """Convolves."""
+        axes = {"batch": None, "time": None, "channels": self.kernel_shape[1]}
+        check_shape(f"The input of {self.path}", x, axes)
         kernel = self.effective_kernel()
         x = tf.nn.conv1d(
             self.pad(x), kernel, self.stride, "VALID", dilations=self.dilation

@@ -294,7 +294,7 @@ class EncodecModel(PretrainedModel):
             if padding_mask is not None:
                 audio = audio[..., : np.shape(padding_mask)[-1]]
             return _output(return_dict, audio_values=audio)
-        codes = self._checked_codes(codes)
+        codes = self.quantizer.checked(codes)
         if tf.inside_function():
             return self._decode(codes)
         spec = tf.TensorSpec((None, codes.shape[1], None), codes.dtype)
@@ -312,13 +312,19 @@ class EncodecModel(PretrainedModel):
         decoded = decoded[..., : tf.shape(audio)[-1]]
         return tf.reshape(decoded, tf.shape(audio)) if rank == 3 else decoded
 
+    def input_signature(self):
+        """See `PretrainedModel`."""
+        channels = self.config.audio_channels
+        shape = (None, None) if channels == 1 else (None, channels, None)
+        return [tf.TensorSpec(shape, tf.float32, name="audio")]
+
     def _encode(self, audio, num_codebooks):
         latent = self.encoder(tf.transpose(audio, [0, 2, 1]))  # (B, T, D)
         _, codes = self.quantizer(latent, num_codebooks=num_codebooks)
         return codes
 
     def _decode(self, codes):
-        return self.decode_latent(self.quantizer.decode(codes))
+        return self.decode_latent(self.quantizer.sum_of_entries(codes))
 
     def decode_latent(self, latent) -> tf.Tensor:
         """Decodes latents (batch, frames, hidden_size); returns audio as `decode`."""
@@ -346,28 +352,3 @@ class EncodecModel(PretrainedModel):
                 f"shape {shape}"
             )
         return tf.cast(audio, wide_dtype(self.compute_dtype))
-
-    def _checked_codes(self, codes) -> tf.Tensor:
-        """Codes as int32; values are checked where they are known."""
-        is_symbolic = tf.is_tensor(codes) and not hasattr(codes, "numpy")
-        codes = codes if is_symbolic else np.asarray(codes)
-        dtype, shape = tf.as_dtype(codes.dtype), codes.shape
-        if (
-            not dtype.is_integer
-            or len(shape) != 3
-            or shape[1] not in range(1, self.config.num_quantizers + 1)
-            or shape[2] == 0
-        ):
-            raise ValueError(
-                "codes must be integers of shape (batch, codebooks, frames) with 1 to "
-                f"{self.config.num_quantizers} codebooks and at least one frame. "
-                f"Received: {dtype.name} of shape {tuple(shape)}"
-            )
-        size = self.config.codebook_size
-        is_known = not is_symbolic and codes.size
-        if is_known and not 0 <= codes.min() <= codes.max() < size:
-            raise ValueError(
-                f"codes must lie in [0, {size}). "
-                f"Received: values in [{codes.min()}, {codes.max()}]"
-            )
-        return tf.cast(codes, tf.int32)

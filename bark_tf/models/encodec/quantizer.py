@@ -9,11 +9,13 @@ Source: facebookresearch/encodec, `encodec/quantization/`.
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import EncodecConfig
 from bark_tf.memory import drawn
 from bark_tf.models.encodec.conv import build_all
+from bark_tf.models.pretrained import check_shape
 
 # The search runs in float32 under every policy: codes depend on small differences.
 SEARCH_DTYPE = "float32"
@@ -102,6 +104,9 @@ class ResidualVectorQuantizer(keras.layers.Layer):
             )
             for index in range(config.num_quantizers)
         ]
+        self._usual_counts = {
+            config.num_codebooks(bandwidth) for bandwidth in config.target_bandwidths
+        }
 
     def build(self, input_shape=None):
         """Creates the variables."""
@@ -110,6 +115,8 @@ class ResidualVectorQuantizer(keras.layers.Layer):
 
     def call(self, latent, num_codebooks):
         """Quantizes."""
+        width = self.codebooks[0].width
+        check_shape("latent", latent, {"batch": None, "frames": None, "width": width})
         residual = tf.stop_gradient(tf.cast(latent, SEARCH_DTYPE))
         quantized = tf.zeros_like(residual)
         codes = []
@@ -120,15 +127,67 @@ class ResidualVectorQuantizer(keras.layers.Layer):
             quantized += entries
         return quantized, tf.stack(codes, axis=1)
 
-    def decode(self, codes: tf.Tensor) -> tf.Tensor:
+    def decode(self, codes) -> tf.Tensor:
         """Sums the entries of all codebooks.
 
         Args:
-            codes: int32 (B, num_codebooks, T), values in [0, N).
+            codes: Integers (B, num_codebooks, T), values in [0, N).
 
         Returns:
             float32 (B, T, D).
+
+        Raises:
+            ValueError: As from `checked`, or if the shape is probably transformers'
+                (num_codebooks, B, T): no bandwidth has as many codebooks as the second
+                axis, but one has as many as the first.
+
+        Differs: transformers' quantizer takes the codebooks first.
         """
+        codes = self.checked(codes)
+        rows, count, _ = codes.shape
+        if rows in self._usual_counts and count not in self._usual_counts:
+            raise ValueError(
+                "codes must have shape (batch, codebooks, frames), not transformers' "
+                f"(codebooks, batch, frames). Received: {tuple(codes.shape)}. If these "
+                f"are {rows} rows of {count} codebooks, use EncodecModel.decode"
+            )
+        return self.sum_of_entries(codes)
+
+    def checked(self, codes) -> tf.Tensor:
+        """Codes as int32.
+
+        Args:
+            codes: See `decode`.
+
+        Raises:
+            ValueError: If `codes` has no frames, another shape or dtype, too many
+                codebooks, or values out of range (not checked in a `tf.function`).
+        """
+        is_symbolic = tf.is_tensor(codes) and not hasattr(codes, "numpy")
+        codes = codes if is_symbolic else np.asarray(codes)
+        dtype, shape = tf.as_dtype(codes.dtype), codes.shape
+        most, size = len(self.codebooks), self.codebooks[0].size
+        if (
+            not dtype.is_integer
+            or len(shape) != 3
+            or shape[1] not in range(1, most + 1)
+            or shape[2] == 0
+        ):
+            raise ValueError(
+                "codes must be integers of shape (batch, codebooks, frames) with 1 to "
+                f"{most} codebooks and at least one frame. "
+                f"Received: {dtype.name} of shape {tuple(shape)}"
+            )
+        is_known = not is_symbolic and codes.size
+        if is_known and not 0 <= codes.min() <= codes.max() < size:
+            raise ValueError(
+                f"codes must lie in [0, {size}). "
+                f"Received: values in [{codes.min()}, {codes.max()}]"
+            )
+        return tf.cast(codes, tf.int32)
+
+    def sum_of_entries(self, codes: tf.Tensor) -> tf.Tensor:
+        """`decode` without checks."""
         quantized = 0.0
         for index, column in enumerate(tf.unstack(codes, axis=1)):
             quantized += self.codebooks[index].lookup(column)

@@ -121,6 +121,12 @@ def test_head_mask_switches_heads_off(model):
     assert not np.allclose(off.logits, ones, atol=1e-2)
     both = model(ids, head_mask=np.zeros(4, "float32")).logits
     assert not np.allclose(both, off.logits, atol=1e-2)
+    mask = np.array([1, 0.5, 0, 1], "float32")
+    plain, masked = (
+        model(ids, head_mask=one, output_attentions=True).attentions[0]
+        for one in (None, mask)
+    )
+    assert np.allclose(masked, plain * mask[:, None, None], atol=1e-6)
 
 
 @pytest.mark.parametrize(

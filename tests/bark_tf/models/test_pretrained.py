@@ -126,6 +126,15 @@ def test_the_directory_of_a_loaded_network_can_be_saved_over(directory):
     toy_files.assert_same(values(BarkSemanticModel.from_pretrained(directory)), before)
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_quantized_network_says_how_to_save_it(mode, tmp_path):
+    model = BarkSemanticModel(CONFIG)
+    model.quantize(mode)
+    with pytest.raises(ValueError, match="save the network before it is quantized"):
+        model.save_pretrained(tmp_path / "new")
+    assert not list(tmp_path.glob("new/*"))
+
+
 def test_arrays_of_a_caller_are_never_shared():
     ones = np.ones(2**16, np.float32)
     pages = np.ndarray(ones.shape, np.float32, mmap.mmap(-1, ones.nbytes))

@@ -144,6 +144,34 @@ def test_causal_position_ids(causal, hf):
     assert_same_output(model(ids, position_ids=positions, **ALL), theirs)
 
 
+HEAD_MASK = np.array([[1, 0, 0.5, 1], [0, 1, 1, 0.25]], "float32")
+
+
+@pytest.fixture
+def with_head_mask(hf):
+    """Masks a twin's heads where transformers 4 did; version 5 has no `head_mask`."""
+    handles = []
+
+    def mask(twin):
+        for layer, heads in zip(twin.layers, HEAD_MASK, strict=True):
+            scale = hf.tensor(heads)[:, None, None]
+            hook = layer.attn.attn_dropout.register_forward_hook
+            handles.append(hook(lambda module, x, y, scale=scale: y * scale))
+
+    yield mask
+    for handle in handles:
+        handle.remove()
+
+
+def test_causal_head_mask(causal, hf, with_head_mask):
+    model, twin = causal
+    with_head_mask(twin)
+    ids, mask = toy.ids(BATCH, TIME), MASKS["left"]
+    theirs = twin(hf.tensor(ids), attention_mask=hf.tensor(mask), **ALL)
+    ours = model(ids, attention_mask=mask, head_mask=HEAD_MASK, **ALL)
+    assert_same_output(ours, theirs)
+
+
 @pytest.mark.parametrize("mask", ["none", "left"])
 def test_causal_embeddings(causal, hf, mask):
     model, twin = causal
@@ -240,6 +268,14 @@ def test_fine_mask(fine, hf, mask):
     codes, mask = toy.ids(BATCH, TIME, 4), MASKS[mask]
     theirs = twin(3, hf.tensor(codes), attention_mask=hf.tensor(mask), **ALL)
     assert_same_output(model(3, codes, attention_mask=mask, **ALL), theirs)
+
+
+def test_fine_head_mask(fine, hf, with_head_mask):
+    model, twin = fine
+    with_head_mask(twin)
+    codes = toy.ids(BATCH, TIME, 4)
+    theirs = twin(2, hf.tensor(codes), **ALL)
+    assert_same_output(model(2, codes, head_mask=HEAD_MASK, **ALL), theirs)
 
 
 def test_fine_position_ids_and_embeddings(fine, hf):

@@ -75,3 +75,33 @@ def test_new_codebook_is_consistent():
     np.testing.assert_array_equal(codebook.embed_avg, codebook.embed)
     assert np.std(codebook.embed) > 0
     assert np.array(codebook.inited) == 1
+
+
+def test_codes_in_the_order_of_transformers_are_refused(quantizer, latent):
+    """With the codebooks first they would be rows of fewer codebooks: wrong audio."""
+    _, codes = quantizer(latent[:1], num_codebooks=4)
+    eight = ResidualVectorQuantizer(TOY.replace(target_bandwidths=(24.0, 48.0)))
+    eight.build(None)
+    theirs = np.swapaxes(codes, 0, 1)
+    with pytest.raises(ValueError, match=r"transformers' \(codebooks, batch, frames\)"):
+        eight.decode(theirs)
+    assert eight.decode(codes).shape == (1, 10, 8)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (np.zeros((1, 5, 3), int), "1 to 4 codebooks"),
+        (np.zeros((4, 3), int), "of shape"),
+        (np.zeros((1, 4, 3)), "must be integers"),
+        (np.full((1, 4, 3), 16), r"lie in \[0, 16\)"),
+    ],
+)
+def test_codes_that_are_none(quantizer, codes, message):
+    with pytest.raises(ValueError, match=message):
+        quantizer.decode(codes)
+
+
+def test_latents_with_the_channels_first_are_refused(quantizer, latent):
+    with pytest.raises(ValueError, match=r"latent must have shape .* width=8\)"):
+        quantizer(np.swapaxes(latent, 1, 2), num_codebooks=4)
