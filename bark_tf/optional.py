@@ -6,6 +6,11 @@ import importlib
 from typing import Any
 
 
+def named(extra: str) -> str:
+    """Names an extra and says how to install it, for the end of a sentence."""
+    return f'the extra `{extra}` of bark-tf (in its clone: pip install ".[{extra}]")'
+
+
 def required(module: str, what: str, extra: str) -> Any:
     """Imports an optional package.
 
@@ -26,7 +31,8 @@ def required(module: str, what: str, extra: str) -> Any:
         Traceback (most recent call last):
         ...
         ImportError: Singing needs the package no-such, which cannot be imported (No
-        module named 'no_such'). Install the extra `choir` of bark-tf
+        module named 'no_such'). Install the extra `choir` of bark-tf (in its clone: pip
+        install ".[choir]")
     """
     try:
         return importlib.import_module(module)
@@ -34,5 +40,5 @@ def required(module: str, what: str, extra: str) -> Any:
         package = module.partition(".")[0].replace("_", "-")
         raise ImportError(
             f"{what} needs the package {package}, which cannot be imported ({error}). "
-            f"Install the extra `{extra}` of bark-tf"
+            f"Install {named(extra)}"
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from bark_tf.cli.arguments import MODEL_HELP, add_command, add_verbosity, chosen_model
 from bark_tf.cli.console import note, one_line
+from bark_tf.optional import named
 
 # === voices ===
 
@@ -41,8 +42,8 @@ def _voices(arguments: argparse.Namespace) -> None:
     if not voices:
         note(
             arguments,
-            "no voices: Suno's 271 come with the extra `voices` of bark-tf, and "
-            "--model adds those of a checkpoint",
+            f"no voices: Suno's 271 come with {named('voices')}, and --model adds those "
+            "of a checkpoint",
         )
     width = max((len(voice.name) for voice in voices), default=0)
     for name, source in voices:

@@ -23,6 +23,7 @@ import numpy as np
 
 from bark_tf import hub, tokens
 from bark_tf.files import atomic_write, check_relative, local_path, read_json_object
+from bark_tf.optional import named
 from bark_tf.suggestions import did_you_mean
 from bark_tf.voices.array_files import read_npy, read_npz
 
@@ -604,10 +605,10 @@ def _unknown_name(name: str, speaker_embeddings: Mapping[str, Any]) -> str:
     if not hint and _SUNO_NAME.fullmatch(name):
         hint = (
             f" It is a voice of Suno's for {_SUNO_MODELS}: the first two come with "
-            "their voices, for others install the extra `voices` of bark-tf."
+            f"their voices, for others install {named('voices')}."
         )
     elif not listed:
-        hint = " Suno's 271 come with the extra `voices` of bark-tf."
+        hint = f" Suno's 271 come with {named('voices')}."
     if not listed:
         return f"{message}{hint} This checkpoint has no voices"
     return f"{message}{hint} There are {len(listed)} voices, such as {listed[0]!r}"

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import soxr
 
-from bark_tf.optional import required
+from bark_tf.optional import named, required
 
 SAMPLE_RATE = 16_000  # of every model here
 RECOGNISERS = ("pocketsphinx", "moonshine", "faster-whisper:DIRECTORY")
@@ -315,8 +315,7 @@ class Moonshine:
         if not (directory / "encoder_model.ort").is_file():
             raise FileNotFoundError(
                 f"This moonshine-voice has no weights in {str(directory)!r}, and "
-                "nothing is downloaded. Install the extra `evaluate-moonshine` of "
-                "bark-tf"
+                f"nothing is downloaded. Install {named('evaluate-moonshine')}"
             )
         transcriber = required("moonshine_voice.transcriber", *needed)
         model = transcriber.Transcriber(str(directory), package.ModelArch.TINY)
