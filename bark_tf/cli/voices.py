@@ -42,8 +42,8 @@ def _voices(arguments: argparse.Namespace) -> None:
     if not voices:
         note(
             arguments,
-            f"no voices: Suno's 271 come with {named('voices')}, and --model adds those "
-            "of a checkpoint",
+            f"no voices: Suno's 271 come with {named('voices')}, and --model adds "
+            "those of a checkpoint",
         )
     width = max((len(voice.name) for voice in voices), default=0)
     for name, source in voices:
