@@ -119,8 +119,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     if arguments.runner == []:
         raise ValueError("--runner needs the NAME of an Apache Beam runner")
-    if arguments.out is None and not arguments.dry_run:
-        raise ValueError("give OUT, the folder for the shards, or --dry-run")
     runner, *runner_options = arguments.runner or [None]
     with progress_of(arguments) as report:
         result = prepare(

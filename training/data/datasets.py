@@ -48,7 +48,9 @@ class Recording(NamedTuple):
 
 
 def read_dataset(
-    path: str | os.PathLike, copies: str | os.PathLike | None = None
+    path: str | os.PathLike,
+    copies: str | os.PathLike | None = None,
+    limit: int | None = None,
 ) -> tuple[list[Recording], list[Skipped]]:
     """Lists the recordings of a dataset and its problems.
 
@@ -79,6 +81,7 @@ def read_dataset(
     Args:
         path: Directory, list or `hf:` name.
         copies: Directory that receives the audio of a `hf:` dataset.
+        limit: Number of usable recordings after which reading stops. None: all.
 
     Returns:
         The recordings in the dataset's order (directories: by name), and the problems.
@@ -103,7 +106,7 @@ def read_dataset(
         is_own_list = not path.is_dir()
         base = (path.parent if is_own_list else path).resolve()
         rows = _own_list_rows(path, base) if is_own_list else directory_rows(base)
-    recordings, problems = _check(rows, base, is_own_list)
+    recordings, problems = _check(rows, base, is_own_list, limit)
     if not recordings:
         raise ValueError(_nothing_usable(path, problems))
     return recordings, problems
@@ -141,7 +144,7 @@ def _nothing_usable(path: str | os.PathLike, problems: list[Skipped]) -> str:
 
 
 def _check(
-    rows: Iterator[Row | Skipped], base: Path, may_be_absolute: bool
+    rows: Iterator[Row | Skipped], base: Path, may_be_absolute: bool, limit: int | None
 ) -> tuple[list[Recording], list[Skipped]]:
     recordings: list[Recording] = []
     problems: list[Skipped] = []
@@ -155,6 +158,8 @@ def _check(
                 problems.append(row)
         except ValueError as error:
             problems.append(Skipped.of(row.id, row.where, error))
+        if len(recordings) == limit:
+            break
     return recordings, [Skipped(*map(printable, problem)) for problem in problems]
 
 

@@ -123,6 +123,10 @@ def prepare(
         )
     if runner is not None:  # fail before any work
         required("apache_beam", "Preparing on a runner", "beam")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1. Received: {limit}")
+    if out is None and not dry_run:
+        raise ValueError("OUT must be a folder for the shards, except with --dry-run")
     if not dry_run:
         out = storage_path(out, "OUT")
     settings = Settings(
@@ -136,9 +140,9 @@ def prepare(
     )
     with tempfile.TemporaryDirectory() as temporary:
         copies = temporary if dry_run else out / COPIES
-        recordings, problems = read_dataset(dataset, copies)
+        recordings, problems = read_dataset(dataset, copies, limit)
         if dry_run:
-            splits = split_texts(recordings[:limit], validation)
+            splits = split_texts(recordings, validation)
             return _rehearse(splits, problems, Checks(settings), progress)
     maker = Maker(settings)
 
@@ -154,7 +158,7 @@ def prepare(
             yield from _run_here(pending, maker, info)
 
     return make_shards(
-        recordings[:limit],
+        recordings,
         out,
         maker,
         validation=validation,

@@ -64,6 +64,14 @@ def test_a_dataset_is_prepared_and_names_no_file_of_this_machine(cache, tmp_path
     }
 
 
+def test_only_as_many_recordings_as_asked_for_are_copied(cache, tmp_path):
+    write(tmp_path / "toy", [(WAV, "a.wav"), (FLAC, "b.flac")], text=["one", "two"])
+    name = f"hf:{tmp_path / 'toy'}"
+    recordings, problems = read_dataset(name, tmp_path / "copies", limit=1)
+    assert [one.text for one in recordings] == ["one"] and not problems
+    assert len(list((tmp_path / "copies").iterdir())) == 1
+
+
 def test_a_dry_run_keeps_no_copies(cache, tmp_path, monkeypatch):
     write(tmp_path / "toy", [(WAV, "a.wav")], text=["one"])
     monkeypatch.chdir(tmp_path)

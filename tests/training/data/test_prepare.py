@@ -311,7 +311,7 @@ def test_a_dry_run_on_the_command_line_writes_nothing(
     assert cli.main([*command, "--dry-run"]) == 0
     assert "1 x it is heavily clipped" in capsys.readouterr().out
     assert cli.main(command) == 1
-    assert "give OUT, the folder" in capsys.readouterr().err
+    assert "OUT must be a folder for the shards" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -376,6 +376,8 @@ def test_aligned_lengths_fit(tokens, frames):
 def test_wrong_arguments_are_refused(recordings, tmp_path):
     with pytest.raises(ValueError, match="validation must be"):
         prepare(recordings, tmp_path, validation=1.0)
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        prepare(recordings, tmp_path, limit=0)
     with pytest.raises(ValueError, match="sample_rate must be None with a model"):
         prepare(recordings, tmp_path, model="x", sample_rate=RATE)
     with pytest.raises(ValueError, match="num_workers must be 1 with a runner"):
