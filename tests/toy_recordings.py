@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import soundfile
 
 RATE = 24_000
@@ -55,6 +56,23 @@ def wav(data, size=None, between=b"", sample_rate=RATE):
 
 def pcm16(samples):
     return np.round(samples * 2**15).astype("<i2").tobytes()
+
+
+def contained(muxer, codec, sample_rate=RATE, layout="mono", duration_s=1.0):
+    """The bytes of a chirp in a container, by FFmpeg's muxer and encoder."""
+    av = pytest.importorskip("av", reason="PyAV is not installed: the extra `dev`")
+    data = io.BytesIO()
+    samples = chirp(sample_rate, 5_000, duration_s).astype(np.float32)
+    with av.open(data, "w", format=muxer) as container:
+        stream = container.add_stream(codec, rate=sample_rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
+        frame.sample_rate = sample_rate
+        kind = stream.codec_context.codec.audio_formats[0]
+        resampler = av.AudioResampler(kind, layout, sample_rate, 1_024)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return data.getvalue()
 
 
 def put(folder, data):

@@ -138,7 +138,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
             progress=lambda done, total: report("recordings", done, total),
         )
     if not arguments.quiet:
-        print(result)
+        note = "A dry run: nothing was encoded or written.\n\n"
+        print(f"{note if arguments.dry_run else ''}{result}")
 
 
 # === train-tokenizer ===

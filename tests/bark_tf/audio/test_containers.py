@@ -1,12 +1,11 @@
 """What phones and browsers record: MP4, AAC and WebM, decoded by PyAV."""
 
-import io
 import struct
 import sys
 
 import numpy as np
 import pytest
-from toy_recordings import RATE, chirp, put
+from toy_recordings import RATE, chirp, contained, put
 
 from bark_tf.audio.reading import load, load_opening, open_recording
 
@@ -22,26 +21,10 @@ KINDS = {
 }
 
 
-def recorded(muxer, codec, sample_rate=RATE, layout="mono", duration_s=1.0):
-    """The bytes of a chirp in a container."""
-    data = io.BytesIO()
-    samples = chirp(sample_rate, 5_000, duration_s).astype(np.float32)
-    with av.open(data, "w", format=muxer) as container:
-        stream = container.add_stream(codec, rate=sample_rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
-        frame.sample_rate = sample_rate
-        kind = stream.codec_context.codec.audio_formats[0]
-        resampler = av.AudioResampler(kind, layout, sample_rate, 1_024)
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(part))
-        container.mux(stream.encode(None))
-    return data.getvalue()
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_a_container_is_decoded_like_other_files(name, tmp_path):
     *how, extra = KINDS[name]
-    path = put(tmp_path, recorded(*how))
+    path = put(tmp_path, contained(*how))
     found, expected = load(path, RATE), chirp(RATE, 5_000, 1.0)
     assert RATE <= len(found) <= RATE + extra
     windows = np.lib.stride_tricks.sliding_window_view(found, 20_000)[: extra + 1]
@@ -54,7 +37,7 @@ def test_a_container_is_decoded_like_other_files(name, tmp_path):
 
 
 def test_stereo_is_averaged_and_long_recordings_are_not_decoded_whole(tmp_path):
-    data = recorded("mp4", "aac", layout="stereo", duration_s=4)
+    data = contained("mp4", "aac", layout="stereo", duration_s=4)
     path = put(tmp_path, data)
     assert load(path, RATE).shape == (len(load_opening(path).samples),)
     with pytest.raises(ValueError, match=r"at most 2 s. Received: .*, 4\.\d s"):
@@ -66,13 +49,13 @@ M4A, WEBM = ("ipod", "aac"), ("webm", "libopus", 48_000)
 HEAD = struct.pack(">I", 24) + b"ftypM4A "
 # Name -> a function that makes the bytes, a part of the message.
 REFUSED = {
-    "MP4 without its index": (lambda: recorded(*M4A)[:3_000], "cannot be decoded"),
-    "WebM without its end": (lambda: recorded(*WEBM)[:5_000], "damaged"),
+    "MP4 without its index": (lambda: contained(*M4A)[:3_000], "cannot be decoded"),
+    "WebM without its end": (lambda: contained(*WEBM)[:5_000], "damaged"),
     "MP4 of noise": (lambda: HEAD + bytes(range(256)) * 9, "cannot be decoded"),
     "WebM of zeros": (lambda: b"\x1aE\xdf\xa3" + bytes(500), "cannot be decoded"),
     "AAC of zeros": (lambda: b"\xff\xf1" + bytes(500), "cannot be decoded"),
-    "another codec": (lambda: recorded("matroska", "ac3", 48_000), "a known codec"),
-    "six channels": (lambda: recorded("mp4", "aac", RATE, "5.1"), "6 channels"),
+    "another codec": (lambda: contained("matroska", "ac3", 48_000), "a known codec"),
+    "six channels": (lambda: contained("mp4", "aac", RATE, "5.1"), "6 channels"),
 }
 
 
@@ -95,7 +78,7 @@ def test_a_playlist_never_reaches_ffmpeg(tmp_path, monkeypatch):
 
 
 def test_without_pyav_the_message_names_the_extra(tmp_path, monkeypatch):
-    path = put(tmp_path, recorded(*M4A))
+    path = put(tmp_path, contained(*M4A))
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match=r"Reading MP4 needs .* av, .*`formats`"):
         load(path, RATE)

@@ -1,9 +1,10 @@
 """One tiny dataset of each layout, prepared to the end, and broken in each way."""
 
+import sys
 from typing import NamedTuple
 
 import pytest
-from toy_recordings import RATE, encode, tone
+from toy_recordings import RATE, contained, encode, tone
 
 from bark_tf.training.data.datasets import read_dataset
 from bark_tf.training.data.prepare import prepare
@@ -152,6 +153,18 @@ def test_each_layout_is_prepared(name, tmp_path):
     report = prepare(path, tmp_path / "out", sample_rate=RATE)
     assert report.utterances == {"train": 2} and not report.skipped
     assert sorted(ShardSet(tmp_path / "out/train").texts) == ["one", "two"]
+
+
+def test_what_phones_record_is_prepared_or_the_extra_is_named(tmp_path, monkeypatch):
+    """Bug: `no audio file beside it: memo`, though memo.m4a was there."""
+    Layout({"memo.txt": "one", "note.txt": "two"}).write(tmp_path / "toy")
+    (tmp_path / "toy/memo.m4a").write_bytes(contained("ipod", "aac"))
+    (tmp_path / "toy/note.webm").write_bytes(contained("webm", "libopus", 48_000))
+    report = prepare(tmp_path / "toy", tmp_path / "out", sample_rate=RATE)
+    assert report.utterances == {"train": 2}
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"1 x Reading MP4 needs .* `formats` of bark"):
+        prepare(tmp_path / "toy", None, sample_rate=RATE, dry_run=True)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
