@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
@@ -49,6 +50,7 @@ from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
 from bark_tf.models.transformer import TransformerModel
 from bark_tf.progress import Progress
+from bark_tf.serving.export import export
 from bark_tf.voices.presets import VoicePreset, load_voices, read_voice_index
 
 # The parts, named as in transformers.
@@ -569,6 +571,50 @@ class BarkModel:
     ) -> Iterator[tuple[np.ndarray, ChunkReport]]:
         """Yields the audio of a long text chunk by chunk; see `generate_long`."""
         return stream_long(self, processor, text, **options)
+
+    def export(
+        self,
+        directory: str | os.PathLike,
+        processor: Any,
+        *,
+        version: int | None = None,
+        jit_compile: bool = False,
+        generation_config: BarkGenerationConfig | None = None,
+        compat: str | None = None,
+        **options: Any,
+    ) -> Path:
+        """Writes a SavedModel for TensorFlow Serving; see `docs/serving.md`.
+
+        Args:
+            directory: The model's directory on the server; its last part is the name.
+            processor: `BarkProcessor`; its tokenizer and voices become a part of it.
+            version: The new subdirectory; None: one above the newest.
+            jit_compile: Whether XLA compiles the decode loops; the server then needs
+                `--xla_cpu_compilation_enabled=true`.
+            generation_config: See `generate`.
+            compat: See `generate`.
+            **options: See `generate`; temperatures, `min_new_tokens` and
+                `max_new_tokens` come with each request instead.
+
+        Returns:
+            The subdirectory.
+
+        Raises:
+            ValueError: If the version exists, parts are offloaded, or the tokenizer is
+                not BERT's. Nothing is written in this case.
+        """
+        if self._reload is not None:
+            raise ValueError("A model with offloaded parts cannot be exported")
+        compat, configs = self._configs(generation_config, options, compat)
+        return export(
+            self,
+            processor,
+            configs,
+            directory,
+            version=version,
+            jit_compile=jit_compile,
+            compat=compat,
+        )
 
     def codec_decode(self, fine_output: Any, output_lengths: Any = None) -> tf.Tensor:
         """Decodes codes to audio.

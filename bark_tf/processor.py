@@ -272,15 +272,16 @@ class BarkProcessor:
         if voice is None:
             return None
         if not isinstance(voice, list | tuple):
-            return self._load_voice(voice)
+            return self.load_voice(voice)
         if len(voice) != num_rows:
             raise ValueError(
                 f"A list of voices must hold one per row, {num_rows} in all. "
                 f"Received: {len(voice)}"
             )
-        return load_voices(voice, self._load_voice)
+        return load_voices(voice, self.load_voice)
 
-    def _load_voice(self, voice: Any) -> VoicePreset:
+    def load_voice(self, voice: Any) -> VoicePreset:
+        """Loads one voice, as `voice_preset` takes it."""
         return VoicePreset.load(
             voice,
             self.speaker_embeddings,
@@ -456,7 +457,7 @@ class BarkProcessor:
         voices, problems = {}, []
         for name in self.available_voice_presets:
             try:
-                voices[name] = self._load_voice(name)
+                voices[name] = self.load_voice(name)
             except ConnectionError:
                 raise
             except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""`bark-tf serve`."""
+"""`bark-tf export` and `bark-tf serve`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,88 @@ from bark_tf.cli.arguments import (
     add_command,
     add_verbosity,
     chosen_model,
+    local,
     positive,
+    positive_whole,
     whole,
 )
 from bark_tf.cli.console import UsageError, note
 from bark_tf.optional import required
 
 TOKEN_VARIABLE = "BARK_TF_TOKEN"
+
+# === export ===
+
+_EXPORT_EXAMPLES = """examples:
+  # models/bark/1, for tensorflow/serving with --model_base_path=/models/bark:
+  bark-tf export --model suno/bark-small --out models/bark
+  # The next version, at half the size:
+  bark-tf export --model my-bark --out models/bark --dtype bfloat16
+
+docs/serving.md lists the signatures; deploy/ has the files for a server.
+"""
+
+
+def add_export(commands: Any) -> None:
+    """Adds `bark-tf export`."""
+    parser = add_command(
+        commands,
+        "export",
+        _export,
+        "write a SavedModel for TensorFlow Serving, which needs no Python",
+        _EXPORT_EXAMPLES,
+    )
+    parser.add_argument("--model", metavar="DIR|ID", help=MODEL_HELP)
+    parser.add_argument(
+        "--out",
+        type=local,
+        metavar="DIR",
+        required=True,
+        help="the model's directory on the server; its last part is the model's name",
+    )
+    parser.add_argument(
+        "--version",
+        type=positive_whole,
+        metavar="N",
+        help="subdirectory of --out; default: one above the newest",
+    )
+    parser.add_argument(
+        "--xla",
+        action="store_true",
+        help="compile the decode loops; the server needs "
+        "--xla_cpu_compilation_enabled=true",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="dtype of the weights; int8: of the blocks' kernels; default: float32",
+    )
+    add_verbosity(parser)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    """Exports a checkpoint."""
+    from bark_tf.bark import BarkModel
+    from bark_tf.processor import BarkProcessor
+
+    name = chosen_model(arguments)
+    is_quantized = arguments.dtype == "int8"
+    model = BarkModel.from_pretrained(
+        name,
+        dtype="float32" if is_quantized else arguments.dtype,
+        quantize="int8" if is_quantized else None,
+    )
+    path = model.export(
+        arguments.out,
+        BarkProcessor.from_pretrained(name),
+        version=arguments.version,
+        jit_compile=arguments.xla,
+    )
+    note(arguments, repr(str(path)))
+
+
+# === serve ===
 
 _SERVE_EXAMPLES = f"""examples:
   bark-tf serve --model suno/bark-small

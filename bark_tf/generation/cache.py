@@ -158,8 +158,8 @@ def bucket(batch) -> tf.Tensor:
     return bits + 1
 
 
-def pad_rows(tensor, size) -> tf.Tensor:
-    """Pads a tensor with rows of zeros to `size` rows."""
+def pad_rows(tensor, size, value=0) -> tf.Tensor:
+    """Pads a tensor with rows of one value to `size` rows."""
     tensor = tf.convert_to_tensor(tensor)
     room = [[0, size - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
-    return tf.pad(tensor, room)
+    return tf.pad(tensor, room, constant_values=value)

@@ -197,7 +197,7 @@ def coarse_rows(
     first = num_tokens - num_cut
     room = window.coarse.max_coarse_history
     places = (first + num_past - room)[:, None] + xp.range(room)[None]
-    past = xp.take(_interleaved(xp, histories.coarse, window), places)
+    past = xp.take(interleaved(xp, histories.coarse, window), places)
     total = num_history + lengths
     places = xp.range(xp.max(total))[None]
     before = (histories.num_semantic - num_history)[:, None] + places
@@ -210,7 +210,7 @@ def coarse_rows(
     return CoarseRows(joined, total, num_history, past, num_past)
 
 
-def _interleaved(xp: Arrays, codes: Any, window: CoarseWindow) -> Any:
+def interleaved(xp: Arrays, codes: Any, window: CoarseWindow) -> Any:
     """Ids of codes (B, K, frames) in the order of frames: (B, K * frames)."""
     batch, codebooks, frames = (xp.shape(codes)[axis] for axis in range(3))
     shifts = window.offset + window.codebook_size * xp.range(codebooks)
@@ -307,6 +307,8 @@ class CoarseStage(Stage):
         lengths: int32 (B,), semantic tokens per row.
         histories: `Histories`.
         keys: uint32 (B, 2), the rows' random keys.
+        temperature: float32 (B,), the rows' own; 0 is greedy. None: the configuration's
+            options.
 
     Attributes:
         frames: int32 (B,), frames per row.
@@ -320,7 +322,13 @@ class CoarseStage(Stage):
     name = "coarse"
 
     def __init__(
-        self, call: Call, semantic: Any, lengths: Any, histories: Histories, keys: Any
+        self,
+        call: Call,
+        semantic: Any,
+        lengths: Any,
+        histories: Histories,
+        keys: Any,
+        temperature: Any = None,
     ):
         model, window = call.networks.coarse_acoustics, call.configs.coarse_window
         window.check(model.config)
@@ -338,11 +346,13 @@ class CoarseStage(Stage):
         self.rows = CoarseRows(*(pad_rows(one, self.size) for one in rows))
         self.keys = pad_rows(keys, self.size)
         self.padded_limits = pad_rows(self.limits, self.size)
-        self.values = SamplingValues.of(window.coarse)
+        self.values, by_row = SamplingValues.of(window.coarse), temperature is not None
+        if by_row:
+            self.values = self.values.with_rows(pad_rows(temperature, self.size, 1.0))
         self.programs = programs_of(
             model,
             allowed_ids(window, model.config.output_vocab_size, call.compat),
-            SamplingRules.of(window.coarse),
+            SamplingRules.of(window.coarse, by_row=by_row),
             window.slots,
             call.jit_compile,
         )
@@ -365,6 +375,15 @@ class CoarseStage(Stage):
             tokens=tf.concat([self.rows.past, own], 1),
             decode=None if eager else self.programs.before_prefill(self.size),
         )
+
+    def after(self, codes: tf.Tensor) -> CoarseState:
+        """The state after the first codes (B, K, frames), of which no cache is left."""
+        tokens = pad_rows(interleaved(TENSORS, codes, self.window), self.size)
+        start, step = self.start(), tf.shape(tokens)[1]
+        first = self.window.coarse.max_coarse_history
+        rest = start.tokens[:, first + step :]
+        tokens = tf.concat([self.rows.past, tokens, rest], 1)
+        return start._replace(step=step, tokens=tokens)
 
     def is_unfinished(self, state: CoarseState) -> tf.Tensor:
         """Bool (): whether the longest row has tokens left."""

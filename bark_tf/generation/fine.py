@@ -17,7 +17,7 @@ from bark_tf.generation.arrays import TENSORS, Arrays
 from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories
 from bark_tf.generation.loop import cached
-from bark_tf.generation.sampling import sample_codes
+from bark_tf.generation.sampling import by_temperature, sample_codes
 from bark_tf.generation.stage import Call, Stage
 from bark_tf.memory import collect
 
@@ -126,7 +126,7 @@ class FineProgram:
     Args:
         model: Fine model: `embed`, `forward`, `logits`.
         codebook_size: Logits that count.
-        samples: Whether codes are drawn.
+        samples: Whether codes are drawn; None: in rows whose temperature is not 0.
         jit_compile: Whether the program is compiled with XLA.
         use_xla: Whether XLA may compile small pieces of it.
     """
@@ -135,7 +135,7 @@ class FineProgram:
         self,
         model: Any,
         codebook_size: int,
-        samples: bool,
+        samples: bool | None,
         jit_compile: bool,
         use_xla: bool,
     ):
@@ -152,7 +152,7 @@ class FineProgram:
             first: int32 (B,), first frame to write.
             keys: uint32 (B, 2), random keys.
             step: int32 (), counts the passes of the stage.
-            temperature: float32 ().
+            temperature: float32 (B,).
 
         Returns:
             int32 (B, frames), the codebook with its new values.
@@ -161,10 +161,17 @@ class FineProgram:
         x = self.model.forward(x, use_xla=self.use_xla)[0]
         logits = self.model.logits(codebook, x, self.codebook_size)
         logits = tf.cast(logits, tf.float32)
-        if self.samples:
-            new = sample_codes(logits, keys, step, temperature)
+
+        def greedy():
+            return tf.argmax(logits, -1, output_type=tf.int32)
+
+        def sampled(temperature):
+            return sample_codes(logits, keys, step, temperature)
+
+        if self.samples is None:
+            new = by_temperature(logits, temperature, greedy, sampled)
         else:
-            new = tf.argmax(logits, -1, output_type=tf.int32)
+            new = sampled(temperature) if self.samples else greedy()
         written = tf.range(tf.shape(codes)[1])[None] >= first[:, None]
         return tf.where(written, new, tf.gather(codes, codebook, axis=2))
 
@@ -190,6 +197,8 @@ class FineStage(Stage):
         frames: int32 (B,), frames per row.
         histories: `Histories`.
         keys: uint32 (B, 2), the rows' random keys.
+        temperature: float32 (B,), the rows' own; 0 is greedy. None: the configuration's
+            options.
 
     Attributes:
         num_history: int32 (B,), frames of history in the rows' buffers.
@@ -203,7 +212,13 @@ class FineStage(Stage):
     name = "fine"
 
     def __init__(
-        self, call: Call, coarse: Any, frames: Any, histories: Histories, keys: Any
+        self,
+        call: Call,
+        coarse: Any,
+        frames: Any,
+        histories: Histories,
+        keys: Any,
+        temperature: Any = None,
     ):
         model, config = call.networks.fine_acoustics, call.configs.fine
         check_window(model.config, config)
@@ -211,13 +226,16 @@ class FineStage(Stage):
         self.unknown = call.configs.codebook_size
         self.coarse, self.frames, self.histories = coarse, frames, histories
         self.keys, self.num_given = keys, coarse.shape[1]
-        how = (config.samples, call.fine_jit_compile, call.jit_compile)
+        samples = config.samples if temperature is None else None
+        how = (samples, call.fine_jit_compile, call.jit_compile)
         self.program = cached(
             model,
             (self.name, self.unknown, *how),
             lambda: FineProgram(model, self.unknown, *how),
         )
-        self.temperature = tf.constant(config.temperature or 1.0, tf.float32)
+        if temperature is None:
+            temperature = tf.fill(tf.shape(frames), config.temperature or 1.0)
+        self.temperature = temperature
         self.num_history = history_length(TENSORS, histories.num_fine, config)
         self.counts = num_windows(TENSORS, frames, self.num_history, config)
         self.total = tf.reduce_max(self.counts)
@@ -241,20 +259,22 @@ class FineStage(Stage):
         places = window.start[:, None] + tf.range(self.config.max_fine_input_length)
         shown = tf.gather(tf.gather(state.codes, rows), places, batch_dims=1)
         first = window.fill - window.start
-        filled = self.fill(shown, first, tf.gather(self.keys, rows), state.count)
+        keys, heat = tf.gather(self.keys, rows), tf.gather(self.temperature, rows)
+        filled = self.fill(shown, first, keys, heat, state.count)
         row = tf.broadcast_to(rows[:, None], tf.shape(places))
         codes = tf.tensor_scatter_nd_update(
             state.codes, tf.stack([row, places], -1), filled
         )
         return FineState(state.count + 1, codes)
 
-    def fill(self, shown, first, keys, n) -> tf.Tensor:
+    def fill(self, shown, first, keys, temperature, n) -> tf.Tensor:
         """Predicts the unknown codebooks of windows one after the other.
 
         Args:
             shown: int32 (b, max_fine_input_length, n_fine_codebooks).
             first: int32 (b,), first frame to write.
             keys: uint32 (b, 2), the rows' random keys.
+            temperature: float32 (b,).
             n: int32 (), number of the window, for the random numbers.
 
         Returns:
@@ -263,6 +283,7 @@ class FineStage(Stage):
         config, batch = self.config, tf.shape(shown)[0]
         size = bucket(batch)
         first, keys = pad_rows(first, size), pad_rows(keys, size)
+        temperature = pad_rows(temperature, size, 1.0)
         is_codebook = tf.range(config.n_fine_codebooks)
         for codebook in range(self.num_given, config.n_fine_codebooks):
             new = self.program.run(
@@ -271,7 +292,7 @@ class FineStage(Stage):
                 first,
                 keys,
                 n * config.n_fine_codebooks + codebook,
-                self.temperature,
+                temperature,
             )
             shown = tf.where(is_codebook == codebook, new[:batch, :, None], shown)
             collect(self.model)

@@ -45,6 +45,24 @@ class Histories(NamedTuple):
     num_fine: Any
 
 
+class RowOptions(NamedTuple):
+    """Options of each row, in place of the configurations'; tensors.
+
+    Attributes:
+        semantic_temperature: float32 (B,), at least 0; 0 is greedy, others sample.
+        coarse_temperature: The same for the coarse stage.
+        fine_temperature: The same for the fine stage.
+        min_new_tokens: int32 (B,), fewest semantic tokens before the end.
+        max_new_tokens: int32 (B,), most semantic tokens, including the end.
+    """
+
+    semantic_temperature: Any
+    coarse_temperature: Any
+    fine_temperature: Any
+    min_new_tokens: Any
+    max_new_tokens: Any
+
+
 class Request(NamedTuple):
     """The inputs of a call; tensors.
 

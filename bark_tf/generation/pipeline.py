@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from bark_tf.generation.coarse import CoarseStage
 from bark_tf.generation.fine import FineStage
-from bark_tf.generation.histories import Request
+from bark_tf.generation.histories import Request, RowOptions
 from bark_tf.generation.semantic import SemanticStage
 from bark_tf.generation.stage import Call
 
@@ -43,9 +43,11 @@ class Speech(NamedTuple):
     codes_frames: tf.Tensor
 
 
-def semantic_tokens(call: Call, request: Request) -> tuple[tf.Tensor, tf.Tensor]:
+def semantic_tokens(
+    call: Call, request: Request, options: RowOptions | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Semantic tokens (B, time) with their end, and how many each row has."""
-    stage = SemanticStage(call, request)
+    stage = SemanticStage(call, request, options)
     return stage.tokens(stage.run())
 
 
@@ -54,6 +56,7 @@ def speak(
     request: Request,
     on_semantic: Callable[[Any], None] | None = None,
     *,
+    options: RowOptions | None = None,
     pad_codes: bool = False,
 ) -> Speech:
     """Runs all stages.
@@ -63,16 +66,31 @@ def speak(
         request: `Request`.
         on_semantic: Called with the number of semantic tokens per row after the first
             stage; not for traced functions.
+        options: `RowOptions`; None: those of the configurations.
         pad_codes: Whether to decode all codes of shorter rows, also those after their
             own end; these exist with `compat="hf"` only.
     """
     histories, keys = request.histories, request.keys
-    semantic, num_semantic = semantic_tokens(call, request)
+    semantic, num_semantic = semantic_tokens(call, request, options)
     if on_semantic is not None:
         on_semantic(num_semantic)
-    coarse_stage = CoarseStage(call, semantic, num_semantic, histories, keys.coarse)
+    coarse_stage = CoarseStage(
+        call,
+        semantic,
+        num_semantic,
+        histories,
+        keys.coarse,
+        options and options.coarse_temperature,
+    )
     coarse = coarse_stage.codes(coarse_stage.run())
-    stage = FineStage(call, coarse, coarse_stage.limit_frames, histories, keys.fine)
+    stage = FineStage(
+        call,
+        coarse,
+        coarse_stage.limit_frames,
+        histories,
+        keys.fine,
+        options and options.fine_temperature,
+    )
     fine = stage.codes(stage.run())
     frames = stage.frames if pad_codes else coarse_stage.frames
     return Speech(

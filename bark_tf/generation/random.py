@@ -216,6 +216,22 @@ def keys_of(seed: int | Sequence[int] | None, batch: int) -> Keys:
     return Keys(*(row_keys(seed, batch, stage) for stage in STAGES))
 
 
+def keys_of_rows(seeds: tf.Tensor, streams: tf.Tensor) -> Keys:
+    """The keys of rows with seeds of their own, as tensors.
+
+    Args:
+        seeds: int64 (B,); those of 2**63 and above in two's complement.
+        streams: int32 (B,), 0 for a list of seeds and the row's number for one seed of
+            all rows; see `row_keys`.
+    """
+    words = tf.bitcast(seeds, tf.uint32)  # (B, 2), low and high
+    key, streams = (words[:, 0], words[:, 1]), tf.cast(streams, tf.uint32)
+    stages = (
+        tf.fill(tf.shape(streams), np.uint32(index)) for index in range(len(STAGES))
+    )
+    return Keys(*(tf.stack(threefry(key, (streams, stage)), -1) for stage in stages))
+
+
 def checked_seed(seed: Any) -> int:
     """Returns a seed as an int; ValueError unless it is an integer in [0, 2**64)."""
     try:

@@ -6,6 +6,7 @@ Axes: B batch, V candidates, T frames.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,9 +38,12 @@ class SamplingRules(NamedTuple):
     repetition_penalty: bool = False  # `penalize_repetition`
     min_eos_p: bool = False  # `prioritize_end`
     min_new_tokens: bool = False  # `forbid_early_end`
+    by_row: bool = False  # rows of temperature 0 choose the likeliest token
 
     @classmethod
-    def of(cls, config: Any, num_candidates: int | None = None) -> SamplingRules:
+    def of(
+        cls, config: Any, num_candidates: int | None = None, *, by_row: bool = False
+    ) -> SamplingRules:
         """Selects the filters that a generation configuration needs.
 
         Temperature 0 is greedy, which needs neither top_k nor top_p. Values that have
@@ -48,8 +52,10 @@ class SamplingRules(NamedTuple):
         Args:
             config: `BarkSemanticGenerationConfig` or `BarkCoarseGenerationConfig`.
             num_candidates: V, if known; a `top_k` of at least V is left out.
+            by_row: Whether rows have their own temperature, which alone decides whether
+                they are sampled, and their own `min_new_tokens`.
         """
-        do_sample = bool(config.do_sample and config.temperature >= _SMALLEST)
+        do_sample = bool(config.do_sample and config.temperature >= _SMALLEST) or by_row
         limit = math.inf if num_candidates is None else num_candidates
         return cls(
             do_sample=do_sample,
@@ -57,7 +63,9 @@ class SamplingRules(NamedTuple):
             top_p=do_sample and config.top_p < 1,
             repetition_penalty=config.repetition_penalty != 1,
             min_eos_p=getattr(config, "min_eos_p", None) is not None,
-            min_new_tokens=bool(getattr(config, "min_new_tokens", None)),
+            min_new_tokens=hasattr(config, "min_new_tokens")
+            and bool(config.min_new_tokens or by_row),
+            by_row=by_row,
         )
 
 
@@ -67,7 +75,7 @@ class SamplingValues(NamedTuple):
     Each is a scalar or a column (B, 1), and is ignored if its rule is off.
     """
 
-    temperature: tf.Tensor  # float32, positive
+    temperature: tf.Tensor  # float32, positive; at least 0 with `by_row`
     top_k: tf.Tensor  # int32, at least 1
     top_p: tf.Tensor  # float32 in (0, 1]
     repetition_penalty: tf.Tensor  # float32, positive
@@ -88,6 +96,13 @@ class SamplingValues(NamedTuple):
                 getattr(config, "min_new_tokens", None) or 0, tf.int32
             ),
         )
+
+    def with_rows(self, temperature, min_new_tokens=None) -> SamplingValues:
+        """The values with (B,) temperatures and `min_new_tokens` of the rows."""
+        values = self._replace(temperature=temperature[:, None])
+        if min_new_tokens is None:
+            return values
+        return values._replace(min_new_tokens=min_new_tokens[:, None])
 
 
 # === Filters, in order of application ===
@@ -296,14 +311,57 @@ def choose(
     if rules.min_eos_p:
         logits = prioritize_end(logits, eos, values.min_eos_p)
     if not rules.do_sample:
-        # Normalising can round two logits to a tie, as it does elsewhere.
-        return _highest(log_softmax(logits))[1]
+        return _likeliest(logits)
+    if rules.by_row:
+        return by_temperature(
+            logits,
+            values.temperature[:, 0],
+            lambda: _likeliest(logits),
+            lambda heat: _sampled(
+                logits, rules, values._replace(temperature=heat[:, None]), keys, step
+            ),
+        )
+    return _sampled(logits, rules, values, keys, step)
+
+
+def _likeliest(logits):
+    # Normalising can round two logits to a tie, as it does elsewhere.
+    return _highest(log_softmax(logits))[1]
+
+
+def _sampled(logits, rules, values, keys, step):
     logits = apply_temperature(logits, values.temperature)
     if rules.top_k:
         logits = keep_top_k(logits, values.top_k)
     if rules.top_p:
         logits = keep_top_p(logits, values.top_p)
     return _draw(logits, keys, step)
+
+
+def by_temperature(
+    logits: tf.Tensor, temperature: tf.Tensor, greedy: Callable, sampled: Callable
+) -> tf.Tensor:
+    """Chooses greedily in rows of temperature 0, and samples in the others.
+
+    Args:
+        logits: (B, ..., V).
+        temperature: float32 (B,), at least 0.
+        greedy: Returns the greedy choices, int32 (B, ...).
+        sampled: Returns the samples at positive temperatures (B,), int32 (B, ...).
+
+    Returns:
+        int32 (B, ...). What no row needs is not computed.
+    """
+    is_greedy = temperature < _SMALLEST
+    heat = tf.where(is_greedy, 1.0, temperature)
+
+    def unused():
+        return tf.zeros(tf.shape(logits)[:-1], tf.int32)
+
+    likeliest = tf.cond(tf.reduce_any(is_greedy), greedy, unused)
+    drawn = tf.cond(tf.reduce_all(is_greedy), unused, lambda: sampled(heat))
+    rows = tf.reshape(is_greedy, [-1] + [1] * (logits.shape.rank - 2))
+    return tf.where(rows, likeliest, drawn)
 
 
 def _check_arguments(rules: SamplingRules, keys, eos, seen) -> None:
@@ -359,13 +417,14 @@ def sample_codes(
         logits: float (B, T, V), T and V known.
         keys: uint32 (B, 2) from `row_keys`.
         step: int32 () or (B,), window * codebooks + codebook.
-        temperature: float32 (), positive.
+        temperature: float32 () or (B,), positive.
 
     Returns:
         int32 (B, T), values in [0, V), drawn independently. A frame's draw depends on
         its position in the window, not on T.
     """
     num_frames, size = logits.shape[1:]
-    scores = apply_temperature(tf.cast(logits, tf.float32), temperature)
+    heat = temperature if temperature.shape.rank == 0 else temperature[:, None, None]
+    scores = apply_temperature(tf.cast(logits, tf.float32), heat)
     noise = gumbel(keys, step, num_frames * size)
     return _highest(scores + tf.reshape(noise, (-1, num_frames, size)))[1]

@@ -13,7 +13,7 @@ import tensorflow as tf
 from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
 from bark_tf.generation.arrays import TENSORS, Arrays
 from bark_tf.generation.cache import bucket, pad_rows
-from bark_tf.generation.histories import Histories, Request
+from bark_tf.generation.histories import Histories, Request, RowOptions
 from bark_tf.generation.loop import AllowedIds, DecodeState, Rows, programs_of
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
 from bark_tf.generation.stage import Call, Stage
@@ -131,6 +131,7 @@ class SemanticStage(Stage):
     Args:
         call: `Call`.
         request: `Request`.
+        options: `RowOptions`; None: those of the configuration.
 
     Raises:
         ValueError: If `max_new_tokens` does not fit into the position table.
@@ -138,7 +139,7 @@ class SemanticStage(Stage):
 
     name = "semantic"
 
-    def __init__(self, call: Call, request: Request):
+    def __init__(self, call: Call, request: Request, options: RowOptions | None = None):
         model, config = call.networks.semantic, call.configs.semantic
         check_semantic_limit(model.config, config)
         self.call, self.request = call, request
@@ -146,24 +147,30 @@ class SemanticStage(Stage):
         self.batch = tf.shape(request.text_ids)[0]
         self.size = bucket(self.batch)
         self.limit = config.max_new_tokens
+        limits = tf.fill((self.batch,), self.limit)
+        self.values = SamplingValues.of(config)
+        if options is not None:
+            limits = options.max_new_tokens
+            self.limit = tf.reduce_max(limits)
+            self.values = self.values.with_rows(
+                pad_rows(options.semantic_temperature, self.size, 1.0),
+                pad_rows(options.min_new_tokens, self.size),
+            )
         self.rows = Rows(
             start=tf.zeros((self.size,), tf.int32),
             keys=pad_rows(request.keys.semantic, self.size),
-            limit=pad_rows(tf.fill((self.batch,), self.limit), self.size),
+            limit=pad_rows(limits, self.size),
         )
-        self.values = SamplingValues.of(config)
         self.programs = programs_of(
             model,
             allowed_ids(config),
-            SamplingRules.of(config),
+            SamplingRules.of(config, by_row=options is not None),
             model.config.block_size,
             call.jit_compile,
         )
 
     def start(self) -> DecodeState:
         """Reads the prompt and chooses the first token."""
-        if self.limit == 0:
-            return self.programs.before_prefill(self.size)
         text, history = prompt_ids(TENSORS, *self.request[:3], self.config)
         embeds = prompt_embeddings(
             self.model,
@@ -210,7 +217,8 @@ class SemanticStage(Stage):
         """
         tokens = state.tokens[: self.batch, : state.count]
         lengths = lengths_of(tokens, self.config.eos_token_id)
-        longest = tf.reduce_max(lengths) + 1  # with its end, where there is one
+        # With its end, where there is one.
+        longest = tf.minimum(tf.reduce_max(lengths) + 1, self.limit)
         return tokens[:, :longest], lengths
 
 

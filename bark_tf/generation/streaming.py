@@ -125,7 +125,8 @@ def _filled(
         room = [[0, 0], [0, length - (stop - start)], [0, 0]]
         shown = tf.pad(state.codes[:, start:stop], room, constant_values=stage.unknown)
         first = tf.constant([history + sent - start])
-        filled = stage.fill(shown, first, stage.keys, n)[:, : stop - start]
+        filled = stage.fill(shown, first, stage.keys, stage.temperature, n)
+        filled = filled[:, : stop - start]
         before, after = state.codes[:, :start], state.codes[:, stop:]
         state = state._replace(codes=tf.concat([before, filled, after], 1))
         sent = end

@@ -4,8 +4,9 @@ The classes that come with `tensorflow-serving-api` import TensorFlow, which tak
 seconds and a gigabyte. These have the same fields under the same numbers, so they are
 the same on the wire; their names stay in a pool of their own.
 
-Source: `predict.proto`, `model.proto`, `tensor.proto` and `types.proto` of TensorFlow
-Serving and TensorFlow (interface facts: field numbers and types).
+Source: `predict.proto`, `prediction_log.proto`, `model.proto`, `tensor.proto` and
+`types.proto` of TensorFlow Serving and TensorFlow (interface facts: field numbers and
+types).
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ _MESSAGES = {
         ("output_filter", 3, "*string"),
     ),
     "Response": (("outputs", 1, "*Named"), ("model_spec", 2, "Model")),
+    # A message inside of another is sent as its bytes.
+    "PredictLog": (("request", 1, "bytes"),),
+    "PredictionLog": (("predict_log", 6, "PredictLog"),),
 }
 
 
@@ -123,6 +127,13 @@ def request(
     for name, value in inputs.items():
         _fill(message.inputs.add(key=name).value, value, name)
     return message.SerializeToString()
+
+
+def prediction_log(request: bytes) -> bytes:
+    """A `PredictionLog` of a `PredictRequest`, for a file of warm-up requests."""
+    log = _CLASSES["PredictionLog"]()
+    log.predict_log.request = request
+    return log.SerializeToString()
 
 
 def _fill(message: Any, array: np.ndarray, name: str) -> None:

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from toy_cli import TEXT, VOICES, only_line
 
+from bark_tf import hub
+from bark_tf.bark import BarkModel
 from bark_tf.cli.main import main
 from bark_tf.cli.serving import TOKEN_VARIABLE
 
@@ -84,3 +86,38 @@ def test_a_process_serves_until_sigterm(checkpoint):
         log = process.stderr.read()
         assert process.wait(WAIT_S) == 0
     assert num_bytes and '"status": 503' in log and "word1" not in log
+
+
+def test_arguments_of_export_are_passed_on(monkeypatch, tmp_path, capsys):
+    calls = []
+    from_pretrained = BarkModel.from_pretrained
+
+    def load(name, **options):
+        calls.append(options)
+        return from_pretrained(name)
+
+    def export(self, directory, processor, **options):
+        calls.append((directory, processor.available_voice_presets, options))
+        return tmp_path / "1"
+
+    monkeypatch.setattr(BarkModel, "from_pretrained", load)
+    monkeypatch.setattr(BarkModel, "export", export)
+    command = ["export", "--model", str(hub.SHIPPED_CHECKPOINT), "--out", "models/bark"]
+    assert main([*command, "--quiet"]) == 0
+    assert main([*command, "--version", "3", "--xla", "--dtype", "int8"]) == 0
+    assert only_line(capsys) == f"bark-tf: {str(tmp_path / '1')!r}"
+    first, plain, second, compiled = calls
+    assert first == {"dtype": "float32", "quantize": None}
+    assert second == {"dtype": "float32", "quantize": "int8"}
+    assert plain == (
+        "models/bark",
+        ["kumo", "alpha"],
+        {"version": None, "jit_compile": False},
+    )
+    assert compiled[2] == {"version": 3, "jit_compile": True}
+
+
+def test_export_refuses_versions_that_are_not_numbers(capsys):
+    for version in ("0", "v2", "-1"):
+        assert main(["export", "--out", "models", "--version", version]) == 2
+        assert "positive whole number" in only_line(capsys)

@@ -301,3 +301,15 @@ def test_repetition_penalty_equals_a_slow_loop(model):
         shown = np.append(shown, new[-1])
     assert tokens[0].tolist() == new
     assert new != run(model, [semantic], voices=[voice])[0][0].tolist()
+
+
+def test_a_window_goes_on_from_the_codes_before_it(model):
+    """Without the caches of the last window, as in a request of its own."""
+    semantic, voices = semantic_of(14, 5), [None, toy.voice(9)]
+    stage = stage_of(model, semantic, sampled(), voices=voices, seeds=[1, 2])
+    codes, count = tf.zeros((2, 2, 0), tf.int32), 0
+    for state in stage.steps():
+        again = stage.step(stage.after(codes))
+        codes, count = stage.codes(state), count + 1
+        np.testing.assert_array_equal(stage.codes(again), codes)
+    assert count > 2

@@ -177,6 +177,20 @@ def test_noise_has_the_gumbel_distribution_and_its_tail():
     assert abs(chi_square_deviation(counts, expected)) < 4.9
 
 
+def test_keys_of_rows_are_those_of_numbers():
+    seeds = [5, 2**63 + 7, 2**64 - 1]
+    signed = tf.constant(np.array(seeds, np.uint64).astype(np.int64))
+    expected = random.keys_of(seeds, 3)
+    for given, keys in zip(
+        expected, random.keys_of_rows(signed, [0, 0, 0]), strict=True
+    ):
+        np.testing.assert_array_equal(keys, given)
+    expected = random.keys_of(seeds[1], 3)
+    same = tf.repeat(signed[1:2], 3)
+    for given, keys in zip(expected, random.keys_of_rows(same, [0, 1, 2]), strict=True):
+        np.testing.assert_array_equal(keys, given)
+
+
 # === Keys ===
 
 

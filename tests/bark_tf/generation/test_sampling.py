@@ -59,7 +59,7 @@ def test_rules_of_a_configuration():
         min_eos_p=0.2,
         min_new_tokens=4,
     )
-    assert SamplingRules.of(drawn) == (True,) * 6
+    assert SamplingRules.of(drawn) == (True,) * 6 + (False,)
     assert SamplingRules.of(drawn, 51).top_k
     assert not SamplingRules.of(drawn, 50).top_k
     values = SamplingValues.of(drawn)
@@ -92,6 +92,44 @@ def test_a_rule_without_its_argument_is_refused(settings, name):
     rules, values = settings_of(**settings)
     with pytest.raises(ValueError, match=f"need {name}. Received: {name}=None"):
         sampling.choose(random_logits(1, 4), rules, values)
+
+
+def test_each_row_may_have_its_own_temperature():
+    """Temperature 0 is greedy, whatever the other rows do."""
+    config = BarkSemanticGenerationConfig(top_k=6, min_new_tokens=2)
+    logits, keys = random_logits(4, 200), row_keys(1, 4, "semantic")
+    rules, values = SamplingRules.of(config, by_row=True), SamplingValues.of(config)
+
+    def choose(rules, values, rows=slice(None)):
+        return sampling.choose(
+            logits[rows], rules, values, keys[rows], 5, eos=3
+        ).numpy()
+
+    greedy = choose(rules._replace(do_sample=False, by_row=False), values)
+    least = tf.fill((4,), 2)
+    for heats in ([0.0, 0.7, 1e-40, 1.9], [0.0] * 4, [0.3, 0.7, 1.0, 1.9]):
+        chosen = choose(rules, values.with_rows(tf.constant(heats), least))
+        for row, heat in enumerate(heats):
+            expected = greedy[row]
+            if heat > 1e-38:
+                alone = values._replace(temperature=tf.constant(heat))
+                one = slice(row, row + 1)
+                expected = choose(rules._replace(by_row=False), alone, one)[0]
+            assert chosen[row] == expected
+
+
+def test_each_row_may_have_its_own_least_number_of_tokens():
+    config = BarkSemanticGenerationConfig()
+    logits = tf.constant([[0.0, 9.0, 1.0]] * 2)
+    rules = SamplingRules.of(config, by_row=True)
+    values = SamplingValues.of(config).with_rows(tf.zeros(2), tf.constant([3, 4]))
+    keys = row_keys(1, 2, "semantic")
+    assert sampling.choose(logits, rules, values, keys, 3, eos=1).numpy().tolist() == [
+        1,
+        2,
+    ]
+    coarse = BarkCoarseGenerationConfig()
+    assert not SamplingRules.of(coarse, by_row=True).min_new_tokens
 
 
 # === Filters ===
