@@ -13,13 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
-from bark_tf.audio.player import player_html
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
 from bark_tf.files import local_path
@@ -38,7 +37,8 @@ from bark_tf.generation.long_form import (
     stream_long,
 )
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
-from bark_tf.generation.pipeline import Speech, speak
+from bark_tf.generation.outputs import BarkOutput, voices_to_continue
+from bark_tf.generation.pipeline import speak
 from bark_tf.generation.semantic import check_semantic_limit
 from bark_tf.generation.stage import Call
 from bark_tf.generation.streaming import LATENCIES, stream
@@ -64,50 +64,9 @@ PARTS: Mapping[str, type[PretrainedModel]] = {
 # Threads that load weights while the next part is built.
 READERS = 2
 
-# Rows in the repr of an output.
-_SHOWN_ROWS = 4
-
 # TensorFlow's CPU allocator never returns memory. It reads this variable only once, at
 # its first allocation.
 SYSTEM_ALLOCATOR = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
-
-
-class BarkOutput(NamedTuple):
-    """What `BarkModel.generate(return_dict=True)` returns.
-
-    Attributes:
-        audio: float32 (batch, samples), `sampling_rate` per second, about [-1, 1];
-            rows end in silence after their own length.
-        lengths: Samples per row.
-        semantic: int32 (batch, time), padded with `eos_token_id`; 49.9 Hz for Bark.
-        coarse: int32 (batch, n_coarse_codebooks, frames), padded with 0; 75 Hz for
-            Bark.
-        fine: int32 (batch, n_fine_codebooks, frames), padded with 0, as `coarse`.
-        voice: `VoicePreset` to continue from; a list for several rows. None for an
-            empty row.
-        sampling_rate: Samples per second.
-    """
-
-    audio: tf.Tensor
-    lengths: list[int]
-    semantic: tf.Tensor
-    coarse: tf.Tensor
-    fine: tf.Tensor
-    voice: VoicePreset | list[VoicePreset | None] | None
-    sampling_rate: int
-
-    def __repr__(self) -> str:
-        seconds = [f"{length / self.sampling_rate:.2f} s" for length in self.lengths]
-        more = ", ..." if len(seconds) > _SHOWN_ROWS else ""
-        return (
-            f"BarkOutput({', '.join(seconds[:_SHOWN_ROWS])}{more} of audio at "
-            f"{self.sampling_rate} Hz)"
-        )
-
-    def _repr_html_(self) -> str:
-        """Players of the rows, for notebooks."""
-        rows = zip(np.asarray(self.audio), self.lengths, strict=True)
-        return player_html([row[:length] for row, length in rows], self.sampling_rate)
 
 
 class BarkModel:
@@ -503,7 +462,7 @@ class BarkModel:
                 semantic=out.semantic,
                 coarse=out.coarse,
                 fine=out.fine,
-                voice=_voices_to_continue(out),
+                voice=voices_to_continue(out),
                 sampling_rate=self.sampling_rate,
             )
         return (out.audio, lengths) if return_output_lengths else out.audio
@@ -687,18 +646,3 @@ def _warn_of_empty_rows(num_semantic: Any) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _voices_to_continue(out: Speech) -> VoicePreset | list[VoicePreset | None] | None:
-    """The speech as voices: one for a single row, a list for several."""
-    voices = []
-    counts = zip(out.num_semantic.numpy(), out.codes_frames.numpy(), strict=True)
-    for row, (tokens, frames) in enumerate(counts):
-        arrays = (
-            out.semantic[row, :tokens],
-            out.coarse[row, :, :frames],
-            out.fine[row, :, :frames],
-        )
-        voice = VoicePreset(*(array.numpy() for array in arrays)) if frames else None
-        voices.append(voice)
-    return voices[0] if len(voices) == 1 else voices

@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from bark_tf.audio.containers import CONTAINERS, Container, container_of
+from bark_tf.files import refuse_lfs_pointer
 
 MIN_S = 0.3
 MAX_S = 60.0
@@ -154,6 +155,7 @@ def open_recording(path: str | os.PathLike) -> soundfile.SoundFile | Container:
     except ImportError as error:
         raise ValueError(f"{error}. Received: {path}") from error
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        refuse_lfs_pointer(path)
         raise ValueError(
             f"A recording must be {_KINDS}. Received: {path}, which cannot be decoded "
             f"({error})"

@@ -61,6 +61,11 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path):
     assert "must be a file" in refused(tmp_path)
 
 
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    path = put(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "git-lfs pointer" in refused(path)
+
+
 def test_the_limits_themselves_are_allowed(tmp_path):
     for duration_s in (MIN_S, 1):
         path = put(tmp_path, encode(tone(44_100, duration_s), 44_100))
