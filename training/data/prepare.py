@@ -110,21 +110,9 @@ def prepare(
         ImportError: If the runner or the dataset needs a package that is missing.
         OSError: If the disk is full; finished shards stay.
     """
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation must be in [0, 1). Received: {validation}")
-    if model is not None and sample_rate is not None:
-        raise ValueError(
-            "sample_rate must be None with a model, which has its own. Received: both"
-        )
-    if runner is not None and num_workers > 1:
-        raise ValueError(
-            "num_workers must be 1 with a runner, which has its own workers. "
-            f"Received: num_workers={num_workers}"
-        )
+    _check_arguments(model, sample_rate, validation, limit, num_workers, runner)
     if runner is not None:  # fail before any work
         required("apache_beam", "Preparing on a runner", "beam")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1. Received: {limit}")
     if out is None and not dry_run:
         raise ValueError("OUT must be a folder for the shards, except with --dry-run")
     if not dry_run:
@@ -167,6 +155,24 @@ def prepare(
         run=run,
         progress=progress,
     )
+
+
+def _check_arguments(
+    model, sample_rate, validation, limit, num_workers, runner
+) -> None:
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation must be in [0, 1). Received: {validation}")
+    if model is not None and sample_rate is not None:
+        raise ValueError(
+            "sample_rate must be None with a model, which has its own. Received: both"
+        )
+    if runner is not None and num_workers > 1:
+        raise ValueError(
+            "num_workers must be 1 with a runner, which has its own workers. "
+            f"Received: num_workers={num_workers}"
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1. Received: {limit}")
 
 
 def make_shards(
