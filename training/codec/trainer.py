@@ -51,6 +51,16 @@ def start_at_level(codec: EncodecModel, level: float) -> None:
             layer.scale.assign(tf.fill(layer.scale.shape, gain))
 
 
+def _check_one_device() -> None:
+    if tf.distribute.has_strategy():
+        strategy = tf.distribute.get_strategy()
+        raise ValueError(
+            "A codec must be trained on one device, without a strategy: its codebooks "
+            "follow the latents of whole batches. Received: "
+            f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} devices"
+        )
+
+
 class CodecTrainer(keras.Model):
     """Trains a codec from audio.
 
@@ -77,13 +87,7 @@ class CodecTrainer(keras.Model):
 
     def __init__(self, codec, options=None, discriminator=None, *, seed=0, **kwargs):
         super().__init__(**kwargs)
-        if tf.distribute.has_strategy():
-            strategy = tf.distribute.get_strategy()
-            raise ValueError(
-                "A codec must be trained on one device, without a strategy: its "
-                "codebooks follow the latents of whole batches. Received: "
-                f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} devices"
-            )
+        _check_one_device()
         self.codec = codec
         self.options = options or CodecOptions()
         self.discriminator = discriminator
@@ -140,6 +144,7 @@ class CodecTrainer(keras.Model):
 
     def train_step(self, data):
         """One step of all parts; see `keras.Model.train_step`."""
+        _check_one_device()
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         audio = batch["audio"]
         with tf.GradientTape(persistent=self.discriminator is not None) as tape:

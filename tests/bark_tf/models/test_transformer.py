@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import toy
 
+from bark_tf.models import layers
 from bark_tf.models.causal import BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
@@ -270,6 +271,17 @@ def test_exports_give_what_a_call_gives(model, fine, tmp_path):
     }
     expected = model(IDS, attention_mask=mask).logits
     np.testing.assert_allclose(loaded.serve(inputs)["logits"], expected, atol=1e-5)
+
+
+def test_exports_need_no_xla(tmp_path, monkeypatch):
+    """A stock TensorFlow Serving refuses functions that XLA must compile."""
+    monkeypatch.setattr(layers, "_FUSED_WIDTH", 1)
+    config = toy.semantic_config(num_layers=1)
+    BarkSemanticModel(config, dtype="bfloat16").export(tmp_path, verbose=False)
+    loaded = tf.saved_model.load(tmp_path)
+    graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    names = [function.signature.name for function in graph.library.function]
+    assert not any("compiled" in name for name in names)
 
 
 def test_the_codec_in_keras(tmp_path):

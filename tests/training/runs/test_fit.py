@@ -2,6 +2,7 @@
 
 import signal
 
+import keras
 import numpy as np
 import pytest
 from toy_trainer import (
@@ -116,3 +117,11 @@ def test_biases_and_norms_do_not_decay():
         v.path for v in trainer.trainable_variables if optimizer._use_weight_decay(v)
     }
     assert decays == {"dense/kernel"}
+
+
+def test_pure_half_precision_is_refused(tmp_path):
+    layer = keras.layers.Dense(1, dtype="bfloat16")
+    trainer = keras.Sequential([keras.Input((3,)), layer])
+    with pytest.raises(ValueError, match="mixed_bfloat16"):
+        train(trainer, ToyBatches(), options=options(), directory=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -201,6 +201,15 @@ def test_a_codec_is_refused():
             CodecTrainer(codec)
 
 
+def test_a_codec_that_is_fitted_inside_a_scope_is_refused():
+    trainer = CodecTrainer(EncodecModel(toy.bark_config().codec_config))
+    trainer.compile("sgd")
+    audio = {"audio": np.zeros((2, 1600), "float32")}
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        with pytest.raises(ValueError, match="one device"):
+            trainer.train_on_batch(audio)
+
+
 def test_a_run_inside_the_scope_is_refused(toy_runs, tmp_path):
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         with pytest.raises(ValueError, match="outside of the strategy's scope"):
