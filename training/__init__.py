@@ -52,7 +52,7 @@ _HOMES = {
     ".runs.recipe": ("Recipe", "load_recipe", "recipe_names", "with_settings"),
     ".runs.run": ("run",),
     ".runs.fit": ("optimizer_of", "train"),
-    ".runs.lora": ("load_lora", "merge_lora", "save_lora"),
+    ".runs.lora": ("load_lora", "merge_lora", "save_lora", "save_peft"),
     ".runs.trainers": ("CoarseTrainer", "FineTrainer", "SemanticTrainer", "TRAINERS"),
     ".codec.trainer": ("AudioBatches", "CodecTrainer"),
     ".data.prepare": ("prepare",),

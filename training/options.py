@@ -137,6 +137,8 @@ class LoraOptions:
         rank: Rank of the matrices.
         alpha: The product of the matrices is scaled by `alpha / rank`. None: by 1.
         targets: Names of the layers that get adapters.
+        adapters: Adapters to go on from, with their own rank, alpha and targets: the
+            folder `adapters` of another run, or a folder of PEFT's. None: new ones.
 
     Raises:
         ValueError: If the rank is not positive.
@@ -145,6 +147,7 @@ class LoraOptions:
     rank: int = 16
     alpha: float | None = None
     targets: tuple[str, ...] = ("qkv", "out", "fc", "proj")
+    adapters: str | None = None
 
     def __post_init__(self):
         check_whole(self, "rank")

@@ -3,7 +3,8 @@
 `model.enable_lora(...)` of a transformer creates adapters; `fit` then trains nothing
 else. `bark-tf train` writes one file per stage, `adapters/semantic.safetensors` and so
 on. A file holds two matrices per adapted kernel, named by the paths of their variables
-(`block_0/attention/qkv/lora_kernel_a`), and metadata about them and their base.
+(`block_0/attention/qkv/lora_kernel_a`), and metadata about them and their base. Beside
+them, `adapter_config.json` and `adapter_model.safetensors` hold the same for PEFT.
 
 Example:
     >>> model = BarkModel.from_pretrained("suno/bark-small")
@@ -30,6 +31,8 @@ from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.layers import Projection
 from bark_tf.models.transformer import TransformerModel
+
+from . import peft
 
 FORMAT = "bark_tf.lora"
 VERSION = 1
@@ -119,14 +122,33 @@ def save_lora(model: TransformerModel, path: str | os.PathLike) -> Path:
     return path
 
 
+def save_peft(directory: str | os.PathLike, base: str | None = None) -> None:
+    """Writes the adapters of all stages in a folder in PEFT's files too.
+
+    Args:
+        directory: Folder of files from `save_lora`, named `STAGE.safetensors`.
+        base: Directory or repository id of the base model, for PEFT's configuration.
+    """
+    parts = []
+    for stage, kind in STAGES.items():
+        path = Path(directory) / f"{stage}.safetensors"
+        if path.is_file():
+            about, arrays = _read(path)
+            config = kind.config_class.from_dict(about.config)
+            prefix = kind.checkpoint_prefix
+            parts.append(peft.Part(prefix, config, about.rank, about.alpha, arrays))
+    peft.write_peft(parts, directory, base)
+
+
 def load_lora(model: TransformerModel, path: str | os.PathLike) -> Adapters:
-    """Loads the adapters of a file onto a base model.
+    """Loads adapters onto a base model.
 
     The adapters can be trained further; the base's own weights are frozen.
 
     Args:
         model: A network without adapters, of the sizes that the file was made for.
-        path: A file from `save_lora`.
+        path: A file from `save_lora`, a folder with such a file for the model's stage,
+            or a folder of PEFT's.
 
     Returns:
         The file's metadata.
@@ -139,7 +161,13 @@ def load_lora(model: TransformerModel, path: str | os.PathLike) -> Adapters:
     Warns:
         UserWarning: If the adapters were trained on another base.
     """
-    about, arrays = _read(Path(path))
+    path = Path(path)
+    own = path / f"{stage_of(model)}.safetensors"
+    if path.is_dir() and not own.is_file():
+        about, arrays = _read_peft(model, path)
+    else:
+        path = own if path.is_dir() else path
+        about, arrays = _read(path)
     _check_fit(model, about, arrays, path)
     if not _is_base(model, about):
         warnings.warn(
@@ -248,6 +276,16 @@ def _read(path: Path) -> tuple[Adapters, dict[str, np.ndarray]]:
     return about, arrays
 
 
+def _read_peft(model, path: Path) -> tuple[Adapters, Mapping[str, np.ndarray]]:
+    part = peft.read_peft(path, model.checkpoint_prefix, model.config)
+    targets = dict.fromkeys(name.rpartition("/")[0] for name in part.arrays)
+    config = model.config.to_dict()
+    about = Adapters(
+        stage_of(model), part.rank, part.alpha, tuple(targets), config, samples=()
+    )
+    return about, part.arrays
+
+
 def _from_metadata(metadata: Mapping[str, str]) -> Adapters:
     found = metadata.get("format"), metadata.get("version")
     if found != (FORMAT, str(VERSION)):
@@ -305,7 +343,12 @@ def _check_fit(
 
 
 def _is_base(model: TransformerModel, about: Adapters) -> bool:
-    """Whether the model has the base's weights, up to the precision of storage."""
+    """Whether the model has the base's weights, up to the precision of storage.
+
+    PEFT's files do not say.
+    """
+    if not about.samples:
+        return True
     samples = np.array(about.samples)
     difference = np.abs(np.array(_samples(model)) - samples).max()
     return bool(difference <= _SAMPLE_TOLERANCE * np.abs(samples).max())

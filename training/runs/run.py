@@ -39,7 +39,7 @@ from ..data.storage import RemotePath, storage_path
 from . import records, strategies
 from .callbacks import AudioSamples
 from .fit import train
-from .lora import merge_lora, save_lora
+from .lora import load_lora, merge_lora, save_lora, save_peft
 from .mirrors import Mirrors, mirrors
 from .recipe import Recipe
 from .samples import codec_samples, speech_samples
@@ -190,7 +190,7 @@ def _run_one(recipe, named, strategy, workers, places, progress, callbacks):
         progress=progress,
     )
     if workers.is_chief:
-        _write(recipe, model, others)
+        _write(recipe, named, model, others)
         records.write_done(folder, recipe, history)
         places.push(recipe.out)
 
@@ -240,8 +240,10 @@ def _model(recipe: Recipe, base: str):
 def _adapt(recipe: Recipe, model) -> None:
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing = True
-    if recipe.method == "lora":
-        lora = recipe.lora
+    lora = recipe.lora
+    if recipe.method == "lora" and lora.adapters is not None:
+        load_lora(model, lora.adapters)
+    elif recipe.method == "lora":
         model.enable_lora(lora.rank, lora.alpha, targets=lora.targets)
 
 
@@ -325,11 +327,12 @@ def _prepare_transformer(recipe: Recipe, model, config, shards, held_out):
 # === The new checkpoint ===
 
 
-def _write(recipe: Recipe, model, others: str) -> None:
+def _write(recipe: Recipe, named: Recipe, model, others: str) -> None:
     """Writes a complete checkpoint with the trained network in its place."""
     out = Path(recipe.out)
     if recipe.method == "lora":
         save_lora(model, out / "adapters" / f"{recipe.stage}.safetensors")
+        save_peft(out / "adapters", named.model)
         merge_lora(model)
     bark = BarkModel.from_pretrained(others)
     part = bark.parts[_part(recipe)]

@@ -11,6 +11,7 @@ from bark_tf import BarkModel, BarkSemanticModel
 from bark_tf.training.data.storage import storage_path
 from bark_tf.training.options import LoraOptions
 from bark_tf.training.runs import fit, records, run
+from bark_tf.training.runs.lora import save_lora
 from bark_tf.training.runs.recipe import Recipe, with_settings
 
 OPTIONS = {"steps": 2, "learning_rate": 0.01, "warmup_steps": 0, "checkpoint_every": 1}
@@ -43,6 +44,21 @@ def test_a_restarted_run_creates_the_same_adapters(tmp_path):
     assert {"seed_generator_state", "lora_kernel_a"} <= {v.name for v in one.variables}
     for a, b in zip(one.variables, two.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_training_goes_on_from_adapters(tmp_path, rng):
+    model = BarkSemanticModel(toy.semantic_config())
+    model.save_pretrained(tmp_path)
+    model.enable_lora(2, targets=("out",))
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(size=weight.shape))
+    save_lora(model, tmp_path / "adapters" / "semantic.safetensors")
+    options = LoraOptions(adapters=str(tmp_path / "adapters"))
+    recipe = Recipe("semantic", "lora", str(tmp_path), lora=options)
+    again = run._model(recipe, recipe.model)
+    run._adapt(recipe, again)
+    for one, two in zip(model.trainable_weights, again.trainable_weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), two.numpy())
 
 
 def test_every_recipe_trains_the_network_of_the_model():
