@@ -9,7 +9,6 @@ import copy
 import functools
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +36,11 @@ from bark_tf.generation.long_form import (
     stream_long,
 )
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
-from bark_tf.generation.outputs import BarkOutput, voices_to_continue
+from bark_tf.generation.outputs import (
+    BarkOutput,
+    voices_to_continue,
+    warn_of_empty_rows,
+)
 from bark_tf.generation.pipeline import speak
 from bark_tf.generation.semantic import check_semantic_limit
 from bark_tf.generation.stage import Call
@@ -453,7 +456,7 @@ class BarkModel:
         )
         call = Call(self, configs, compat, jit_compile, report=progress)
         pad_codes = compat == "hf" and not return_output_lengths
-        out = speak(call, request, _warn_of_empty_rows, pad_codes=pad_codes)
+        out = speak(call, request, warn_of_empty_rows, pad_codes=pad_codes)
         lengths = (out.frames * self.config.codec_config.hop_length).numpy().tolist()
         if return_dict:
             return BarkOutput(
@@ -475,7 +478,7 @@ class BarkModel:
         latency: str = "exact",
         attention_mask: Any = None,
         seed: int | None = None,
-        generation_config: BarkGenerationConfig | None = None,
+        generation_config: BarkGenerationConfig | Mapping[str, Any] | None = None,
         compat: str | None = None,
         jit_compile: bool = True,
         progress: Progress | None = None,
@@ -517,7 +520,7 @@ class BarkModel:
                 f"{len(request.text_ids)} texts and takes"
             )
         call = Call(self, configs, compat, jit_compile, report=progress)
-        return stream(call, request, latency, _warn_of_empty_rows)
+        return stream(call, request, latency, warn_of_empty_rows)
 
     def generate_long(
         self, processor: Any, text: str, **options: Unpack[LongFormKeywords]
@@ -538,7 +541,7 @@ class BarkModel:
         *,
         version: int | None = None,
         jit_compile: bool = False,
-        generation_config: BarkGenerationConfig | None = None,
+        generation_config: BarkGenerationConfig | Mapping[str, Any] | None = None,
         compat: str | None = None,
         **options: Any,
     ) -> Path:
@@ -634,15 +637,3 @@ class BarkModel:
         # Voices of other rates are allowed: frames and tokens need not match.
         limits = {**configs.voice_limits(), "frames_per_token": None}
         return VoicePreset.load(voice, listed, hub_options=options, **limits)
-
-
-def _warn_of_empty_rows(num_semantic: Any) -> None:
-    """Warns about rows without any semantic token."""
-    empty = np.flatnonzero(np.asarray(num_semantic) == 0).tolist()
-    if empty:
-        warnings.warn(
-            f"The text-to-semantic stage ended rows {empty} at once: their audio "
-            "is empty. Try another seed, or set semantic_min_new_tokens",
-            UserWarning,
-            stacklevel=4,
-        )

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 _MOST = 3
+_SIMILAR = 0.65  # as "speek" is to "speak", and not to "serve"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -23,5 +24,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("speek", ["speak", "voices"])
         " Did you mean 'speak'?"
     """
-    matches = difflib.get_close_matches(name, list(known), n=_MOST)
+    matches = difflib.get_close_matches(name, list(known), n=_MOST, cutoff=_SIMILAR)
     return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""

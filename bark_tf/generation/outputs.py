@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -66,3 +67,15 @@ def voices_to_continue(out: Speech) -> VoicePreset | list[VoicePreset | None] | 
         voice = VoicePreset(*(array.numpy() for array in arrays)) if frames else None
         voices.append(voice)
     return voices[0] if len(voices) == 1 else voices
+
+
+def warn_of_empty_rows(num_semantic: Any) -> None:
+    """Warns about rows without any semantic token."""
+    empty = np.flatnonzero(np.asarray(num_semantic) == 0).tolist()
+    if empty:
+        warnings.warn(
+            f"The text-to-semantic stage ended rows {empty} at once: their audio "
+            "is empty. Try another seed, or set semantic_min_new_tokens",
+            UserWarning,
+            stacklevel=4,
+        )
