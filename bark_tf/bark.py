@@ -333,6 +333,7 @@ class BarkModel:
                 part.quantize(quantize)
         return model
 
+    @accepts_habits
     def save_pretrained(
         self, directory: str | os.PathLike, *, max_shard_size: int | str = "5GB"
     ) -> None:

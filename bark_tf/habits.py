@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 _Function = TypeVar("_Function", bound=Callable)
 
-# === Keywords of `from_pretrained` ===
+# === Keywords of `from_pretrained` and `save_pretrained` ===
 
 
 class _Keyword(NamedTuple):
@@ -48,6 +48,9 @@ _KEYWORDS = {
     "quantization_config": _Keyword((None,), 'load with quantize="int8"'),
     "offload_folder": _Keyword((None,), "load a BarkModel with offload=True"),
     "max_memory": _Keyword((None,), "load a BarkModel with offload=True"),
+    "safe_serialization": _Keyword(
+        (None, True), "leave it out, safetensors is the only format that is written"
+    ),
     "force_download": _Keyword(
         (None, False), "delete the repository from the cache, or give cache_dir"
     ),
@@ -65,19 +68,19 @@ _KEYWORDS = {
 }
 
 
-def accepts_habits(load: _Function) -> _Function:
-    """Makes a `from_pretrained` take the keywords of transformers.
+def accepts_habits(method: _Function) -> _Function:
+    """Makes a `from_pretrained` or `save_pretrained` take transformers' keywords.
 
     Raises:
-        ValueError: From the function, for a value that cannot be honoured; the message
+        ValueError: From the method, for a value that cannot be honoured; the message
             says what to do.
     """
 
-    @functools.wraps(load)
-    def from_pretrained(cls, *args, **keywords):
-        return load(cls, *args, **_understood(keywords))
+    @functools.wraps(method)
+    def pretrained(owner, *args, **keywords):
+        return method(owner, *args, **_understood(keywords))
 
-    return from_pretrained
+    return pretrained
 
 
 def _understood(keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def _understood(keywords: Mapping[str, Any]) -> dict[str, Any]:
             _check_device(value)
         elif name not in _KEYWORDS:
             renamed = _RENAMED.get(name, name)
-            if renamed in ours or (renamed != name and renamed in keywords):
+            if renamed != name and renamed in keywords:
                 raise ValueError(
                     f"{name} is another name for {renamed}. Received: both"
                 )

@@ -272,6 +272,7 @@ class PretrainedModel(keras.Model):
         load_weights(model, path)
         return model
 
+    @accepts_habits
     def save_pretrained(
         self, directory: str | os.PathLike, *, max_shard_size: int | str = "5GB"
     ) -> None:

@@ -60,6 +60,7 @@ def test_what_costs_nothing_is_accepted(keywords):
         ({"max_memory": {0: "1GB"}}, "offload=True"),
         ({"force_download": True}, "cache"),
         ({"proxies": {"https": "proxy"}}, "HTTPS_PROXY"),
+        ({"safe_serialization": False}, "safetensors"),
         ({"variant": "fp16"}, "dtype"),
         ({"device_map": "cuda:7"}, "CUDA_VISIBLE_DEVICES"),
         ({"device_map": {"semantic": 0, "codec_model": "cpu"}}, "CUDA_VISIBLE"),
@@ -94,7 +95,7 @@ def checkpoints(tmp_path_factory):
     """A directory whose folder `deep/bark` holds a whole toy Bark in float16."""
     directory = tmp_path_factory.mktemp("checkpoints")
     bark = toy.bark(dtype="float16")
-    bark.save_pretrained(directory / "deep" / "bark")
+    bark.save_pretrained(directory / "deep" / "bark", safe_serialization=True)
     tokenizer = BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]", "hello"])
     limits = bark.generation_config.voice_limits()
     processor = BarkProcessor(tokenizer, {"me": toy.voice()}, voice_limits=limits)
