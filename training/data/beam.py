@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from .checks import Settings
 from .datasets import Recording
 from .encoding import Job, Maker, make_shard
+from .layouts import Word
 from .shards import DatasetInfo, is_finished
 from .storage import RemotePath, storage_path
 
@@ -89,14 +90,20 @@ class _MakeShards(apache_beam.DoFn):
 
 def _packed(job: Job) -> tuple:
     """A job in built-in types, which all of Beam's coders support."""
-    rows = [(*one[:3], os.fspath(one.path)) for one in job.recordings]
+    rows = [
+        (*one[:3], os.fspath(one.path), [tuple(word) for word in one.words])
+        for one in job.recordings
+    ]
     path = job.path if isinstance(job.path, RemotePath) else job.path.absolute()
     return (os.fspath(path), rows)
 
 
 def _unpacked(packed: tuple) -> Job:
     path, rows = packed
-    recordings = (Recording(*row[:3], Path(row[3])) for row in rows)
+    recordings = (
+        Recording(*row[:3], Path(row[3]), tuple(Word(*word) for word in row[4]))
+        for row in rows
+    )
     return Job(storage_path(path), tuple(recordings))
 
 

@@ -1,7 +1,7 @@
 """What makes a recording one that can be learned; reads and refuses, encodes nothing.
 
 A stage that sees speech cut off under its full text learns never to stop, so what does
-not fit is skipped, not cut.
+not fit is skipped, or cut where the words are timed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from .audio import load_many
 from .datasets import Recording
 from .examples import semantic_room
 from .layouts import Skipped
+from .parts import parts_of
 
 # A calm voice's time for a text, relative to the recording's length, and seconds that
 # are allowed besides. The fastest speakers need a half of a calm voice's time.
 _MOST_PACE, _SLACK_S = 3.0, 1.0
+# Silence at each end of a part, at most, and room for rounding.
+_MARGIN_S = 0.1
 # Share of clipped samples. A warning is given for a voice from 0.0001 on.
 _MOST_CLIPPED = 0.01
 
@@ -98,19 +101,38 @@ class Checks:
             self._most_tokens = semantic_room(semantic, size.block_size) - 1  # the end
 
     def read(self, recordings: Sequence[Recording]) -> Iterator[Ready | Skipped]:
-        """Reads recordings, in order; each is ready or has a reason why not."""
+        """Reads recordings, in order; each is ready or has a reason why not.
+
+        One that is too long and whose words are timed is cut at pauses.
+        """
         paths = [recording.path for recording in recordings]
         audios = load_many(paths, self.sample_rate, max_s=self.settings.max_s)
         for recording, audio in zip(recordings, audios, strict=True):
             try:
-                if isinstance(audio, Exception):
-                    raise audio
-                yield self._ready(recording, audio)
+                parts = self._parts(recording, audio)
             except ValueError as error:
                 yield skipped(recording, error)
+                continue
+            for part, sound in parts:
+                try:
+                    yield self._ready(part, sound)
+                except ValueError as error:
+                    yield skipped(part, error)
+
+    def _parts(
+        self, recording: Recording, audio: np.ndarray | ValueError
+    ) -> list[tuple[Recording, np.ndarray]]:
+        if isinstance(audio, ValueError):
+            raise audio
+        _check_clipping(recording.path, self.settings.max_s)
+        if self.config is None:
+            return [(recording, audio)]
+        silence_s = max(_MARGIN_S, self.settings.silence_s or 0.0)
+        most_s = self._most_tokens / self.config.semantic_config.semantic_rate_hz
+        most_s -= 2 * silence_s
+        return list(parts_of(recording, audio, self.sample_rate, most_s))
 
     def _ready(self, recording: Recording, audio: np.ndarray) -> Ready:
-        _check_clipping(recording.path, self.settings.max_s)
         if self.settings.silence_s is not None:
             audio = with_silence(audio, self.sample_rate, self.settings.silence_s)
         elif self.settings.trim:
@@ -131,7 +153,7 @@ class Checks:
             raise ValueError(
                 f"it is longer than the {self._most_tokens / rate_hz:.1f} s "
                 f"({self._most_tokens} semantic tokens) that the model learns at once: "
-                "cut it at pauses, with its text. "
+                "cut it at pauses, with its text, or give the times of its words. "
                 f"Received: {num_tokens / rate_hz:.1f} s"
             )
 

@@ -20,6 +20,7 @@ from .layouts import (
     LIST_SUFFIXES,
     Row,
     Skipped,
+    Word,
     check_name,
     clean,
     directory_rows,
@@ -39,12 +40,14 @@ class Recording(NamedTuple):
         text: Transcript: one line, not empty.
         speaker: Name of the speaker; the dataset's name if it gives none.
         path: Absolute path of the audio file.
+        words: The words of the text and their times, or none.
     """
 
     id: str
     text: str
     speaker: str
     path: Path
+    words: tuple[Word, ...] = ()
 
 
 def read_dataset(
@@ -68,7 +71,8 @@ def read_dataset(
     A list has a line per recording. Its columns are named by the first line (separated
     by commas, tabs or bars) or by the keys of JSON objects (`.jsonl`): for the audio
     `file_name`, `audio`, `path` and others, for the text `text`, `sentence`,
-    `transcription` and others, and optionally `speaker`, `client_id` or `id`. Without
+    `transcription` and others, and optionally `speaker`, `client_id` or `id`. A JSON
+    object may have `words`, objects with `word`, `start` and `end` in seconds. Without
     names, the columns of a `.csv` are LJSpeech's, `id|text` or `id|text|normalised`;
     those of `.txt`, `.tsv` and `.list` files `path|text`, `path|speaker|text` or
     GPT-SoVITS's `path|speaker|language|text`. The audio is beside the list, or in
@@ -177,7 +181,7 @@ def _checked(
     if row.id in seen:
         raise ValueError(f"the id is already used. Received: {seen[row.id]}")
     path = _find(base, row.candidates, may_be_absolute)
-    return Recording(row.id, row.text, row.speaker, path)
+    return Recording(row.id, row.text, row.speaker, path, row.words)
 
 
 def _find(base: Path, candidates: tuple[str, ...], may_be_absolute: bool) -> Path:

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,14 @@ _KINDS = ", ".join(suffix[1:] for suffix in SUFFIXES)
 _SIMILAR = 0.85
 
 
+class Word(NamedTuple):
+    """A word of a recording, with its time in seconds."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
 class Row(NamedTuple):
     """A recording as a dataset names it, not checked.
 
@@ -67,6 +76,7 @@ class Row(NamedTuple):
         candidates: Paths relative to the dataset's directory, or absolute. The first
             that exists is the audio.
         where: A line such as `"metadata.csv:17"`, or a file.
+        words: The words and their times, or none.
     """
 
     id: str
@@ -74,6 +84,7 @@ class Row(NamedTuple):
     speaker: str
     candidates: tuple[str, ...]
     where: str
+    words: tuple[Word, ...] = ()
 
 
 class Skipped(NamedTuple):
@@ -283,7 +294,27 @@ def _json_row(line: str, speaker: str, where: str) -> Row:
             raise ValueError(f"{roles[role]} must be a string or a whole number")
     if not Path(entry["audio"]).name:
         raise ValueError(f"{roles['audio']} must name a file")
-    return row_of(entry, speaker, where)
+    words = _timed(values.get("words") or ())
+    return row_of(entry, speaker, where)._replace(words=words)
+
+
+def _timed(values: Any) -> tuple[Word, ...]:
+    try:
+        words = tuple(
+            Word(clean(one["word"]), float(one["start"]), float(one["end"]))
+            for one in values
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "words must be a list of objects with word, start and end (in seconds)"
+        ) from error
+    starts = [0.0, *(word.start_s for word in words)]
+    # Not a number is never in order.
+    if not all(a <= b for a, b in pairwise(starts)) or not all(
+        word.start_s <= word.end_s for word in words
+    ):
+        raise ValueError("the times of words must not decrease")
+    return words
 
 
 def row_of(entry: dict[str, Any], speaker: str, where: str) -> Row:

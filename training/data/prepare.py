@@ -74,7 +74,7 @@ def prepare(
     Recordings that cannot be learned are skipped with a reason: those that cannot be
     decoded, are silent or heavily clipped, and with a model those that are longer than
     its semantic stage learns, or whose text is longer than it reads or far too long for
-    the recording.
+    the recording. A recording that is too long is cut at pauses if its words are timed.
 
     Args:
         dataset: A dataset in one of the forms of `datasets.read_dataset`.
@@ -249,7 +249,7 @@ def _rehearse(
                 seconds = len(one.audio) / checks.sample_rate
                 split.append({"seconds": seconds, "speaker": one.recording.speaker})
             if progress is not None:
-                progress(done, total)
+                progress(min(done, total), total)  # a recording may have parts
     report = Report.of(rows, skipped)
     report.check()
     return report

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 import toy_speech
-from toy_speech import RATE
+from toy_speech import RATE, WORDS
 
 from bark_tf import BarkModel
 from bark_tf.cli import main as cli
@@ -313,6 +313,19 @@ def test_a_dry_run_on_the_command_line_writes_nothing(
     assert cli.main(command) == 1
     assert "OUT must be a folder for the shards" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_recording_with_timed_words_is_cut(with_tokenizer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", sound(6), RATE)
+    words = [{"word": w, "start": i, "end": i + 1} for i, w in enumerate(WORDS[:6])]
+    line = {"audio": "a.wav", "text": " ".join(WORDS[:6]), "words": words}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    told, how = [], {"model": with_tokenizer, "dry_run": True}
+    report = prepare(
+        tmp_path / "a.jsonl", None, **how, progress=lambda *counts: told.append(counts)
+    )
+    assert report.utterances == {"train": 2} and told[-1] == (1, 1)
+    assert report.seconds["min"] + report.seconds["max"] == pytest.approx(6, abs=0.3)
 
 
 def test_nothing_usable_is_an_error_with_the_reasons(tmp_path):
