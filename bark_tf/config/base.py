@@ -281,7 +281,7 @@ class Config:
         Raises:
             ValueError: If a value is out of range or `overrides` has an unknown name.
         """
-        known = cls._sorted(values, may_have_typos=False)
+        known = cls._sorted({**values, "extra": {}}, may_have_typos=False)
         return cls(**{**known, **cls._checked(overrides)})
 
     def to_dict(self) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class BarkCausalModel(TransformerModel):
 
     def _resize(self, rows, stddev):
         resize_rows(self.token_embedding, "_embeddings", rows, stddev)
+        self.token_embedding.input_dim = rows
         self.config = self.config.replace(input_vocab_size=rows)
 
     def call(

@@ -88,6 +88,7 @@ class BarkFineModel(TransformerModel):
     def _resize(self, rows, stddev):
         for table in self.token_embeddings:
             resize_rows(table, "_embeddings", rows, stddev)
+            table.input_dim = rows
         for head in self.lm_heads:
             resize_rows(head, "_kernel", rows, stddev)
             head.size = rows

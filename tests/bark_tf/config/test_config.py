@@ -111,7 +111,8 @@ def test_other_keywords_are_kept(cls):
 def test_a_keyword_that_looks_like_a_typo_is_refused():
     with pytest.raises(ValueError, match=r"no field 'hiden_size'. Did you mean 'hidd"):
         BarkSemanticConfig(hiden_size=3)
-    assert BarkSemanticConfig.from_dict({"hiden_size": 3}).extra == {"hiden_size": 3}
+    file = {"hiden_size": 3, "extra": 7}
+    assert BarkSemanticConfig.from_dict(file).extra == {"hiden_size": 3}
 
 
 def test_changing_a_configuration_says_how():
