@@ -13,7 +13,8 @@ import uvicorn
 
 from bark_tf.serving.gate import LOGGER, Gate
 
-# For connections that stay open after their last answer.
+# Longer than clients keep an idle connection, so that none asks while it is closed.
+_KEEP_ALIVE_S = 75
 _CLOSING_S = 5
 
 
@@ -74,6 +75,7 @@ class HttpServer(uvicorn.Server):
                 log_level="critical",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CLOSING_S,
             )
         )

@@ -29,7 +29,8 @@ from bark_tf.serving.gate import HEALTH, Gate, error_response
 # Clients name these when nobody has told them better.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 MAX_CHARACTERS = 4096  # OpenAI's
-MAX_BODY = 2**16
+# A character is up to 12 bytes of JSON (two escapes); the rest is for other fields.
+_BYTES_PER_CHARACTER, _OTHER_BYTES = 12, 4096
 TIMEOUT_S = 300.0
 _SPEECH = "/v1/audio/speech"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's, for logs
@@ -91,7 +92,6 @@ class Server:
         token: See `Gate`.
         timeout_s: Most seconds from a request to its last byte.
         max_characters: Most characters of a text.
-        max_body: Most bytes of a body.
 
     Attributes:
         app: The FastAPI application.
@@ -110,7 +110,6 @@ class Server:
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
         max_characters: int = MAX_CHARACTERS,
-        max_body: int = MAX_BODY,
     ):
         self.engine, self._model_name = engine, model_name
         self._timeout_s, self._max_characters = timeout_s, max_characters
@@ -123,6 +122,7 @@ class Server:
             title="bark-tf", docs_url=None, redoc_url=None, lifespan=self._lifespan
         )
         self._add_routes()
+        max_body = _BYTES_PER_CHARACTER * max_characters + _OTHER_BYTES
         self.gate = Gate(self.app, engine.metrics, token, max_body)
 
     @asynccontextmanager

@@ -35,7 +35,7 @@ def model():
 
 
 def serve(model, processor, **options):
-    return running(Server(Engine(model, processor, **options), "small"))
+    return running(Server(Engine(model, processor, **options), "small", timeout_s=3600))
 
 
 def client_of(url):
@@ -134,7 +134,7 @@ def test_32_clients_at_once_with_xla(model, processor):
     """Equal to the bit, in batches of all sizes up to 16."""
     said = texts(32)
     with serve(model, processor, jit_compile=True) as (url, _):
-        client = client_of(url).with_options(timeout=600)
+        client = client_of(url).with_options(timeout=3600)
         with ThreadPoolExecutor(32) as pool:
             got = list(pool.map(request, [client] * 32, range(32), said))
     for number, text in enumerate(said):
@@ -144,10 +144,11 @@ def test_32_clients_at_once_with_xla(model, processor):
 @pytest.mark.slow
 def test_memory_is_flat_over_a_thousand_requests():
     """Of a toy model; 32 clients, a format each."""
-    model = BarkModel(tiny_config(), generation_config())
+    greedy = generation_config().replace(semantic_config={"max_new_tokens": 10})
+    model = BarkModel(tiny_config(), greedy.replace(coarse_acoustics_config=None))
     names = list(RESPONSE_FORMATS)
     with serve(model, toy_processor(), jit_compile=False) as (url, _):
-        client = client_of(url).with_options(timeout=600)
+        client = client_of(url).with_options(timeout=3600)
 
         def ask(number):
             return client.audio.speech.create(
@@ -163,6 +164,7 @@ def test_memory_is_flat_over_a_thousand_requests():
             for start in range(0, 1000, 100):
                 assert all(pool.map(ask, range(start, start + 100)))
                 sizes.append(resident_bytes())
+    print("resident MB after every 100:", [size >> 20 for size in sizes])
     assert sizes[-1] < 1.05 * sizes[4], sizes
 
 

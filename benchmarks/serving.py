@@ -1,0 +1,205 @@
+"""Latency and throughput of serving, by number of clients, in one run.
+
+    python benchmarks/serving.py                        # the small voice
+    python benchmarks/serving.py --preset bark-small --tokens 64 --requests 16
+    python benchmarks/serving.py --sides generate serve --clients 1 16 --no-xla
+
+Sides: `generate` in this process, with as many rows as there are clients; `serve` is
+`bark-tf serve` with one batch for all clients, and `serve-one` the same server speaking
+one after the other (`--max-batch 1`). Clients ask again as soon as they are answered.
+Every number of clients is measured after a round that is not. `--preset` makes random
+weights of those sizes, which speak `--tokens` semantic tokens. The last line of the
+output is one JSON object.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+DIGITS = "zero one two three four five six seven eight nine".split()
+MAX_BATCH = 16
+PCM_BYTES_PER_S = 2 * 24_000
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="checkpoint; default: the small voice")
+    parser.add_argument("--preset", help="random weights of a preset's sizes instead")
+    parser.add_argument("--tokens", type=int, default=64, help="of --preset")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--requests", type=int, default=32, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=1, help="processes of each side")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--no-xla", action="store_true")
+    return parser.parse_args()
+
+
+def texts(count):
+    """Strings of 3 to 7 digits."""
+    return [
+        " ".join(DIGITS[(7 * number + word) % 10] for word in range(3 + number % 5))
+        for number in range(count)
+    ]
+
+
+def random_checkpoint(preset, tokens, directory):
+    """Writes a checkpoint of a preset's sizes that never generates an end token."""
+    import numpy as np
+
+    from bark_tf import (
+        BarkConfig,
+        BarkGenerationConfig,
+        BarkModel,
+        BarkProcessor,
+        BarkTokenizer,
+    )
+
+    generation = BarkGenerationConfig(semantic_config={"max_new_tokens": tokens})
+    model = BarkModel(BarkConfig.preset(preset), generation)
+    rng = np.random.default_rng(0)
+    for part in list(model.parts.values())[:3]:
+        for weight in part.weights:
+            if "norm" not in weight.path:
+                weight.assign(rng.standard_normal(weight.shape, np.float32) * 0.05)
+    kernel = model.semantic.lm_head.kernel
+    kernel.assign(np.concatenate([kernel[:10_000], np.zeros_like(kernel[10_000:])]))
+    model.save_pretrained(directory)
+    words = ["[PAD]", "[UNK]", *DIGITS]
+    BarkProcessor(BarkTokenizer.from_vocabulary(words)).save_pretrained(directory)
+
+
+# === Sides: context managers that yield `(texts, clients) -> [(latency, audio s)]` ===
+
+
+@contextlib.contextmanager
+def generate(model_name, arguments):
+    """In this process, a batch at a time."""
+    from bark_tf import BarkModel, BarkProcessor
+
+    processor = BarkProcessor.from_pretrained(model_name)
+    model = BarkModel.from_pretrained(model_name)
+
+    def ask(said, clients):
+        answers = []
+        for start in range(0, len(said), clients):
+            batch = said[start : start + clients]
+            begun = time.perf_counter()
+            _, lengths = model.generate(
+                **processor(batch, return_tensors="np"),
+                seed=list(range(start, start + len(batch))),
+                return_output_lengths=True,
+                jit_compile=not arguments.no_xla,
+            )
+            latency = time.perf_counter() - begun
+            answers += [(latency, length / model.sampling_rate) for length in lengths]
+        return answers
+
+    yield ask
+
+
+@contextlib.contextmanager
+def serve(model_name, arguments, max_batch=MAX_BATCH):
+    """`bark-tf serve` in a process of its own."""
+    command = [sys.executable, "-m", "bark_tf", "serve", "--port", "0"]
+    command += ["--max-batch", str(max_batch), "--timeout", "3600"]
+    command += ["--model", model_name] if model_name else []
+    command += ["--no-xla"] if arguments.no_xla else []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stderr if "listening" in line)
+        url = re.search(r"http://[\w.:/]+", line)[0] + "/audio/speech"
+        log = ThreadPoolExecutor(1).submit(process.stderr.read)
+
+        def one(job):
+            seed, text = job
+            body = {"model": "tts-1", "voice": "default", "input": text, "seed": seed}
+            request = urllib.request.Request(
+                url,
+                json.dumps({**body, "response_format": "pcm"}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            begun = time.perf_counter()
+            with urllib.request.urlopen(request) as response:
+                num_bytes = len(response.read())
+            return time.perf_counter() - begun, num_bytes / PCM_BYTES_PER_S
+
+        def ask(said, clients):
+            with ThreadPoolExecutor(clients) as pool:
+                return list(pool.map(one, enumerate(said)))
+
+        try:
+            yield ask
+        finally:
+            process.terminate()
+            log.result()
+
+
+def serve_one(model_name, arguments):
+    """`bark-tf serve` without batches."""
+    return serve(model_name, arguments, max_batch=1)
+
+
+SIDES = {"generate": generate, "serve": serve, "serve-one": serve_one}
+
+
+# === Measuring ===
+
+
+def measure(ask, clients, count):
+    """Asks `count` times; returns the figures."""
+    said = texts(count)
+    ask(said[:clients], clients)
+    begun = time.perf_counter()
+    answers = ask(said, clients)
+    seconds = time.perf_counter() - begun
+    latencies, audio = zip(*answers, strict=True)
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive")
+    return {
+        "p50_s": round(cuts[49], 3),
+        "p90_s": round(cuts[89], 3),
+        "p99_s": round(cuts[98], 3),
+        "audio_s_per_s": round(sum(audio) / seconds, 3),
+    }
+
+
+def report(results):
+    print(
+        f"{'side':>10} {'clients':>7} {'p50 s':>8} {'p90 s':>8} {'p99 s':>8} audio s/s"
+    )
+    for row in results:
+        latencies = " ".join(f"{row[name]:>8}" for name in ("p50_s", "p90_s", "p99_s"))
+        print(
+            f"{row['side']:>10} {row['clients']:>7} {latencies} "
+            f"{row['audio_s_per_s']:>9}"
+        )
+
+
+def main():
+    arguments = parse()
+    results = []
+    with tempfile.TemporaryDirectory() as directory:
+        model_name = arguments.model
+        if arguments.preset:
+            random_checkpoint(arguments.preset, arguments.tokens, directory)
+            model_name = directory
+        for _ in range(arguments.rounds):
+            for side in arguments.sides:
+                with SIDES[side](model_name, arguments) as ask:
+                    for clients in arguments.clients:
+                        figures = measure(ask, clients, arguments.requests)
+                        results.append({"side": side, "clients": clients, **figures})
+    report(results)
+    print(json.dumps({"arguments": vars(arguments), "results": results}))
+
+
+if __name__ == "__main__":
+    main()
