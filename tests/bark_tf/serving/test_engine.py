@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from toy_cli import RATE, TEXT, VOICES, WORDS
+from toy_cli import RATE, TEXT, VOICES, WORDS, voice
 from toy_serving import FakeModel, processor
 
 from bark_tf.generation.long_form import generate_long
@@ -64,7 +64,7 @@ def test_places_are_bounded_and_come_back(engine):
 def test_only_listed_voices_are_loaded(engine, model, tmp_path, monkeypatch):
     """The processor also takes the path of a file, which a client must not name."""
     monkeypatch.chdir(tmp_path)
-    processor()._load_voice(VOICES[0]).save("secret.npz")
+    voice().save("secret.npz")
     known = ", ".join([*sorted(VOICES), DEFAULT_VOICE, "alloy"])
     for name in ("secret", "secret.npz", str(tmp_path / "secret.npz")):
         with pytest.raises(ValueError, match=r"^voice must be one of") as error:
