@@ -20,7 +20,7 @@ from bark_tf.models.encodec.conv import build_all, wide_dtype
 from bark_tf.models.encodec.quantizer import ResidualVectorQuantizer
 from bark_tf.models.encodec.seanet import Decoder, Encoder
 from bark_tf.models.outputs import ModelOutput
-from bark_tf.models.pretrained import PretrainedModel, check_exclusive
+from bark_tf.models.pretrained import PretrainedModel, check_exclusive, check_shape
 
 _AUDIO_DTYPE = "float32"
 
@@ -52,6 +52,10 @@ def _silenced(audio: tf.Tensor, padding_mask) -> tf.Tensor:
     """Audio (B, channels, S) with zeros where the mask (B, S) or (B, 1, S) has them."""
     if padding_mask is None:
         return audio
+    batch, channels, samples = audio.shape
+    rows, times = {"batch": batch}, {"samples": samples}
+    both = {**rows, "channels": channels, **times}
+    check_shape("padding_mask", padding_mask, {**rows, **times}, both)
     mask = tf.convert_to_tensor(padding_mask)
     mask = mask[:, None] if mask.shape.rank == 2 else mask
     return audio * tf.cast(mask, audio.dtype)
@@ -285,8 +289,8 @@ class EncodecModel(PretrainedModel):
         check_exclusive(codes=codes, audio_codes=audio_codes)
         codes = audio_codes if codes is None else codes
         codes = codes if tf.is_tensor(codes) else np.asarray(codes)
+        _check_scales(audio_scales)
         if len(codes.shape) == 4 and codes.shape[0] == 1:
-            _check_scales(audio_scales)
             frames = codes.shape[-1] - last_frame_pad_length
             audio = self.decode(codes[0][..., :frames])
             if self.config.audio_channels == 1:

@@ -408,7 +408,9 @@ def test_calls_in_the_form_of_transformers(codec, audio):
 
 def test_scales_and_two_names_for_one_are_refused(codec, audio, codes):
     with pytest.raises(ValueError, match="codecs that scale audio are not supported"):
-        codec.decode(codes[None], [np.ones((3, 1))])
+        codec.decode(codes, [np.ones((3, 1))])
+    with pytest.raises(ValueError, match=r"padding_mask must .*batch=3, samples=101"):
+        codec.encode(audio, np.ones((3, 100)))
     with pytest.raises(ValueError, match="Exactly one of audio and input_values"):
         codec.encode(audio, input_values=audio)
     with pytest.raises(ValueError, match="Exactly one of codes and audio_codes"):
