@@ -53,9 +53,9 @@ def _silenced(audio: tf.Tensor, padding_mask) -> tf.Tensor:
     if padding_mask is None:
         return audio
     batch, channels, samples = audio.shape
-    rows, times = {"batch": batch}, {"samples": samples}
-    both = {**rows, "channels": channels, **times}
-    check_shape("padding_mask", padding_mask, {**rows, **times}, both)
+    allowed = {"batch": batch, "samples": samples}
+    with_channels = {"batch": batch, "channels": channels, "samples": samples}
+    check_shape("padding_mask", padding_mask, allowed, with_channels)
     mask = tf.convert_to_tensor(padding_mask)
     mask = mask[:, None] if mask.shape.rank == 2 else mask
     return audio * tf.cast(mask, audio.dtype)
