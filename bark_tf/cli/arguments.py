@@ -122,6 +122,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
         return namespace, rest
 
+    def format_help(self) -> str:
+        """Makes the help; its end may be a function, called only here."""
+        if callable(self.epilog):
+            self.epilog = self.epilog()
+        return super().format_help()
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)
@@ -137,7 +143,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(
-    commands: Any, name: str, command: Callable, summary: str, examples: str
+    commands: Any,
+    name: str,
+    command: Callable,
+    summary: str,
+    examples: str | Callable[[], str],
 ) -> Parser:
     """Adds the parser of a command to `bark-tf`.
 
@@ -146,7 +156,7 @@ def add_command(
         name: The command's name.
         command: Function that runs it, called with the parsed arguments.
         summary: What it does, for both --help texts.
-        examples: End of its own --help text.
+        examples: End of its own --help text, or a function that makes it.
 
     Returns:
         The parser, to add arguments to.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -360,8 +361,9 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train lora --show
   # Learn a voice from prepared recordings:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice
-  # Learn only its sound, not how it speaks a text:
-  bark-tf train lora --stages coarse fine --set model=my-bark data=prepared out=mine
+  # One stage at a time, which takes the least memory; OUT keeps what it holds:
+  bark-tf train full --stages coarse --set model=my-bark data=prepared out=mine
+  bark-tf train full --stages fine --set model=my-bark data=prepared out=mine
   # On all GPUs of this machine; rehearsed without a GPU:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
   bark-tf train lora --set model=my-bark data=prepared out=test steps=4 \
@@ -372,7 +374,7 @@ _TRAIN_EXAMPLES = """examples:
 
 def _add_train(commands: Any) -> Parser:
     parser = add_command(
-        commands, "train", _train, "train a model with a recipe", _TRAIN_EXAMPLES
+        commands, "train", _train, "train a model with a recipe", _train_help
     )
     parser.add_argument(
         "recipe", nargs="?", metavar="RECIPE", help="a name from --list, or a .py file"
@@ -387,7 +389,7 @@ def _add_train(commands: Any) -> Parser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="change values of the recipe; STAGE.KEY=VALUE for a single stage",
+        help="change values of the recipe (below); STAGE.KEY=VALUE for a single stage",
     )
     parser.add_argument(
         "--stages",
@@ -410,6 +412,15 @@ def _add_train(commands: Any) -> Parser:
         help="rehearse --strategy mirrored on N logical devices that share the CPU",
     )
     return parser
+
+
+def _train_help() -> str:
+    """The examples, and the keys of --set."""
+    from bark_tf.training.runs.recipe import described_keys
+
+    wrap = textwrap.TextWrapper(88, initial_indent="  ", subsequent_indent=" " * 6)
+    keys = [wrap.fill(f"{key}: {text}") for key, text in described_keys().items()]
+    return "\n".join([_TRAIN_EXAMPLES, "keys of --set:", *keys])
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import inspect
+import itertools
 import runpy
 import types
 import typing
@@ -164,6 +166,35 @@ def _keys() -> dict[str, tuple[tuple[str, ...], tuple[type, ...]]]:
         for inner, inner_hint in typing.get_type_hints(hint).items():
             keys[_PREFIXES[name] + inner] = (name, inner), _kinds(inner_hint)
     return keys
+
+
+def described_keys() -> dict[str, str]:
+    """What the keys of `--set` mean: key -> sentences from the options' docstrings."""
+    found = {}
+    for group, kind in {"": Recipe, **typing.get_type_hints(Recipe)}.items():
+        if group and group not in _PREFIXES:
+            continue
+        texts = _arguments(kind.__doc__ or "")
+        for field in dataclasses.fields(kind):
+            key = _PREFIXES.get(group, "") + field.name
+            if field.name not in _PREFIXES and key not in _FIXED:
+                found[key] = texts.get(field.name, "")
+    return found
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """The `Args` of a docstring in Google's style: name -> text."""
+    _, _, section = inspect.cleandoc(docstring).partition("\nArgs:\n")
+    lines = itertools.takewhile(lambda line: line.startswith(" "), section.split("\n"))
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if line.startswith(" " * 8):
+            found[name] += " " + line.strip()
+        else:
+            name, _, text = line.strip().partition(": ")
+            found[name] = text
+    return found
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

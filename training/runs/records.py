@@ -48,14 +48,25 @@ def record_of(
         data: The sets of recordings.
 
     Returns:
-        JSON values: `recipe`, `model_fingerprint`, `data_fingerprint`, `bark_tf`.
+        JSON values: `recipe`, `model_fingerprint`, `data_fingerprint`, `data` (what it
+        is, for people), `bark_tf`.
     """
     weights = () if trains_in_place(recipe) else network.weights
     return {
         "recipe": {key: _as_json(value) for key, value in recipe.values().items()},
         "model_fingerprint": _model_fingerprint(network.config, config, weights),
         "data_fingerprint": _hash(part.fingerprint for part in data if part),
+        "data": _about(*data),
         "bark_tf": __version__,
+    }
+
+
+def _about(recordings: ShardSet, held_out: ShardSet | None = None) -> dict[str, Any]:
+    return {
+        "recordings": len(recordings),
+        "hours": float(recordings.seconds.sum() / 3600),
+        "held_out": len(held_out or ()),
+        "speakers": sorted(set(recordings.speakers)),
     }
 
 

@@ -3,7 +3,8 @@
 `OUT` is a complete checkpoint after every stage:
 
     OUT/                     what `BarkModel.from_pretrained` opens
-    OUT/adapters/            LoRA adapters, one file per stage
+    OUT/README.md            its base, data and figures; licence and consent to fill in
+    OUT/adapters/            LoRA adapters, one file per stage, and all for PEFT
     OUT/training/STAGE/      the run: its recipe, checkpoints to resume from, logs
 
 A stage trains the network of `model`; all other networks are those that OUT holds, so
@@ -38,6 +39,7 @@ from ..data.shards import ShardSet
 from ..data.storage import RemotePath, storage_path
 from . import records, strategies
 from .callbacks import AudioSamples
+from .card import write_card
 from .fit import train
 from .lora import load_lora, merge_lora, save_lora, save_peft
 from .mirrors import Mirrors, mirrors
@@ -192,6 +194,7 @@ def _run_one(recipe, named, strategy, workers, places, progress, callbacks):
     if workers.is_chief:
         _write(recipe, named, model, others)
         records.write_done(folder, recipe, history)
+        write_card(Path(recipe.out), named.out)
         places.push(recipe.out)
 
 

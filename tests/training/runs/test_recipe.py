@@ -153,7 +153,7 @@ def test_reading_recipes_does_not_start_tensorflow():
         (["lora", "--set", "steps=many"], "steps must be a whole number"),
         (["lora", "--set", "nothing=1"], "A recipe has no 'nothing'"),
         (["lora", "--set", "steps"], "--set takes key=value"),
-        (["lora", "--set", "codec.steps=1"], "has the stages semantic, coarse, fine"),
+        (["lora", "--set", "codec.steps=1"], "has the stages coarse, fine"),
         (["lora", "--set", "steps=0"], "steps must be a whole number of at least 1"),
         (
             ["lora", "--set", "sample_every=0"],
@@ -178,12 +178,28 @@ def test_wrong_usage_of_train_is_one_line(words, message, capsys):
 
 
 def test_some_stages_of_a_recipe(capsys):
-    recipes, _ = load_recipe("lora")
+    recipes, _ = load_recipe("full")
     assert only_stages(recipes, None) == list(recipes)
     chosen = only_stages(recipes, ["fine", "coarse"])
     assert [recipe.stage for recipe in chosen] == ["coarse", "fine"]
-    assert cli.main("train lora --stages codec --show".split()) != 0
+    assert cli.main("train full --stages codec --show".split()) != 0
     message = capsys.readouterr().err
     assert "stages semantic, coarse, fine. Received: --stages codec" in message
-    assert cli.main("train lora --show --stages coarse".split()) == 0
+    assert cli.main("train full --show --stages coarse".split()) == 0
     assert "semantic.steps" not in capsys.readouterr().out
+
+
+def test_help_explains_every_key(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    _, _, shown = capsys.readouterr().out.partition("keys of --set:")
+    keys = set(Recipe("semantic").values()) - {
+        "stage",
+        "start",
+        "callbacks",
+        "vary_text",
+    }
+    found = dict(re.findall(r"^  (\w+): (\S.*)$", shown, re.MULTILINE))
+    assert found.keys() == keys and min(map(len, found.values())) > 8
+    assert (
+        "lora_alpha: The product of the matrices is scaled by `alpha / rank`" in shown
+    )

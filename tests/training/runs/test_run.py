@@ -116,6 +116,12 @@ def test_stages_trained_one_after_the_other_keep_the_earlier_ones(
     assert are_equal(
         after["fine_acoustics"], weights(tmp_path / "at_once")["fine_acoustics"]
     )
+    card = (made / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"Base model: {prepared / 'model'}." in card and "| fine | lora | 2 |" in card
+    )
+    assert "8 recordings, " in card and "; 8 held out; speakers: a" in card
+    (made / "README.md").write_text("My own words")
     # All that is left of a run is its result.
     copy = tmp_path / "copy"
     shutil.copytree(made, copy, ignore=shutil.ignore_patterns("training"))
@@ -138,6 +144,7 @@ def test_a_finished_run_continues_or_is_refused(prepared, made, tmp_path):
     with pytest.raises(ValueError, match=r"model was '.*; data was '.*--restart"):
         train(other, made, "semantic")
     train(prepared, made, "semantic", options={"steps": 3, "log_every": 1})
+    assert (made / "README.md").read_text() == "My own words"
     with pytest.raises(ValueError, match="steps was 3 and is 2"):
         train(prepared, made, "semantic")
     train(prepared, made, "semantic", batch_size=2, restart=True)
