@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.models.hubert.model import HubertModel as HubertModel
     from bark_tf.models.hubert.quantizer import HubertQuantizer as HubertQuantizer
     from bark_tf.processor import BarkProcessor as BarkProcessor
+    from bark_tf.semantic_tokens.ctc import CtcTokenizer as CtcTokenizer
     from bark_tf.semantic_tokens.hubert import HubertTokenizer as HubertTokenizer
     from bark_tf.semantic_tokens.hubert import nearest_frames as nearest_frames
     from bark_tf.semantic_tokens.kmeans import KMeansTokenizer as KMeansTokenizer
@@ -79,6 +80,7 @@ _HOMES = {
     "bark_tf.models.hubert.model": ("HubertModel",),
     "bark_tf.models.hubert.quantizer": ("HubertQuantizer",),
     "bark_tf.processor": ("BarkProcessor",),
+    "bark_tf.semantic_tokens.ctc": ("CtcTokenizer",),
     "bark_tf.semantic_tokens.hubert": ("HubertTokenizer", "nearest_frames"),
     "bark_tf.semantic_tokens.kmeans": ("KMeansTokenizer",),
     "bark_tf.semantic_tokens.tokenizer": (

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from .runs.lora import load_lora as load_lora
     from .runs.lora import merge_lora as merge_lora
     from .runs.lora import save_lora as save_lora
+    from .runs.lora import save_peft as save_peft
     from .runs.recipe import Recipe as Recipe
     from .runs.recipe import load_recipe as load_recipe
     from .runs.recipe import recipe_names as recipe_names

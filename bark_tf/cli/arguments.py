@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from bark_tf import hub
@@ -85,6 +86,20 @@ def local(text: str) -> str:
         return os.fspath(local_path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def text_lines(path: str | None) -> list[str] | None:
+    """Reads the non-empty lines of a UTF-8 file."""
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} is not UTF-8 text") from error
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise ValueError(f"{path!r} holds no texts")
+    return lines
 
 
 # === Parsers ===

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+<<<<<<< HEAD
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+=======
+>>>>>>> 66d71ff (train-tokenizer --kind ctc: semantic tokens from a recogniser; the command in a file of its own)
 from typing import Any
 
 from bark_tf.cli.arguments import (
@@ -18,13 +21,15 @@ from bark_tf.cli.arguments import (
     add_verbosity,
     local,
     positive_whole,
+    text_lines,
 )
 from bark_tf.cli.console import progress_of
+from bark_tf.cli.tokenizers import add_tokenizer
 
 
 def add_training(commands: Any) -> None:
     """Adds `bark-tf prepare`, `train-tokenizer`, `train` and `evaluate`."""
-    for add in (_add_prepare, _add_tokenizer, _add_train, _add_evaluate):
+    for add in (_add_prepare, add_tokenizer, _add_train, _add_evaluate):
         add_verbosity(add(commands))
 
 
@@ -141,215 +146,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
         note = "A dry run: nothing was encoded or written.\n\n"
         print(f"{note if arguments.dry_run else ''}{result}")
-
-
-# === train-tokenizer ===
-
-
-_TOKENIZER_EXAMPLES = """examples:
-  # A vocabulary of 300 semantic tokens, saved with the model:
-  bark-tf train-tokenizer audio my-bark --clusters 300
-  # For a model without a tokenizer, such as the published Bark: it speaks the texts,
-  # one per line, and a quantizer learns which sound stands for which token. Run it
-  # again to resume. hubert: a folder with facebook/hubert-base-ls960, or that id.
-  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt --hubert hubert
-  # From existing pairs, starting with an existing quantizer:
-  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert --quantizer old.pth
-"""
-
-
-# Arguments that need a certain --kind, and those that need --make-pairs.
-_KIND_ARGUMENTS = {
-    "kmeans": ("clusters", "rate"),
-    "quantizer": (
-        *("hubert", "layer", "quantizer", "width", "steps", "batch_size", "restart"),
-        "make_pairs",
-    ),
-}
-_PAIR_ARGUMENTS = ("model", "voice", "validation")
-
-
-def _add_tokenizer(commands: Any) -> Parser:
-    parser = add_command(
-        commands,
-        "train-tokenizer",
-        _train_tokenizer,
-        "learn semantic tokens from audio",
-        _TOKENIZER_EXAMPLES,
-    )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="shards with audio from `prepare`; for a quantizer, the folder of pairs",
-    )
-    parser.add_argument(
-        "out", type=local, metavar="OUT", help="folder, usually the model's own"
-    )
-    parser.add_argument(
-        "--kind",
-        choices=("kmeans", "quantizer"),
-        default="kmeans",
-        help="kmeans: new tokens for a model to learn; quantizer: the tokens that a "
-        "trained model speaks; default: kmeans",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    group = parser.add_argument_group("k-means")
-    group.add_argument(
-        "--clusters",
-        type=int,
-        metavar="N",
-        help="vocabulary size; default: semantic_vocab_size of the model in OUT",
-    )
-    group.add_argument(
-        "--rate",
-        type=float,
-        metavar="HZ",
-        help="tokens per second; default: semantic_rate_hz of the model in OUT",
-    )
-    _add_quantizer(parser.add_argument_group("quantizer"))
-    _add_pairs(parser.add_argument_group("pairs for a quantizer"))
-    return parser
-
-
-def _add_quantizer(group: Any) -> None:
-    group.add_argument(
-        "--hubert",
-        metavar="DIR|ID|FILE",
-        help="HuBERT that makes the frames, such as facebook/hubert-base-ls960",
-    )
-    group.add_argument(
-        "--layer", type=int, metavar="N", help="HuBERT layer; default: 9"
-    )
-    group.add_argument(
-        "--quantizer", metavar="FILE|DIR", help="start from this quantizer"
-    )
-    group.add_argument(
-        "--width", type=int, metavar="N", help="LSTM width; default: 1024"
-    )
-    group.add_argument(
-        "--steps", type=int, metavar="N", help="training steps; default: 3000"
-    )
-    group.add_argument(
-        "--batch-size", type=int, metavar="N", help="pairs per step; default: 8"
-    )
-    group.add_argument(
-        "--restart",
-        action="store_true",
-        help="discard an earlier run in OUT; pairs are kept",
-    )
-
-
-def _add_pairs(group: Any) -> None:
-    group.add_argument(
-        "--make-pairs",
-        metavar="FILE",
-        help="first have --model speak these texts, one per line, into DATA",
-    )
-    group.add_argument(
-        "--model", metavar="DIR|ID", help="model that speaks; default: the one in OUT"
-    )
-    group.add_argument(
-        "--voice",
-        nargs="+",
-        metavar="NAME|FILE.npz",
-        help="voices, used in turn; default: random voices",
-    )
-    group.add_argument(
-        "--validation",
-        type=float,
-        metavar="SHARE",
-        help="share of the texts to hold out; default: 0.1",
-    )
-    group.add_argument(
-        "--no-xla",
-        dest="jit_compile",
-        action="store_false",
-        help="do not compile with XLA; faster for a few texts",
-    )
-
-
-def _train_tokenizer(arguments: argparse.Namespace) -> None:
-    """Trains a k-means tokenizer or a quantizer."""
-    for kind, names in _KIND_ARGUMENTS.items():
-        if kind != arguments.kind:
-            _refuse(arguments, names, f"--kind {kind}", f"--kind {arguments.kind}")
-    if arguments.make_pairs is None:
-        _refuse(arguments, _PAIR_ARGUMENTS, "--make-pairs FILE", "none")
-    if arguments.kind == "quantizer":
-        _train_quantizer(arguments)
-        return
-    from bark_tf.training.tokenizers.train import train_tokenizer
-
-    with progress_of(arguments) as report:
-        tokenizer = train_tokenizer(
-            arguments.data,
-            arguments.out,
-            vocab_size=arguments.clusters,
-            rate_hz=arguments.rate,
-            seed=arguments.seed,
-            progress=lambda done, total: report("k-means", done, total),
-        )
-    if not arguments.quiet:
-        print(_about(tokenizer, arguments))
-
-
-def _refuse(
-    arguments: argparse.Namespace, names: Sequence[str], wanted: str, given: str
-) -> None:
-    """Raises ValueError if an argument that would have no effect is given."""
-    for name in names:
-        if getattr(arguments, name) not in (None, False):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is for {wanted}. Received: {given}")
-
-
-def _train_quantizer(arguments: argparse.Namespace) -> None:
-    """Makes pairs if requested, and trains a quantizer on them."""
-    if arguments.hubert is None:
-        raise ValueError("--kind quantizer needs a --hubert. Received: none")
-    texts = _lines(arguments.make_pairs)
-    from bark_tf.training.tokenizers import quantizer as training
-    from bark_tf.training.tokenizers.pairs import VALIDATION, make_pairs
-
-    with progress_of(arguments) as report:
-        pairs = texts and make_pairs(
-            texts,
-            arguments.data,
-            model=_given(arguments.model, arguments.out),
-            voices=arguments.voice or (),
-            validation=_given(arguments.validation, VALIDATION),
-            seed=arguments.seed,
-            jit_compile=arguments.jit_compile,
-            progress=lambda done, total: report("pairs", done, total),
-        )
-        tokenizer, score = training.train_quantizer(
-            arguments.data,
-            arguments.out,
-            hubert=arguments.hubert,
-            layer=_given(arguments.layer, training.LAYER),
-            quantizer=arguments.quantizer,
-            hidden_size=arguments.width,
-            options=training.quantizer_options(
-                _given(arguments.steps, training.STEPS), arguments.seed
-            ),
-            batch_size=_given(arguments.batch_size, training.BATCH_SIZE),
-            restart=arguments.restart,
-            progress=report,
-        )
-    if not arguments.quiet:
-        parts = [pairs, score, _about(tokenizer, arguments)]
-        print("\n\n".join(str(part) for part in parts if part))
-
-
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-def _about(tokenizer: Any, arguments: argparse.Namespace) -> str:
-    return (
-        f"{tokenizer.vocab_size} tokens at {tokenizer.rate_hz} per second "
-        f"in {arguments.out}"
-    )
 
 
 # === train ===
@@ -567,7 +363,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         result = evaluate(
             arguments.model,
             arguments.data,
-            texts=_lines(arguments.texts),
+            texts=text_lines(arguments.texts),
             recogniser=_recogniser(arguments),
             similarity=arguments.similarity and voice_judge_of(arguments.similarity),
             quality=arguments.quality and quality_judge_of(arguments.quality),
@@ -594,17 +390,3 @@ def _recogniser(arguments: argparse.Namespace) -> Any:
         if getattr(arguments, name) is not None:
             raise ValueError(f"--{name} is for a --recogniser. Received: none")
     return None
-
-
-def _lines(path: str | None) -> list[str] | None:
-    """Reads the non-empty lines of a UTF-8 file."""
-    if path is None:
-        return None
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path!r} is not UTF-8 text") from error
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise ValueError(f"{path!r} holds no texts")
-    return lines

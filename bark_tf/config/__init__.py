@@ -9,6 +9,7 @@ from bark_tf.config.bark import (
     BarkSubModelConfig,
 )
 from bark_tf.config.base import CONFIG_NAME, GENERATION_CONFIG_NAME
+from bark_tf.config.ctc import CtcConfig
 from bark_tf.config.encodec import EncodecConfig
 from bark_tf.config.generation import (
     BarkCoarseGenerationConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "BarkSemanticConfig",
     "BarkSemanticGenerationConfig",
     "BarkSubModelConfig",
+    "CtcConfig",
     "EncodecConfig",
     "HubertConfig",
     "HubertQuantizerConfig",

@@ -1,12 +1,14 @@
-"""Features of speech: mel-frequency cepstral coefficients and their slopes.
+"""Features of speech: mel bands, cepstral coefficients and their slopes.
 
-Axes: T frames, M mel bands, C cepstral coefficients.
+Axes: T frames, F frequencies, M mel bands, C cepstral coefficients.
 
 Source: Davis and Mermelstein, "Comparison of parametric representations for
 monosyllabic word recognition", 1980.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,6 +19,8 @@ NUM_CEPSTRA = 13
 _WINDOW_S = 0.025
 _PRE_EMPHASIS = 0.97
 _LEAST_POWER = 1e-8
+# Frames whose spectra are in memory together: 100 MB.
+_BLOCK = 16_384
 # Frames on either side that a slope is estimated from.
 _SLOPE_REACH = 2
 
@@ -25,6 +29,36 @@ def frame_centres(num_frames: int, sample_rate: int, rate_hz: float) -> np.ndarr
     """The sample in the middle of each token's period: int64 (T,)."""
     period = sample_rate / rate_hz
     return np.round((np.arange(num_frames) + 0.5) * period).astype(np.int64)
+
+
+def spectra(
+    audio: np.ndarray, num_frames: int, *, sample_rate: int, rate_hz: float
+) -> Iterator[np.ndarray]:
+    """Computes power spectra in windows of 25 ms around the centres of frames.
+
+    Args:
+        audio: float32 (samples,).
+        num_frames: T.
+        sample_rate: Samples per second.
+        rate_hz: Frames per second.
+
+    Yields:
+        float64 (frames, F), at least 0, of some frames after the other; joined, they
+        are T. F is `fft_size(sample_rate) // 2 + 1`.
+    """
+    width, size = round(_WINDOW_S * sample_rate), fft_size(sample_rate)
+    emphasised = np.append(audio[:1], audio[1:] - _PRE_EMPHASIS * audio[:-1])
+    padded = np.pad(emphasised, (width // 2, width))
+    starts = frame_centres(num_frames, sample_rate, rate_hz)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+    for first in range(0, num_frames, _BLOCK):
+        frames = windows[starts[first : first + _BLOCK]]
+        yield np.abs(np.fft.rfft(frames * np.hanning(width), size)) ** 2 / width
+
+
+def fft_size(sample_rate: int) -> int:
+    """Samples of a window with its padding, a power of two."""
+    return 1 << (round(_WINDOW_S * sample_rate) - 1).bit_length()
 
 
 def cepstra(
@@ -41,15 +75,10 @@ def cepstra(
     Returns:
         float32 (T, C); the first coefficient is the loudness.
     """
-    width = round(_WINDOW_S * sample_rate)
-    size = 1 << (width - 1).bit_length()
-    emphasised = np.append(audio[:1], audio[1:] - _PRE_EMPHASIS * audio[:-1])
-    padded = np.pad(emphasised, (width // 2, width))
-    starts = frame_centres(num_frames, sample_rate, rate_hz)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, width)[starts]
-    power = np.abs(np.fft.rfft(frames * np.hanning(width), size)) ** 2 / width
-    bands = mel_matrix(size, NUM_MELS, sample_rate)
-    log_mel = np.log(power @ bands + _LEAST_POWER)  # (T, M)
+    bands = mel_matrix(fft_size(sample_rate), NUM_MELS, sample_rate)
+    parts = spectra(audio, num_frames, sample_rate=sample_rate, rate_hz=rate_hz)
+    power = np.concatenate([np.zeros((0, NUM_MELS)), *(part @ bands for part in parts)])
+    log_mel = np.log(power + _LEAST_POWER)  # (T, M)
     return (log_mel @ _cosines(NUM_MELS, NUM_CEPSTRA)).astype(np.float32)
 
 

@@ -35,6 +35,7 @@ from bark_tf.semantic_tokens.tokenizer import (
     checked_audio,
     write_settings,
 )
+from bark_tf.semantic_tokens.windows import windows_of
 
 # The layer that the community's quantizers were trained on.
 LAYER = 9
@@ -103,33 +104,15 @@ def hubert_windows(
     Raises:
         ValueError: If there is no such layer, or windows would not advance.
     """
-    if not 0 <= 2 * margin < window:
-        raise ValueError(
-            "window must be more than two margins. "
-            f"Received: window={window}, margin={margin}"
-        )
     layer = hubert.checked_layer(layer)
     missing = max(0, hubert.config.receptive_field - len(audio))
     audio = np.pad(audio, (0, missing))
     level = _level(hubert, audio)
-    for first, last, start, end in _plan(hubert.num_frames(len(audio)), window, margin):
+    for first, last, start, end in windows_of(
+        hubert.num_frames(len(audio)), window, margin
+    ):
         states = _states(hubert, audio, level, first, last, layer)
         yield states[start - first : end - first]
-
-
-def _plan(
-    num_frames: int, window: int, margin: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Yields the first and last frame of each window and of its part that is used.
-
-    The last window ends with the recording and is as wide as the others, so that its
-    frames see as much context.
-    """
-    start, last = 0, window
-    while last < num_frames:
-        yield last - window, last, start, last - margin
-        start, last = last - margin, last + window - 2 * margin
-    yield max(0, num_frames - window), num_frames, start, num_frames
 
 
 def _level(hubert: HubertModel, audio: np.ndarray) -> Moments:

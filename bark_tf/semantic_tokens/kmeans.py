@@ -109,18 +109,13 @@ class KMeansTokenizer(SemanticTokenizer):
             rate_hz=rate_hz,
         )
         rng = np.random.default_rng(seed)
-        frames = _drawn(
-            (_features(checked_audio(audio), one) for audio in audios), _MAX_FRAMES, rng
+        frames = drawn_frames(
+            (_features(checked_audio(audio), one) for audio in audios), vocab_size, rng
         )
-        if len(frames) < vocab_size:
-            raise ValueError(
-                f"There must be at least vocab_size={vocab_size} frames. "
-                f"Received: {len(frames)}"
-            )
         one.mean, one.scale = frames.mean(axis=0), frames.std(axis=0) + 1e-6
         one.scale[NUM_CEPSTRA:] /= SLOPE_WEIGHT
         frames = (frames - one.mean) / one.scale
-        one.centres = _lloyd(frames, vocab_size, rng, progress)
+        one.centres = fit_centres(frames, vocab_size, rng, progress)
         return one
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -167,6 +162,31 @@ def _features(audio: np.ndarray, tokenizer: SemanticTokenizer) -> np.ndarray:
     frames = cepstra(audio, num_frames, **rates)
     frames[:, 0] -= np.percentile(frames[:, 0], 90)
     return with_slopes(frames).astype(np.float32)
+
+
+def drawn_frames(
+    parts: Iterable[np.ndarray], num_clusters: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws at most 400,000 frames to fit centres to, all with the same probability.
+
+    Args:
+        parts: Frames of recordings, each float32 (T, D).
+        num_clusters: Centres to be fitted.
+        rng: Decides the draw.
+
+    Returns:
+        float32 (frames, D).
+
+    Raises:
+        ValueError: If there are fewer frames than clusters.
+    """
+    frames = _drawn(parts, _MAX_FRAMES, rng)
+    if len(frames) < num_clusters:
+        raise ValueError(
+            f"There must be at least vocab_size={num_clusters} frames. "
+            f"Received: {len(frames)}"
+        )
+    return frames
 
 
 def _drawn(
@@ -220,8 +240,25 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return numbers, distances
 
 
-def _lloyd(frames, num_clusters, rng, progress):
-    """Fits the centres; ends early when the mean distance no longer falls."""
+def fit_centres(
+    frames: np.ndarray,
+    num_clusters: int,
+    rng: np.random.Generator,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Fits the centres; ends early when the mean distance no longer falls.
+
+    Args:
+        frames: float32 (T, D), at least `num_clusters`.
+        num_clusters: N.
+        rng: Decides where the centres start.
+        progress: Called with (rounds done, rounds).
+
+    Returns:
+        float32 (N, D).
+
+    Source: Lloyd, "Least squares quantization in PCM", 1982.
+    """
     centres = _spread(frames, num_clusters, rng)
     before = np.inf
     for done in range(1, _ITERATIONS + 1):

@@ -26,6 +26,7 @@ FORMAT = 1
 KINDS = {
     "kmeans": ("kmeans", "KMeansTokenizer"),
     "hubert": ("hubert", "HubertTokenizer"),
+    "ctc": ("ctc", "CtcTokenizer"),
 }
 
 

@@ -128,25 +128,53 @@ def error_rate(
     Source: Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR
     performance evaluation", 2004.
     """
+    counts = np.array(list(several), np.int64).reshape(-1, len(Edits._fields))
+    errors, lengths = counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)
+    rate, low, high = rate_interval(
+        errors, lengths, confidence=confidence, resamples=resamples, seed=seed
+    )
+    return ErrorRate(rate, low, high, Edits(*counts.sum(axis=0).tolist()))
+
+
+def rate_interval(
+    errors: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """An error rate of many texts, and its interval by a bootstrap over texts.
+
+    Args:
+        errors: int (texts,), the errors in each text.
+        lengths: int (texts,), what there was to get right in each.
+        confidence: See `error_rate`.
+        resamples: See `error_rate`.
+        seed: See `error_rate`.
+
+    Returns:
+        All errors per all there was to get right, and the ends of the interval.
+
+    Raises:
+        ValueError: See `error_rate`.
+    """
     if not 0 < confidence < 1:
         raise ValueError(
             f"confidence must be in (0, 1). Received: confidence={confidence!r}"
         )
-    counts = np.array(list(several), np.int64).reshape(-1, len(Edits._fields))
-    errors, lengths = counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)
     if not lengths.any():
         raise ValueError("The error rate of an empty reference is not defined")
     rate = float(errors.sum() / lengths.sum())
     rng = np.random.default_rng(seed)
     rates = []
     for _ in range(resamples):
-        drawn = rng.integers(len(counts), size=len(counts))
+        drawn = rng.integers(len(lengths), size=len(lengths))
         if lengths[drawn].any():
             rates.append(errors[drawn].sum() / lengths[drawn].sum())
     tail = (1 - confidence) / 2
     low, high = np.quantile(rates or [rate], [tail, 1 - tail])
-    total = Edits(*counts.sum(axis=0).tolist())
-    return ErrorRate(rate, float(low), float(high), total)
+    return rate, float(low), float(high)
 
 
 def corpus_word_error_rate(

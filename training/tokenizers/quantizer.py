@@ -15,9 +15,6 @@ Axes: B batch, T frames, N tokens, D width of a frame.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +53,7 @@ from ..evaluation.metrics import edit_distance
 from ..options import TrainingOptions
 from ..runs.fit import train
 from ..runs.trainers import StageTrainer
+from .inputs import claim, digest_of_weights
 
 SPLITS = ("train", "validation")
 STEPS = 3_000
@@ -64,7 +62,6 @@ BATCH_SIZE = 8
 MAX_FRAMES = 1_000
 # Pairs per file of frames, which are in memory while it is written.
 _PAIRS_PER_FILE = 64
-_INPUTS_NAME = "inputs.json"
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -224,7 +221,7 @@ def train_quantizer(
     run = out / "training" / "quantizer"
     if restart:
         shutil.rmtree(run, ignore_errors=True)
-    _claim(run, _inputs(pairs, hubert.first_layers(layer), network, quantizer))
+    claim(run, _inputs(pairs, hubert.first_layers(layer), network, quantizer))
     batches = {}
     for split, shards in pairs.items():
         frames = Frames(
@@ -323,40 +320,13 @@ def _inputs(
     start: str | os.PathLike | None,
 ) -> dict[str, Any]:
     """What must not change when a run resumes, besides its options."""
-    known = [
-        [dataclasses.asdict(s.info), s.ids, s.lengths.tolist()] for s in pairs.values()
-    ]
     return {
-        "pairs": hashlib.sha256(json.dumps(known).encode("utf-8")).hexdigest(),
-        "hubert": _digest(hubert),
+        "pairs": {split: shards.fingerprint for split, shards in pairs.items()},
+        "hubert": digest_of_weights(hubert),
         "layers": hubert.config.num_hidden_layers,
         "quantizer": network.config.to_dict(),
-        "start": None if start is None else _digest(network),
+        "start": None if start is None else digest_of_weights(network),
     }
-
-
-def _digest(network: keras.Model) -> str:
-    digest = hashlib.sha256()
-    for variable in network.weights:
-        digest.update(np.ascontiguousarray(variable.numpy()).data)
-    return digest.hexdigest()
-
-
-def _claim(run: Path, inputs: Mapping[str, Any]) -> None:
-    """Records the inputs of a run; refuses to resume it with other inputs."""
-    path = run / _INPUTS_NAME
-    if not path.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(inputs, indent=2) + "\n", encoding="utf-8")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    names = ", ".join(name for name in inputs if before.get(name) != inputs[name])
-    if names:
-        raise ValueError(
-            f"{str(run)!r} holds a run with other inputs ({names} differ). Choose "
-            "another directory, or start again with --restart"
-        )
 
 
 # === Frames ===

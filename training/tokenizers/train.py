@@ -43,15 +43,7 @@ def train_tokenizer(
     """
     data, out = storage_path(data), Path(out)
     shards = ShardSet(data / "train" if (data / "train").is_dir() else data)
-    if vocab_size is None or rate_hz is None:
-        if not (out / GENERATION_CONFIG_NAME).is_file():
-            raise ValueError(
-                "vocab_size and rate_hz must be given: there is no model in "
-                f"{str(out)!r}. Received: vocab_size={vocab_size}, rate_hz={rate_hz}"
-            )
-        config = BarkSemanticGenerationConfig.from_pretrained(out)
-        vocab_size = vocab_size or config.semantic_vocab_size
-        rate_hz = rate_hz or config.semantic_rate_hz
+    vocab_size, rate_hz = token_sizes(out, vocab_size, rate_hz)
     tokenizer = KMeansTokenizer.fit(
         shards.audios,
         sample_rate=shards.info.sample_rate,
@@ -62,3 +54,31 @@ def train_tokenizer(
     )
     tokenizer.save(out)
     return tokenizer
+
+
+def token_sizes(
+    out: Path, vocab_size: int | None, rate_hz: float | None
+) -> tuple[int, float]:
+    """The vocabulary and rate of a new tokenizer: as given, or those of a model.
+
+    Args:
+        out: Directory, which may hold a model.
+        vocab_size: Number of tokens, or None.
+        rate_hz: Tokens per second, or None.
+
+    Returns:
+        Both numbers.
+
+    Raises:
+        ValueError: If a number is neither given nor known from a model.
+    """
+    if vocab_size is None or rate_hz is None:
+        if not (out / GENERATION_CONFIG_NAME).is_file():
+            raise ValueError(
+                "vocab_size and rate_hz must be given: there is no model in "
+                f"{str(out)!r}. Received: vocab_size={vocab_size}, rate_hz={rate_hz}"
+            )
+        config = BarkSemanticGenerationConfig.from_pretrained(out)
+        vocab_size = vocab_size or config.semantic_vocab_size
+        rate_hz = rate_hz or config.semantic_rate_hz
+    return vocab_size, rate_hz

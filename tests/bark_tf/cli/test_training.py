@@ -13,27 +13,6 @@ def test_a_runner_without_a_name_is_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--kind quantizer", "needs a --hubert"),
-        ("--kind quantizer --hubert h --clusters 3", "--clusters is for --kind kmeans"),
-        ("--hubert h", "--hubert is for --kind quantizer"),
-        ("--make-pairs t", "--make-pairs is for --kind quantizer"),
-        ("--kind quantizer --hubert h --model m", "--model is for --make-pairs"),
-        ("--kind quantizer --hubert h --make-pairs absent.txt", "absent.txt"),
-        ("--kind quantizer --hubert h", "holds no pairs"),
-    ],
-)
-def test_arguments_of_train_tokenizer_that_do_not_go_together(
-    tmp_path, words, message, capsys
-):
-    where = [str(tmp_path / "pairs"), str(tmp_path / "out")]
-    assert main(["train-tokenizer", *where, *words.split()]) == 1
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
         ([], "data or texts to measure with"),
         (["--words", "w.txt"], "--words is for a --recogniser"),
         (["--language", "en"], "--language is for a --recogniser"),

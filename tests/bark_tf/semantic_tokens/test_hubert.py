@@ -145,20 +145,6 @@ def test_frames_see_their_window_and_nothing_else(hubert, audio, monkeypatch):
     np.testing.assert_array_equal(before[45:], after[45:])
 
 
-@pytest.mark.parametrize("num_frames", [1, 99, 100, 101, 160, 161, 1_000, 12_345])
-@pytest.mark.parametrize("margin", [0, 20, 49])
-def test_plan(num_frames, margin):
-    """Each frame is used once, far from edges inside the recording."""
-    done = 0
-    for first, last, start, end in module._plan(num_frames, 100, margin):
-        assert last - first == min(100, num_frames)
-        assert first <= start < end <= last and start == done
-        assert first == 0 or start - first >= margin
-        assert last == num_frames or last - end >= margin
-        done = end
-    assert done == num_frames
-
-
 def test_default_windows_last_a_minute():
     assert WINDOW / 50 == 60 and MARGIN / 50 == 5
 

@@ -1,0 +1,188 @@
+"""Semantic tokens that know words: states of a speech recogniser, through k-means.
+
+The recogniser learned by CTC which characters are said, so its hidden states keep what
+tells words apart and drop what does not. Only its first blocks are needed here; the
+rest, which reads the characters, stays with the training run.
+
+Features are relative to the recording's own loudness, so the distance to the microphone
+does not matter. Recordings of more than 20 seconds run in windows.
+
+Axes: F feature frames, T tokens, M mel bands, C width of a state, N clusters.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bark_tf.audio.mel import mel_matrix
+from bark_tf.config import CtcConfig
+from bark_tf.memory import allocate_only
+from bark_tf.models.ctc import CtcModel
+from bark_tf.semantic_tokens.features import fft_size, spectra
+from bark_tf.semantic_tokens.kmeans import nearest
+from bark_tf.semantic_tokens.tokenizer import (
+    SemanticTokenizer,
+    checked_audio,
+    read_arrays,
+    write_files,
+)
+from bark_tf.semantic_tokens.windows import windows_of
+
+SAMPLE_RATE = 16_000
+# Seconds that the network sees together, and at least on either side of each token.
+WINDOW_S, MARGIN_S = 20.0, 2.5
+# The loudest frames but one in twenty set the level.
+_LEVEL_PERCENTILE = 95
+_LEAST_LEVEL = 1e-9
+# Power relative to the level that counts as silence: -50 dB.
+_FLOOR = 1e-5
+# About the mean and the standard deviation of speech.
+_MEAN, _SCALE = -5.0, 3.0
+_CENTRES = "centres"
+
+
+def log_mel(
+    audio: np.ndarray, num_tokens: int, *, rate_hz: float, config: CtcConfig
+) -> np.ndarray:
+    """Computes the network's input: log-mel frames relative to the level.
+
+    Args:
+        audio: float32 (samples,), 16 kHz.
+        num_tokens: T.
+        rate_hz: Tokens per second.
+        config: The network's configuration.
+
+    Returns:
+        float32 (T * stride, M), about zero mean and unit variance; the same for audio
+        that is louder or quieter, up to rounding.
+    """
+    rates = {"sample_rate": SAMPLE_RATE, "rate_hz": rate_hz * config.stride}
+    bands = _bands(fft_size(SAMPLE_RATE), config.num_mels, SAMPLE_RATE)
+    # TensorFlow's product: beside a training run, NumPy's takes ten times as long.
+    parts = [
+        tf.matmul(part.astype(np.float32), bands).numpy()
+        for part in spectra(audio, num_tokens * config.stride, **rates)
+    ]
+    if not parts:
+        return np.zeros((0, config.num_mels), np.float32)
+    power = np.concatenate(parts)
+    level = np.percentile(power.mean(axis=1), _LEVEL_PERCENTILE)
+    relative = power / max(level, _LEAST_LEVEL) + _FLOOR
+    return ((np.log(relative) - _MEAN) / _SCALE).astype(np.float32)
+
+
+_bands = functools.cache(mel_matrix)
+
+
+class CtcTokenizer(SemanticTokenizer):
+    """Assigns each hidden state of a recogniser the nearest of N centres.
+
+    Train one with `bark-tf train-tokenizer --kind ctc`, open it with
+    `load_semantic_tokenizer`.
+
+    Args:
+        network: `CtcModel`; all its blocks are run.
+        centres: float32 (N, C).
+        rate_hz: Tokens per second.
+
+    Raises:
+        ValueError: If the centres have another width than the network.
+
+    Example:
+        >>> tokenizer = load_semantic_tokenizer("my-bark")
+        >>> tokenizer(np.zeros(16_000, "float32")).shape
+        (50,)
+    """
+
+    kind = "ctc"
+
+    def __init__(self, network: CtcModel, centres: np.ndarray, *, rate_hz: float):
+        width = network.config.hidden_size
+        if centres.ndim != 2 or centres.shape[1] != width:
+            raise ValueError(
+                f"centres must be of the network's width {width}. "
+                f"Received: shape {centres.shape}"
+            )
+        self.network, self.centres = network, centres
+        self.sample_rate, self.rate_hz = SAMPLE_RATE, rate_hz
+        self.vocab_size = len(centres)
+
+    def __call__(self, audio):
+        """Turns audio into tokens; see the base class."""
+        return nearest(self.states(audio), self.centres)[0]
+
+    def states(self, audio: np.ndarray) -> np.ndarray:
+        """The hidden states that are assigned to centres.
+
+        Args:
+            audio: See the base class.
+
+        Returns:
+            float32 (T, C).
+        """
+        audio = checked_audio(audio)
+        config, num_tokens = self.network.config, self.num_tokens(len(audio))
+        if not num_tokens:
+            return np.zeros((0, config.hidden_size), np.float32)
+        frames = log_mel(audio, num_tokens, rate_hz=self.rate_hz, config=config)
+        margin = round(MARGIN_S * self.rate_hz)
+        window = max(round(WINDOW_S * self.rate_hz), 2 * margin + 1)
+        parts = []
+        for first, last, start, end in windows_of(num_tokens, window, margin):
+            seen = frames[first * config.stride : last * config.stride]
+            found = self._encode(tf.constant(seen[None]))[0].numpy()
+            parts.append(found[start - first : end - first])
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def _encode(self):
+        """Compiled function: (1, F, M) to (1, T, C), traced once."""
+        spec = tf.TensorSpec([1, None, self.network.config.num_mels], tf.float32)
+
+        def encode(frames):
+            return tf.cast(self.network.encode(frames), tf.float32)
+
+        return tf.function(encode, input_signature=[spec], autograph=False)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the tokenizer, the weights in half precision; see the base class."""
+        settings = {
+            "kind": self.kind,
+            "rate_hz": self.rate_hz,
+            "vocab_size": self.vocab_size,
+            "network": self.network.config.to_dict(),
+        }
+        arrays = {_CENTRES: self.centres, **self.network.arrays()}
+        arrays = {name: a.astype(np.float16) for name, a in arrays.items()}
+        write_files(directory, settings, arrays)
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike, settings: Mapping[str, Any]
+    ) -> CtcTokenizer:
+        """Reads the tokenizer; see the base class."""
+        rate_hz, vocab_size = settings.get("rate_hz"), settings.get("vocab_size")
+        for name, value, kinds in (
+            ("rate_hz", rate_hz, (int, float)),
+            ("vocab_size", vocab_size, (int,)),
+        ):
+            if type(value) not in kinds or value <= 0:
+                raise ValueError(f"{name} must be positive. Received: {value!r}")
+        values = settings.get("network")
+        if not isinstance(values, dict):
+            raise ValueError(f"network must be a configuration. Received: {values!r}")
+        config = CtcConfig.from_dict(values)
+        with allocate_only():
+            network = CtcModel(config, dtype="float32")
+        shapes = {name: array.shape for name, array in network.arrays().items()}
+        shapes[_CENTRES] = (vocab_size, config.hidden_size)
+        arrays = read_arrays(directory, shapes)
+        network.put_arrays(arrays)
+        centres = arrays[_CENTRES].astype(np.float32)
+        return cls(network, centres, rate_hz=float(rate_hz))

@@ -1,0 +1,421 @@
+"""Training of a semantic tokenizer that knows words, from speech and its texts.
+
+A small recogniser learns by CTC which characters are said; k-means of the hidden states
+of one of its blocks gives the tokens. Then its upper blocks learn to read the tokens,
+which shows how much of the words they hold.
+
+    OUT/semantic_tokenizer.*        what `load_semantic_tokenizer` reads
+    OUT/training/ctc/               the run of the recogniser: checkpoints, logs
+    OUT/training/ctc_tokens/        tokens of the recordings, and the run of the reader
+
+The folder `training` can be deleted when training is done. As long as it exists,
+other tokens of the same recogniser (another vocabulary or layer) take minutes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from bark_tf.config import CtcConfig
+from bark_tf.files import atomic_write, local_path
+from bark_tf.memory import allocate_only
+from bark_tf.models.ctc import CtcModel
+from bark_tf.progress import Progress
+from bark_tf.semantic_tokens.ctc import CtcTokenizer
+from bark_tf.semantic_tokens.kmeans import drawn_frames, fit_centres
+
+from ..data.batches import Batches
+from ..data.shards import ShardSet
+from ..data.storage import storage_path
+from ..options import TrainingOptions
+from ..runs.fit import train
+from .ctc_examples import Alphabet, CtcExamples, Features, Recordings, Tokens
+from .ctc_score import CtcScore, Reading, transcripts
+from .ctc_trainer import CtcTrainer, TokenReader
+from .inputs import claim, digest_of_weights
+from .train import token_sizes
+
+SPLITS = ("train", "validation")
+STEPS = 10_000
+BATCH_SIZE = 16
+# Feature frames per second, which a token's are a whole number of.
+_FEATURES_HZ = 100
+# Steps of the recogniser per step of the reader.
+_READER_SHARE = 5
+# Tokens to fit centres to, drawn recording by recording.
+_FITTED_TOKENS = 400_000
+# Validation batches of equal length compile less.
+_BUCKETS = 8
+_TOKENS_NAME = "tokens.safetensors"
+
+
+def ctc_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
+    """The default training options: the best of twenty validations is kept.
+
+    Args:
+        steps: Number of batches.
+        seed: Decides all random choices.
+    """
+    return TrainingOptions(
+        steps=steps,
+        learning_rate=2e-3,
+        warmup_steps=min(500, steps // 10),
+        final_share=0.02,
+        seed=seed,
+        checkpoint_every=500,
+        keep=1,
+        validate_every=max(1, steps // 20),
+        patience=20,
+        log_every=10,
+    )
+
+
+def _config(rate_hz: float, sizes: Mapping[str, Any]) -> CtcConfig:
+    """The network for a number of tokens per second."""
+    if not 0 < rate_hz <= _FEATURES_HZ:
+        raise ValueError(
+            f"rate_hz must be positive and at most {_FEATURES_HZ}. "
+            f"Received: rate_hz={rate_hz!r}"
+        )
+    return CtcConfig(**{"stride": round(_FEATURES_HZ / rate_hz), **sizes})
+
+
+# === What it will cost ===
+
+
+class Plan(NamedTuple):
+    """What a training run uses and costs, known before it starts.
+
+    Attributes:
+        recordings: Recordings to learn from.
+        left_out: Recordings that are too long, too fast or without letters.
+        hours: Hours of speech.
+        characters: Characters of the alphabet.
+        weights: Weights of the recogniser.
+        steps: Steps of recogniser and reader.
+        epochs: How often the recogniser hears each recording.
+        step_s: Seconds of one step, measured.
+    """
+
+    recordings: int
+    left_out: int
+    hours: float
+    characters: int
+    weights: int
+    steps: int
+    epochs: float
+    step_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.hours:.2f} hours of speech in {self.recordings} recordings "
+            f"({self.left_out} left out), {self.characters} characters; "
+            f"{self.weights / 1e6:.2f} million weights; {self.steps} steps of about "
+            f"{self.step_s:.2f} s, {self.steps * self.step_s / 3600:.1f} hours in all; "
+            f"the recogniser hears each recording {self.epochs:.1f} times"
+        )
+
+
+def _plan(job: _Job, batches: Batches, dtype: Any) -> Plan:
+    """Measures one step of a network that is then dropped."""
+    network = CtcModel(job.config, dtype=dtype)
+    trainer = CtcTrainer(network, job.alphabet, "ctc")
+    trainer.compile(optimizer="sgd")
+    for _ in range(2):  # the first one loads kernels
+        start = time.monotonic()
+        trainer.gradients(batches(0))
+    recordings, steps = job.recordings["train"], job.options.steps
+    return Plan(
+        recordings=len(recordings),
+        left_out=len(recordings.shards) - len(recordings),
+        hours=float(recordings.seconds.sum()) / 3600,
+        characters=len(job.alphabet.characters),
+        weights=network.count_params(),
+        steps=steps + _reader_options(job.options).steps,
+        epochs=steps * batches.batch_size / len(recordings),
+        step_s=time.monotonic() - start,
+    )
+
+
+# === Training ===
+
+
+def train_ctc(
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    vocab_size: int | None = None,
+    rate_hz: float | None = None,
+    layer: int | None = None,
+    sizes: Mapping[str, Any] | None = None,
+    options: TrainingOptions | None = None,
+    batch_size: int = BATCH_SIZE,
+    dtype: Any = None,
+    restart: bool = False,
+    announce: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
+) -> tuple[CtcTokenizer, CtcScore]:
+    """Trains a tokenizer, saves it, and measures how much of the words it keeps.
+
+    A killed run resumes when it is started again.
+
+    Args:
+        data: Shards with audio and texts in `train` and `validation`, made by
+            `bark-tf prepare`; any language.
+        out: Directory for the tokenizer, usually that of the model.
+        vocab_size: Number of tokens; by default that of the model in `out`.
+        rate_hz: Tokens per second, at most 100; by default the model's.
+        layer: The block whose hidden states become tokens, from 1; None: the last but
+            one, or the only one.
+        sizes: Fields of `CtcConfig`, such as `{"hidden_size": 192}`.
+        options: By default `ctc_options()`.
+        batch_size: Recordings per step.
+        dtype: Keras dtype policy of training; `"mixed_bfloat16"` is faster on
+            processors that have it. None: Keras's global policy.
+        restart: Whether to delete an earlier run in `out`.
+        announce: Called with the `Plan` before training starts.
+        progress: Called with (what, done, total).
+
+    Returns:
+        The tokenizer, which `load_semantic_tokenizer(out)` reads, and its score on the
+        held-out recordings.
+
+    Raises:
+        FileNotFoundError: If there are no recordings.
+        ValueError: If arguments do not fit together, or no recording is usable; the
+            message says which.
+    """
+    options = options or ctc_options()
+    out = local_path(out, "The directory")
+    vocab_size, rate_hz = token_sizes(out, vocab_size, rate_hz)
+    config = _config(rate_hz, sizes or {})
+    folder = out / "training"
+    if restart:
+        for name in ("ctc", "ctc_tokens"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    job = _job(data, config, rate_hz, options, batch_size, progress or _silent)
+    _check_vocabulary(job.recordings["train"], vocab_size)
+    layer = _checked_layer(layer, job.config)
+    network, audio = _train_network(job, dtype, folder / "ctc", announce)
+    tokenizer = _tokenizer(job, network, layer, vocab_size)
+    tokenizer.save(out)
+    centres, read = _read_tokens(job, network, layer, tokenizer, folder / "ctc_tokens")
+    return tokenizer, CtcScore(len(job.recordings["validation"]), audio, centres, read)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """The default progress: reports nothing."""
+
+
+class _Job(NamedTuple):
+    """What all parts of the training share."""
+
+    recordings: Mapping[str, Recordings]
+    alphabet: Alphabet
+    config: CtcConfig
+    options: TrainingOptions
+    batch_size: int
+    progress: Progress
+
+    def batches(self, inputs: Mapping[str, Any]) -> dict[str, Batches]:
+        """The batches of both splits, given their `Features` or `Tokens`."""
+        return {
+            split: Batches(
+                CtcExamples(recordings, inputs[split], seed=self.options.seed),
+                self.batch_size,
+                seed=self.options.seed,
+                num_buckets=_BUCKETS,
+                shuffle=split == "train",
+            )
+            for split, recordings in self.recordings.items()
+        }
+
+    def reading(self, trainer: CtcTrainer, batches: Batches, what: str) -> Reading:
+        """How well a model reads the held-out recordings."""
+        report = functools.partial(self.progress, what)
+        found = transcripts(trainer, batches, self.alphabet, report)
+        return Reading.of(self.recordings["validation"].texts, found)
+
+
+def _job(data, config, rate_hz, options, batch_size, progress) -> _Job:
+    """Opens the recordings and reads the alphabet off their texts."""
+    data = storage_path(data)
+    for split in SPLITS:
+        if not (data / split).is_dir():
+            raise FileNotFoundError(
+                f"{str(data)!r} must hold recordings to learn from and held-out ones: "
+                f"there is no folder {split!r}. Make both with `bark-tf prepare "
+                "--validation 0.02`"
+            )
+    shards = {split: ShardSet(data / split) for split in SPLITS}
+    for one in shards.values():
+        _ = one.audios  # raises without audio
+    alphabet = Alphabet.of(shards["train"].texts)
+    recordings = {
+        split: Recordings.of(one, alphabet, rate_hz) for split, one in shards.items()
+    }
+    for split, usable in recordings.items():
+        if not len(usable):
+            raise ValueError(
+                f"No recording of {str(data / split)!r} is usable: each needs a text, "
+                f"of fewer characters than the recording has tokens at {rate_hz} Hz, "
+                "and at most 20 seconds"
+            )
+    config = config.replace(output_size=len(alphabet.characters))
+    return _Job(recordings, alphabet, config, options, batch_size, progress)
+
+
+def _check_vocabulary(recordings: Recordings, vocab_size: int) -> None:
+    """Fails before hours of training, not after them."""
+    most = int(recordings.seconds.sum() * recordings.rate_hz) - len(recordings)
+    if not 1 <= vocab_size <= most:
+        raise ValueError(
+            f"vocab_size must be from 1 to {most}, the frames to learn from. "
+            f"Received: vocab_size={vocab_size!r}"
+        )
+
+
+def _checked_layer(layer: int | None, config: CtcConfig) -> int:
+    if layer is None:
+        return max(1, config.num_layers - 1)
+    if type(layer) is not int or not 1 <= layer <= config.num_layers:
+        raise ValueError(
+            f"layer must be a whole number from 1 to {config.num_layers}. "
+            f"Received: layer={layer!r}"
+        )
+    return layer
+
+
+def _train_network(
+    job: _Job, dtype: Any, run: Path, announce: Callable[[Plan], None] | None
+) -> tuple[CtcModel, Reading]:
+    """Trains the recogniser, and reads the held-out recordings with it."""
+    recordings = {
+        split: one.shards.fingerprint for split, one in job.recordings.items()
+    }
+    inputs = {"recordings": recordings, "network": job.config.to_dict()}
+    inputs["rate_hz"] = job.recordings["train"].rate_hz
+    inputs["dtype"] = keras.dtype_policies.get(dtype).name
+    claim(run, {**inputs, "batch_size": job.batch_size})
+    batches = job.batches(
+        {
+            split: Features(recordings, job.config, is_masked=split == "train")
+            for split, recordings in job.recordings.items()
+        }
+    )
+    if announce is not None:
+        announce(_plan(job, batches["train"], dtype))
+    keras.utils.set_random_seed(job.options.seed)
+    network = CtcModel(job.config, dtype=dtype)
+    trainer = CtcTrainer(network, job.alphabet, "ctc")
+    train(
+        trainer,
+        batches["train"],
+        options=job.options,
+        directory=run,
+        validation=batches["validation"],
+        progress=job.progress,
+    )
+    return network, job.reading(trainer, batches["validation"], "reading audio")
+
+
+def _tokenizer(
+    job: _Job, network: CtcModel, layer: int, vocab_size: int
+) -> CtcTokenizer:
+    """Fits centres to the hidden states of a layer.
+
+    All weights are rounded to half precision first, as they are saved.
+    """
+    config = job.config.replace(num_layers=layer, output_size=0)
+    with allocate_only():
+        encoder = CtcModel(config, dtype="float32")
+    encoder.put_arrays(
+        {name: array.astype(np.float16) for name, array in network.arrays().items()}
+    )
+    recordings = job.recordings["train"]
+    nothing = np.zeros((0, config.hidden_size), np.float32)
+    tokenizer = CtcTokenizer(encoder, nothing, rate_hz=recordings.rate_hz)
+    rng = np.random.default_rng(job.options.seed)
+    order = rng.permutation(len(recordings))
+    ends = np.cumsum(recordings.seconds[order]) * recordings.rate_hz
+    order = order[: np.searchsorted(ends, _FITTED_TOKENS) + 1]
+
+    def states():
+        for done, index in enumerate(order, start=1):
+            yield tokenizer.states(recordings.audio(index))
+            job.progress("hidden states", done, len(order))
+
+    frames = drawn_frames(states(), vocab_size, rng)
+    centres = fit_centres(
+        frames,
+        vocab_size,
+        rng,
+        lambda done, total: job.progress("k-means", done, total),
+    )
+    centres = centres.astype(np.float16).astype(np.float32)
+    return CtcTokenizer(encoder, centres, rate_hz=recordings.rate_hz)
+
+
+# === Reading the tokens ===
+
+
+def _reader_options(options: TrainingOptions) -> TrainingOptions:
+    steps = max(1, options.steps // _READER_SHARE)
+    return dataclasses.replace(
+        options,
+        steps=steps,
+        warmup_steps=min(options.warmup_steps, steps // 10),
+        validate_every=max(1, steps // 5),
+    )
+
+
+def _read_tokens(
+    job: _Job, network: CtcModel, layer: int, tokenizer: CtcTokenizer, folder: Path
+) -> tuple[Reading, Reading]:
+    """Reads the held-out recordings from tokens, before and after training on them."""
+    digest = digest_of_weights(tokenizer.network)[:8]
+    run = folder / f"layer-{layer}-vocabulary-{tokenizer.vocab_size}-{digest}"
+    run.mkdir(parents=True, exist_ok=True)
+    inputs = {
+        split: Tokens(_tokens(job, split, tokenizer, run)) for split in job.recordings
+    }
+    batches = job.batches(inputs)
+    reader = TokenReader(network, layer, tokenizer.centres, dtype=network.dtype_policy)
+    trainer = CtcTrainer(reader, job.alphabet, "token reader")
+    before = job.reading(trainer, batches["validation"], "reading tokens")
+    train(
+        trainer,
+        batches["train"],
+        options=_reader_options(job.options),
+        directory=run,
+        validation=batches["validation"],
+        progress=job.progress,
+    )
+    return before, job.reading(trainer, batches["validation"], "reading tokens")
+
+
+def _tokens(job: _Job, split: str, tokenizer: CtcTokenizer, run: Path) -> list:
+    """The tokens of all recordings, made once and stored."""
+    path = run / f"{split}-{_TOKENS_NAME}"
+    recordings = job.recordings[split]
+    if not path.is_file():
+        made = []
+        for index in range(len(recordings)):
+            made.append(tokenizer(recordings.audio(index)))
+            job.progress(f"{split} tokens", index + 1, len(recordings))
+        lengths = np.array([len(tokens) for tokens in made])
+        with atomic_write(path) as temporary:
+            save_file({"tokens": np.concatenate(made), "lengths": lengths}, temporary)
+    stored = load_file(path)
+    return np.split(stored["tokens"], np.cumsum(stored["lengths"])[:-1])
