@@ -632,7 +632,8 @@ class BarkModel:
     def _load_voice(self, voice: Any, configs: StageConfigs) -> VoicePreset:
         """Loads a voice of any form; names are those of the processor."""
         listed, options = {}, {}
-        if isinstance(voice, str) and self._source is not None:
+        is_name = isinstance(voice, str) and not voice.endswith(".npz")
+        if is_name and self._source is not None:
             path, options = self._source
             listed = read_voice_index(path, hub_options=options)
         # Voices of other rates are allowed: frames and tokens need not match.

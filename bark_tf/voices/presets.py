@@ -543,16 +543,16 @@ def load_voices(
         load: Loads a voice. It is called once per name or path, because a look-up on
             the hub uses the network.
     """
-    names = [voice for voice in voices if isinstance(voice, str | os.PathLike)]
-    by_name = {name: load(name) for name in dict.fromkeys(names)}
-    return [
-        by_name[voice]
-        if isinstance(voice, str | os.PathLike)
-        else None
-        if voice is None
-        else load(voice)
-        for voice in voices
-    ]
+    by_name: dict[Any, VoicePreset] = {}
+    found = []
+    for voice in voices:
+        if isinstance(voice, str | os.PathLike):
+            if voice not in by_name:
+                by_name[voice] = load(voice)
+            found.append(by_name[voice])
+        else:
+            found.append(None if voice is None else load(voice))
+    return found
 
 
 def _load_named(
