@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-<<<<<<< HEAD
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
-=======
->>>>>>> 66d71ff (train-tokenizer --kind ctc: semantic tokens from a recogniser; the command in a file of its own)
 from typing import Any
 
 from bark_tf.cli.arguments import (
