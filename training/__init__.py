@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from .runs.trainers import CoarseTrainer as CoarseTrainer
     from .runs.trainers import FineTrainer as FineTrainer
     from .runs.trainers import SemanticTrainer as SemanticTrainer
+    from .tokenizers.ctc import ctc_options as ctc_options
+    from .tokenizers.ctc import train_ctc as train_ctc
     from .tokenizers.pairs import make_pairs as make_pairs
     from .tokenizers.quantizer import quantizer_score as quantizer_score
     from .tokenizers.quantizer import train_quantizer as train_quantizer
@@ -69,6 +71,7 @@ _HOMES = {
     ".evaluation.evaluate": ("evaluate",),
     ".evaluation.metrics": ("corpus_word_error_rate", "mel_distance", "si_sdr"),
     ".evaluation.recognisers": ("recogniser_of",),
+    ".tokenizers.ctc": ("ctc_options", "train_ctc"),
     ".tokenizers.pairs": ("make_pairs",),
     ".tokenizers.quantizer": ("quantizer_score", "train_quantizer"),
     ".tokenizers.train": ("train_tokenizer",),
