@@ -8,13 +8,14 @@ Sides: `generate` in this process, with as many rows as there are clients; `serv
 `bark-tf serve` with one batch for all clients, and `serve-one` the same server speaking
 one after the other (`--max-batch 1`). Clients ask again as soon as they are answered.
 Every number of clients is measured after a round that is not. `--preset` makes random
-weights of those sizes, which speak `--tokens` semantic tokens. The last line of the
-output is one JSON object.
+weights of those sizes, which speak `--tokens` semantic tokens. On a shared machine
+compare `audio_s_per_cpu_s`. The last line of the output is one JSON object.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 MAX_BATCH = 16
@@ -78,7 +80,9 @@ def random_checkpoint(preset, tokens, directory):
     BarkProcessor(BarkTokenizer.from_vocabulary(words)).save_pretrained(directory)
 
 
-# === Sides: context managers that yield `(texts, clients) -> [(latency, audio s)]` ===
+# === Sides: context managers that yield two functions ===
+# `ask(texts, clients)` returns (latency, audio seconds) of each text, and `cpu_s()` the
+# CPU seconds so far of the process that speaks.
 
 
 @contextlib.contextmanager
@@ -104,7 +108,7 @@ def generate(model_name, arguments):
             answers += [(latency, length / model.sampling_rate) for length in lengths]
         return answers
 
-    yield ask
+    yield ask, time.process_time
 
 
 @contextlib.contextmanager
@@ -137,10 +141,16 @@ def serve(model_name, arguments, max_batch=MAX_BATCH):
                 return list(pool.map(one, enumerate(said)))
 
         try:
-            yield ask
+            yield ask, lambda: cpu_seconds(process.pid)
         finally:
             process.terminate()
             log.result()
+
+
+def cpu_seconds(pid):
+    """User and system time of another process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def serve_one(model_name, arguments):
@@ -154,13 +164,13 @@ SIDES = {"generate": generate, "serve": serve, "serve-one": serve_one}
 # === Measuring ===
 
 
-def measure(ask, clients, count):
+def measure(ask, cpu_s, clients, count):
     """Asks `count` times; returns the figures."""
     said = texts(count)
     ask(said[:clients], clients)
-    begun = time.perf_counter()
+    begun, cpu_before = time.perf_counter(), cpu_s()
     answers = ask(said, clients)
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, cpu_s() - cpu_before
     latencies, audio = zip(*answers, strict=True)
     cuts = statistics.quantiles(latencies, n=100, method="inclusive")
     return {
@@ -168,19 +178,15 @@ def measure(ask, clients, count):
         "p90_s": round(cuts[89], 3),
         "p99_s": round(cuts[98], 3),
         "audio_s_per_s": round(sum(audio) / seconds, 3),
+        "audio_s_per_cpu_s": round(sum(audio) / cpu, 3),
     }
 
 
 def report(results):
-    print(
-        f"{'side':>10} {'clients':>7} {'p50 s':>8} {'p90 s':>8} {'p99 s':>8} audio s/s"
-    )
+    columns = list(results[0])
+    print(" ".join(f"{name:>17}" for name in columns))
     for row in results:
-        latencies = " ".join(f"{row[name]:>8}" for name in ("p50_s", "p90_s", "p99_s"))
-        print(
-            f"{row['side']:>10} {row['clients']:>7} {latencies} "
-            f"{row['audio_s_per_s']:>9}"
-        )
+        print(" ".join(f"{row[name]:>17}" for name in columns))
 
 
 def main():
@@ -193,9 +199,9 @@ def main():
             model_name = directory
         for _ in range(arguments.rounds):
             for side in arguments.sides:
-                with SIDES[side](model_name, arguments) as ask:
+                with SIDES[side](model_name, arguments) as (ask, cpu_s):
                     for clients in arguments.clients:
-                        figures = measure(ask, clients, arguments.requests)
+                        figures = measure(ask, cpu_s, clients, arguments.requests)
                         results.append({"side": side, "clients": clients, **figures})
     report(results)
     print(json.dumps({"arguments": vars(arguments), "results": results}))
