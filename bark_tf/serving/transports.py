@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import base64
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +20,8 @@ _SCHEMES = ("grpc", "grpcs", "http", "https")
 _METHOD = "/tensorflow.serving.PredictionService/Predict"
 # A second of audio is 96 kB of float32, or 400 kB of JSON.
 _CHUNK_BYTES = 1 << 16
+# How an export refuses a request: its words, and the values that came.
+_ASSERTION = re.compile(r"assertion failed: \[(.*?)\] \[(.*?)\]")
 _MOST_BYTES = 1 << 30
 
 
@@ -223,5 +226,6 @@ def _read(read: Any, data: bytes) -> dict[str, np.ndarray]:
 
 
 def _first_line(words: str | None) -> str:
-    lines = (words or "").strip().splitlines()
-    return lines[0] if lines else "no reason given"
+    words = (words or "").strip() or "no reason given"
+    refused = _ASSERTION.search(words)
+    return f"{refused[1]} {refused[2]}" if refused else words.splitlines()[0]

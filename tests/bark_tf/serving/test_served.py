@@ -52,7 +52,7 @@ def test_a_stream_by_stages_is_the_audio_of_generate(predict, kind, voice):
         with Client(server.address) as client:
             spoken = client.speak(TEXT, voice=voice, **options)
             pieces = list(client.stream(TEXT, voice=voice, **options))
-            with pytest.raises(ValueError, match=r"assertion failed: \[voice must be"):
+            with pytest.raises(ValueError, match=r"^voice must be .* Received: zulu"):
                 client.speak(TEXT, voice="zulu")
             assert client.voices() == sorted(VOICES)
     finally:

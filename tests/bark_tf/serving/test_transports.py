@@ -20,6 +20,9 @@ def answer(signature, inputs):
     """Echoes; what a name asks for is done."""
     if signature == "slow":
         time.sleep(2)
+    if signature == "refused":
+        words = "assertion failed: [voice must be 'a'. Received:] [zulu]"
+        raise ValueError(f"Graph execution error:\n\n{words}\n\t [[{{node Assert}}]]")
     if signature in ERRORS:
         raise ERRORS[signature][0](f"words first: {signature}\nnode {{speak}}")
     return {**inputs, "second": np.zeros(2, np.int32)}
@@ -62,6 +65,12 @@ def test_arrays_and_texts(transport):
     assert texts == inputs["text"].tolist()
     out = transport.predict("speak", inputs, ["second"], 10)
     assert list(out) == ["second"]
+
+
+def test_the_words_of_an_export_come_first(transport):
+    """TensorFlow puts its own around them."""
+    with pytest.raises(ValueError, match=r"^voice must be 'a'\. Received: zulu"):
+        transport.predict("refused", {"x": np.zeros(1, np.float32)}, (), 10)
 
 
 @pytest.mark.parametrize("name", ERRORS)
