@@ -264,7 +264,7 @@ def test_a_short_chunk_is_preceded_by_what_came_before(processor):
 
 def test_a_voice_by_name(processor):
     processor = BarkProcessor(processor.tokenizer, {"anna": make_voice()})
-    for name in ("voice", "voice_preset"):
+    for name in ("voice", "voice_preset", "history_prompt"):
         model = FakeModel()
         generate_long(model, processor, TEXT, **{name: "anna"})
         assert model.histories[0] == make_voice()
