@@ -1,4 +1,8 @@
-"""A fake model behind a real queue and a real HTTP server, for tests of serving."""
+"""A fake model behind a real queue and a real HTTP server, for tests of serving.
+
+Functions import the server, because every test run loads this file, with or without the
+packages that the server needs.
+"""
 
 import contextlib
 import threading
@@ -8,9 +12,6 @@ import numpy as np
 from toy_cli import RATE, SPECIAL, VOICES, WORDS, generation_config, voice
 
 from bark_tf.processor import BarkProcessor
-from bark_tf.serving.engine import Engine
-from bark_tf.serving.running import HttpServer, bind
-from bark_tf.serving.server import Server
 from bark_tf.text.tokenizer import BarkTokenizer
 
 WORD_S = 0.4
@@ -75,6 +76,8 @@ def running(server):
     Yields:
         (its URL, `HttpServer`).
     """
+    from bark_tf.serving.running import HttpServer, bind
+
     with bind("127.0.0.1", 0) as bound:
         http = HttpServer(server.gate)
         bound.listen()
@@ -90,6 +93,9 @@ def running(server):
 @contextlib.contextmanager
 def fake_server(model=None, *, options=None, **engine):
     """A running server of a fake model; yields (URL, `HttpServer`, model, `Engine`)."""
+    from bark_tf.serving.engine import Engine
+    from bark_tf.serving.server import Server
+
     model = model or FakeModel()
     engine = Engine(model, processor(), **engine)
     with running(Server(engine, "toy", **(options or {}))) as (url, http):
