@@ -7,6 +7,8 @@ Source: suno-ai/bark, `bark/model.py`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import keras
 import tensorflow as tf
 
@@ -99,7 +101,7 @@ class BarkCausalModel(TransformerModel):
 
     config_class = BarkSubModelConfig
     is_causal = True
-    without_caches = {"use_cache": False}  # noqa: RUF012
+    without_caches: ClassVar = {"use_cache": False}
 
     def __init__(self, config, **kwargs):
         super().__init__(config, norm_bias=config.bias, **kwargs)
