@@ -11,7 +11,8 @@ TESTS_TF217 = tests/test_imports.py tests/bark_tf/audio tests/bark_tf/models \
 	tests/bark_tf/generation/test_golden.py tests/bark_tf/generation/test_pipeline.py \
 	tests/bark_tf/generation/test_random.py tests/bark_tf/generation/test_cache.py \
 	tests/bark_tf/test_assets.py tests/training/data/test_audio.py \
-	tests/training/data/test_batches.py tests/training/test_end_to_end.py
+	tests/training/data/test_batches.py tests/training/test_end_to_end.py \
+	tests/training/tokenizers/test_ctc_trainer.py
 
 # User text reaches the shell through environment variables, so neither make nor the
 # shell reads it as code.

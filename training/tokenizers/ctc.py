@@ -39,6 +39,7 @@ from ..data.batches import Batches
 from ..data.shards import ShardSet
 from ..data.storage import storage_path
 from ..options import TrainingOptions
+from ..runs import checkpoints
 from ..runs.fit import train
 from .ctc_examples import Alphabet, CtcExamples, Features, Recordings, Tokens
 from .ctc_score import CtcScore, Reading, transcripts
@@ -103,7 +104,7 @@ class Plan(NamedTuple):
         hours: Hours of speech.
         characters: Characters of the alphabet.
         weights: Weights of the recogniser.
-        steps: Steps of recogniser and reader.
+        steps: Steps of recogniser and reader that are still to be taken.
         epochs: How often the recogniser hears each recording.
         step_s: Seconds of one step, measured.
     """
@@ -118,17 +119,20 @@ class Plan(NamedTuple):
     step_s: float
 
     def __str__(self) -> str:
+        hours = self.steps * self.step_s / 3600
         return (
             f"{self.hours:.2f} hours of speech in {self.recordings} recordings "
             f"({self.left_out} left out), {self.characters} characters; "
-            f"{self.weights / 1e6:.2f} million weights; {self.steps} steps of about "
-            f"{self.step_s:.2f} s, {self.steps * self.step_s / 3600:.1f} hours in all; "
+            f"{self.weights / 1e6:.2f} million weights; {self.steps} steps to take, "
+            f"{self.step_s:.2f} s each, about {hours:.1f} hours; "
             f"the recogniser hears each recording {self.epochs:.1f} times"
         )
 
 
-def _plan(job: _Job, batches: Batches, dtype: Any) -> Plan:
+def _plan(job: _Job, batches: Batches, dtype: Any, run: Path) -> Plan:
     """Measures one step of a network that is then dropped."""
+    newest = checkpoints.newest(run)
+    taken = 0 if newest is None else int(newest.name.rpartition("-")[2])
     network = CtcModel(job.config, dtype=dtype)
     trainer = CtcTrainer(network, job.alphabet, "ctc")
     trainer.compile(optimizer="sgd")
@@ -142,7 +146,7 @@ def _plan(job: _Job, batches: Batches, dtype: Any) -> Plan:
         hours=float(recordings.seconds.sum()) / 3600,
         characters=len(job.alphabet.characters),
         weights=network.count_params(),
-        steps=steps + _reader_options(job.options).steps,
+        steps=max(0, steps - taken) + _reader_options(job.options).steps,
         epochs=steps * batches.batch_size / len(recordings),
         step_s=time.monotonic() - start,
     )
@@ -315,7 +319,7 @@ def _train_network(
         }
     )
     if announce is not None:
-        announce(_plan(job, batches["train"], dtype))
+        announce(_plan(job, batches["train"], dtype, run))
     keras.utils.set_random_seed(job.options.seed)
     network = CtcModel(job.config, dtype=dtype)
     trainer = CtcTrainer(network, job.alphabet, "ctc")

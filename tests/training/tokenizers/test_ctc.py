@@ -136,7 +136,10 @@ def test_another_vocabulary_takes_no_training(made, data):
     def progress(what, done, total):
         steps.append(what)
 
-    tokenizer, score = trained(data, out, vocab_size=23, progress=progress)
+    plans = []
+    changes = {"progress": progress, "announce": plans.append}
+    tokenizer, score = trained(data, out, vocab_size=23, **changes)
+    assert plans[0].steps == STEPS // 5  # of the reader
     assert tokenizer.vocab_size == 23 and score.audio == made[1].audio
     assert {"k-means", "token reader", "train tokens"} <= set(steps)
     assert "ctc" not in steps
