@@ -286,10 +286,10 @@ def test_a_long_recording_ends_at_its_last_good_pause(model, record):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(500), "WAV, FLAC, Ogg or MP3"),
-        (b"Dear diary, today I have said nothing.\n" * 20, "WAV, FLAC, Ogg or MP3"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(500), "MP4"),
+        (b"Dear diary, today I have said nothing.\n" * 20, "WAV, FLAC, Ogg, MP3"),
         (b"", "must not be empty"),
-        (b"RIFF\x10\0\0\0WAVEfmt ", "WAV, FLAC, Ogg or MP3"),
+        (b"RIFF\x10\0\0\0WAVEfmt ", "WAV, FLAC, Ogg, MP3"),
     ],
     ids=["video", "text", "empty", "broken"],
 )
