@@ -159,7 +159,9 @@ def test_a_run_that_has_no_checkpoint_may_change(prepared, tmp_path):
     train(prepared, tmp_path, "semantic", options={"steps": 1})
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    "in_place", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_run_that_falls_while_it_writes_ends_the_same(
     prepared, tmp_path, monkeypatch, in_place
 ):
