@@ -23,8 +23,7 @@ chmod -R a+rX "$folder"
 container=$(docker run --detach --publish 127.0.0.1::8500 --publish 127.0.0.1::8501 \
     --volume "$folder:/models:ro" --volume "$PWD/deploy:/deploy:ro" "$image" \
     --model_config_file=/deploy/models.config \
-    --monitoring_config_file=/deploy/monitoring.config \
-    --enable_batching --batching_parameters_file=/deploy/batching.config)
+    --monitoring_config_file=/deploy/monitoring.config)
 grpc=$(docker port "$container" 8500/tcp)
 rest=$(docker port "$container" 8501/tcp)
 

@@ -86,12 +86,15 @@ def nodes(path):
 def test_files_hold_each_variable_once_and_stock_operations_only(exported):
     assert exported.name == "1" and exported.parent.name == "bark"
     assert not list(exported.parent.glob(".*"))
-    files = exported.glob("variables/*data*")
+    reader = tf.train.load_checkpoint(str(exported / "variables" / "variables"))
+    shapes = reader.get_variable_to_shape_map()
+    names = [name for name in shapes if name.startswith("variables_of_all/")]
+    floats = [reader.get_tensor(name) for name in names]
+    saved = sum(array.nbytes for array in floats if array.dtype == np.float32)
     bark = toy.shared_bark()
     weights = [weight for part in bark.parts.values() for weight in part.weights]
     size = sum(weight.value.numpy().nbytes for weight in weights)
-    voices = 10_000
-    assert size / 2 < sum(path.stat().st_size for path in files) < size + voices
+    assert 0.99 * size < saved <= size  # no signature reads the last codebooks
     assert not {node.op for node in nodes(exported) if "Xla" in node.op}
     largest = max(node.ByteSize() for node in nodes(exported) if node.op == "Const")
     assert largest < 500_000
