@@ -6,7 +6,7 @@ INVALID_ARGUMENT before anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -24,15 +24,14 @@ class Check(NamedTuple):
     received: Any
 
 
-def require(checks: Sequence[Check], tensors: Any) -> Any:
-    """The tensors, once all checks hold; else the request fails."""
-    asserts = [
-        tf.debugging.Assert(
-            tf.reduce_all(check.holds), [f"{check.words}. {_RECEIVED}", check.received]
-        )
-        for check in checks
-    ]
-    with tf.control_dependencies(asserts):
+def require(checks: Iterable[Check], tensors: Any) -> Any:
+    """The tensors, once all checks hold; else the request fails with the first."""
+    before = []
+    for check in checks:
+        words = [f"{check.words}. {_RECEIVED}", check.received]
+        with tf.control_dependencies(before):
+            before = [tf.debugging.Assert(tf.reduce_all(check.holds), words)]
+    with tf.control_dependencies(before):
         return tf.nest.map_structure(tf.identity, tensors)
 
 
@@ -130,8 +129,8 @@ def checked(inputs: Mapping[str, tf.Tensor], limits: Limits) -> dict[str, tf.Ten
         inputs: Tensors by the names of `specs`.
         limits: `Limits`.
     """
-    inputs = require([*_shapes(inputs, limits)], dict(inputs))
-    return require([*_values(inputs, limits)], inputs)
+    inputs = require(_shapes(inputs, limits), dict(inputs))
+    return require(_values(inputs, limits), inputs)
 
 
 def _shapes(inputs, limits: Limits) -> Iterator[Check]:
