@@ -25,9 +25,10 @@ def predict_with(export):
         try:
             return {key: one.numpy() for key, one in function(**tensors).items()}
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(error.message) from error
+            # TensorFlow's Python puts words of its own before those of the graph.
+            start = error.message.index("assertion failed")
+            raise ValueError(error.message[start:]) from error
 
-    predict.model = model
     return predict
 
 
