@@ -3,7 +3,7 @@
     python run_export.py EXPORT REQUESTS ANSWERS
 
 REQUESTS is a `.npz` whose arrays are named `NUMBER/SIGNATURE/INPUT`. ANSWERS becomes
-one with `NUMBER/OUTPUT`, or `NUMBER/error` with the message of a refused request.
+one with `NUMBER/OUTPUT`, or `NUMBER/error` and `NUMBER/code` of a refused request.
 """
 
 import ctypes
@@ -44,8 +44,8 @@ def run(function, inputs):
     }
     try:
         return {name: one.numpy() for name, one in function(**tensors).items()}
-    except tf.errors.InvalidArgumentError as error:
-        return {"error": np.array(error.message)}
+    except tf.errors.OpError as error:
+        return {"error": np.array(error.message), "code": np.array(error.error_code)}
 
 
 def main(export, given, answers):

@@ -68,6 +68,7 @@ def test_a_refused_request_says_why_and_the_next_one_is_right(answers):
     for (_, words), refused, after in zip(
         REFUSED, answers[::2], answers[1::2], strict=True
     ):
+        assert refused["code"] == tf.errors.INVALID_ARGUMENT
         message = str(refused["error"])
         _, _, said = message.partition("assertion failed: [")
         assert said.startswith(words), message
