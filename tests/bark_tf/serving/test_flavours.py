@@ -62,10 +62,7 @@ def test_saved_model_cli_shows_and_runs(exported, tmp_path):
     for name in ("serving_default", "coarse_window", "encode"):
         assert f"signature_def['{name}']" in shown
     rows = Rows(["one two"], ["kumo"], 7, 0.5, limits=(0, 7))
-    given = ";".join(
-        f"{name}=np.array({array.tolist()}, '{array.dtype.str.replace('<U', 'S')}')"
-        for name, array in rows.speak().items()
-    )
+    given = ";".join(f"{key}={array.tolist()!r}" for key, array in rows.speak().items())
     arguments = ["run", "--dir", str(exported), "--tag_set", "serve"]
     arguments += ["--signature_def", "speak", "--input_exprs", given]
     saved_model_cli(*arguments, "--outdir", str(tmp_path))
