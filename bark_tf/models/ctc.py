@@ -80,8 +80,11 @@ class GatedConvolution(keras.layers.Layer):
         """Convolves."""
         x, gate = tf.split(self.fc(x), 2, axis=-1)
         x *= tf.sigmoid(gate) * is_real
-        kernel = tf.cast(self.kernel, x.dtype)
-        x = tf.nn.depthwise_conv2d(x[:, None], kernel, [1, 1, 1, 1], "SAME")[:, 0]
+        # TensorFlow's bfloat16 kernel never returns with 8 channels on a CPU.
+        wide = tf.cast(x, tf.float32)[:, None]
+        kernel = tf.cast(self.kernel, tf.float32)
+        wide = tf.nn.depthwise_conv2d(wide, kernel, [1, 1, 1, 1], "SAME")
+        x = tf.cast(wide[:, 0], x.dtype)
         return self.proj(tf.nn.silu(x + tf.cast(self.bias, x.dtype)))
 
 
