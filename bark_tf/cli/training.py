@@ -157,8 +157,7 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train full --stages fine --set model=my-bark data=prepared out=mine
   # On all GPUs of this machine; rehearsed without a GPU:
   bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
-  bark-tf train lora --set model=my-bark data=prepared out=test steps=4 \
-      --strategy mirrored --cpus 2
+  bark-tf train lora --set model=my-bark steps=4 --strategy mirrored --cpus 2
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
 """
 

@@ -11,7 +11,7 @@ from toy_cli import TEXT, only_line
 from bark_tf import __version__
 from bark_tf.cli.main import _parser, main
 
-COMMANDS = ("speak", "voices", "voice", "convert", "serve")
+COMMANDS = ("speak", "voices", "voice", "convert", "serve", "export")
 COMMANDS += ("prepare", "train-tokenizer", "train", "evaluate")
 
 
@@ -33,7 +33,7 @@ def test_the_examples_of_the_help_are_valid(capsys):
     for command in COMMANDS:
         main([command, "--help"])
         examples = capsys.readouterr().out.split("examples:\n")[1]
-        for line in re.findall(r"bark-tf (.*)", examples):
+        for line in re.findall(r"^  (?:.*\| )?bark-tf (.*)", examples, re.MULTILINE):
             words = shlex.split(line, comments=True)
             words = words[: words.index("|")] if "|" in words else words
             assert _parser().parse_args(words).command is not None

@@ -47,7 +47,10 @@ def logits(model):
 def speak(model, seed):
     config = toy.generation_config().semantic_config
     tokens = model.generate(
-        toy.texts(0, 1)["input_ids"], config, seed=seed, jit_compile=False
+        **toy.texts(0, 1),
+        semantic_generation_config=config,
+        seed=seed,
+        jit_compile=False,
     )
     return np.asarray(tokens)
 

@@ -193,7 +193,7 @@ def test_bad_input(hubert, arguments, message):
         ({"conv_dim": ()}, "conv_dim must be"),
         ({"hidden_act": "relu"}, "hidden_act must be 'gelu'"),
         ({"conv_bias": True}, "conv_bias must be False"),
-        ({"mask_time_prob": None}, "mask_time_prob must be in"),
+        ({"mask_time_prob": None}, "mask_time_prob must be a number"),
         ({"layer_norm_eps": 0}, "layer_norm_eps must be positive"),
     ],
 )
