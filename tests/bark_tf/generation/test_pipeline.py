@@ -70,7 +70,16 @@ def traced(name, jit_compile):
 
 @pytest.mark.filterwarnings("ignore:The text-to-semantic stage ended rows")
 @pytest.mark.parametrize(
-    ("name", "jit_compile"), [*((name, False) for name in OPTIONS), ("long", True)]
+    ("name", "jit_compile"),
+    [
+        ("long", True),
+        ("long", False),
+        *(
+            pytest.param(name, False, marks=pytest.mark.slow)
+            for name in OPTIONS
+            if name != "long"
+        ),
+    ],
 )
 def test_a_traced_function_gives_the_bits_of_generate(name, jit_compile):
     bark, options = toy.shared_bark(), OPTIONS[name]

@@ -126,7 +126,7 @@ def test_the_directory_of_a_loaded_network_can_be_saved_over(directory):
     toy_files.assert_same(values(BarkSemanticModel.from_pretrained(directory)), before)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_a_quantized_network_says_how_to_save_it(mode, tmp_path):
     model = BarkSemanticModel(CONFIG)
     model.quantize(mode)

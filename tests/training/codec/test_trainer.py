@@ -120,6 +120,7 @@ def test_codebooks_start_and_freeze_at_the_asked_steps(config, batch):
     assert np.any(trainer.codec.decoder.output_conv.direction.numpy() != decoder)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_alone(config, batch):
     trainer = trainer_of(config, quantize_from=0, freeze_encoder_from=0)
     codec, encoder = trainer.codec, trainer.codec.encoder.trainable_variables

@@ -206,6 +206,7 @@ def test_models_without_adapters_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_quantized_networks_and_adapters_do_not_mix(file):
     """Keras would fail only in the call, with an error of einsum."""
     quantized = base()

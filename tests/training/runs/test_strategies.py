@@ -86,6 +86,7 @@ def addresses(count):
         return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
+@pytest.mark.slow
 def test_two_workers_take_the_steps_of_one_even_if_one_dies(start, alone, tmp_path):
     """The second one is killed after a checkpoint; then both are started again."""
     directory, _, weights = alone

@@ -142,6 +142,7 @@ def test_layers_above_the_one_read_are_not_saved(made):
     assert len(tokenizer.hubert.blocks) == 2 and len(loaded.hubert.blocks) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_the_frames_on_disk(
     made, pairs, hubert, tmp_path, monkeypatch
 ):
