@@ -138,8 +138,3 @@ def test_each_filter_alone_gives_the_bits_of_generate(options, tmp_path):
     for one, answer in zip(rows, answers_of(path, requests, tmp_path), strict=True):
         expected = one.generate(bark, processor(), **options)
         np.testing.assert_array_equal(answer["audio"], expected.audio)
-
-
-@pytest.mark.slow
-def test_the_shipped_voice_speaks_from_an_export(tmp_path):
-    """As compiled by XLA too; and the files are little larger than the weights."""

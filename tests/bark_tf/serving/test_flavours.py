@@ -50,6 +50,31 @@ def test_the_shipped_voice_needs_little_more_than_its_weights(tmp_path):
     np.testing.assert_array_equal(answer["audio"], expected.audio)
 
 
+@pytest.mark.parametrize(
+    ("how", "equal_codes"), [({"quantize": "int8"}, 1.0), ({"dtype": "bfloat16"}, 0.98)]
+)
+def test_smaller_weights(how, equal_codes, tmp_path):
+    """bfloat16 rounds the fine network's logits as the graph around them decides."""
+    model = BarkModel.from_pretrained(**how)
+    speaker = BarkProcessor.from_pretrained()
+    path = model.export(tmp_path / "bark", speaker)
+    # The graph takes 4 MB, however large the weights are.
+    assert size_on_disk(path) < size_of(model) + 5e6
+    rows = Rows(["four zero", "yes"], ["kumo", "alpha"], [7, 8], (0.7, 0.7, 0.5))
+    served = tf.saved_model.load(str(path))
+    inputs = {name: tf.constant(x) for name, x in rows.speak().items()}
+    voices = served.signatures["voices"](voice=inputs.pop("voice"))
+    ids = served.signatures["tokenize"](text=inputs.pop("text"))
+    function = served.signatures["speak_tokens"]
+    given = {**voices, **ids, **inputs}
+    names = function.structured_input_signature[1]
+    out = function(**{name: given[name] for name in names})
+    expected = rows.generate(model, speaker, fine_do_sample=True)
+    for name in ("semantic", "coarse"):
+        np.testing.assert_array_equal(out[name], getattr(expected, name))
+    assert np.mean(out["fine"] == expected.fine) >= equal_codes
+
+
 def saved_model_cli(*arguments):
     command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True)
