@@ -4,7 +4,8 @@
     python benchmarks/serving.py --preset bark-small --tokens 64 --requests 16
     python benchmarks/serving.py --sides generate serve --clients 1 16 --no-xla
 
-Sides: `generate` in this process, with as many rows as there are clients; `serve` is
+Sides: `generate` in this process, with as many rows as there are clients; `export` and
+`export-xla` are SavedModels behind gRPC, which speak each request alone; `serve` is
 `bark-tf serve` with one batch for all clients, and `serve-one` the same server speaking
 one after the other (`--max-batch 1`). Clients ask again as soon as they are answered.
 Every number of clients is measured after a round that is not. `--preset` makes random
@@ -29,6 +30,7 @@ from pathlib import Path
 DIGITS = "zero one two three four five six seven eight nine".split()
 MAX_BATCH = 16
 PCM_BYTES_PER_S = 2 * 24_000
+STAND_IN = Path(__file__).parents[1] / "tests" / "serving_standins.py"
 
 
 def parse():
@@ -158,7 +160,51 @@ def serve_one(model_name, arguments):
     return serve(model_name, arguments, max_batch=1)
 
 
-SIDES = {"generate": generate, "serve": serve, "serve-one": serve_one}
+@contextlib.contextmanager
+def exported(model_name, arguments, jit_compile=False):
+    """An export behind gRPC, in a process of its own, asked by the client."""
+    from bark_tf import BarkModel, BarkProcessor
+    from bark_tf.serving.client import Client
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = BarkModel.from_pretrained(model_name).export(
+            Path(directory, "bark"),
+            BarkProcessor.from_pretrained(model_name),
+            jit_compile=jit_compile,
+        )
+        command = [sys.executable, str(STAND_IN), str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            client = Client(process.stdout.readline().strip(), timeout=3600)
+
+            def one(job):
+                seed, text = job
+                begun = time.perf_counter()
+                spoken = client.speak(text, seed=seed)
+                seconds = spoken.audio.size / spoken.sampling_rate
+                return time.perf_counter() - begun, seconds
+
+            def ask(said, clients):
+                with ThreadPoolExecutor(clients) as pool:
+                    return list(pool.map(one, enumerate(said)))
+
+            try:
+                yield ask, lambda: cpu_seconds(process.pid)
+            finally:
+                process.terminate()
+
+
+def exported_xla(model_name, arguments):
+    """The same with compiled loops."""
+    return exported(model_name, arguments, jit_compile=True)
+
+
+SIDES = {
+    "generate": generate,
+    "export": exported,
+    "export-xla": exported_xla,
+    "serve": serve,
+    "serve-one": serve_one,
+}
 
 
 # === Measuring ===

@@ -3,6 +3,8 @@
 gRPC by the project's own generated classes (`tensorflow-serving-api`), REST as its
 documentation describes it. A function answers the requests, so a test can be slow,
 fail, or ask an export.
+
+    python tests/serving_standins.py models/bark/1   # prints its gRPC address
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import base64
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +159,28 @@ def encoded(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
+def predict_with(export):
+    """Answers requests as TensorFlow Serving does, which converts JSON by dtype."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(export))
+
+    def predict(name, inputs):
+        function = model.signatures[name]
+        specs = function.structured_input_signature[1]
+        tensors = {
+            key: tf.constant(inputs[key], spec.dtype) for key, spec in specs.items()
+        }
+        try:
+            return {key: one.numpy() for key, one in function(**tensors).items()}
+        except tf.errors.InvalidArgumentError as error:
+            # TensorFlow's Python puts words of its own before those of the graph.
+            start = error.message.index("assertion failed")
+            raise ValueError(error.message[start:]) from error
+
+    return predict
+
+
 # === A small export ===
 
 RATE, HOP, BOOKS, WINDOW = 1000, 20, 4, 3
@@ -251,3 +276,8 @@ class FakeBark:
     def decode(self, fine, start, num_frames):
         audio = self._audio(fine, *self.state)[:, start[0] * HOP : num_frames[0] * HOP]
         return {"audio": audio, "lengths": num_frames - start}
+
+
+if __name__ == "__main__":
+    print(GrpcStandIn(predict_with(sys.argv[1])).address, flush=True)
+    threading.Event().wait()

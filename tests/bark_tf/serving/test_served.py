@@ -2,34 +2,13 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import toy
-from serving_standins import GrpcStandIn, RestStandIn
+from serving_standins import GrpcStandIn, RestStandIn, predict_with
 from toy_export import FILTERS, VOICES, Rows, processor
 
 from bark_tf.serving.client import Client
 
 TEXT = "three! one"
-
-
-def predict_with(export):
-    """Answers requests as TensorFlow Serving does, which converts JSON by dtype."""
-    model = tf.saved_model.load(str(export))
-
-    def predict(name, inputs):
-        function = model.signatures[name]
-        specs = function.structured_input_signature[1]
-        tensors = {
-            key: tf.constant(inputs[key], spec.dtype) for key, spec in specs.items()
-        }
-        try:
-            return {key: one.numpy() for key, one in function(**tensors).items()}
-        except tf.errors.InvalidArgumentError as error:
-            # TensorFlow's Python puts words of its own before those of the graph.
-            start = error.message.index("assertion failed")
-            raise ValueError(error.message[start:]) from error
-
-    return predict
 
 
 @pytest.fixture(scope="module")
