@@ -156,7 +156,7 @@ class Rest(Transport):
         except errors.Timeout:
             raise TimeoutError("the server did not answer in time") from None
         except (errors.ConnectionError, errors.ChunkedEncodingError) as error:
-            raise Unreachable(_first_line(str(error))) from None
+            raise Unreachable(_cause(error)) from None
         if status != 200:
             raise _explained(status, data)
         return _read(lambda text: _outputs(text, set(outputs)), data)
@@ -164,6 +164,15 @@ class Rest(Transport):
     def close(self):
         """See `Transport`."""
         self._session.close()
+
+
+def _cause(error: BaseException | None) -> str:
+    """What the system said, which requests wraps in four errors."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__context__
+    return "the connection broke"
 
 
 def _until(answer: Any, ends: float) -> bytes:

@@ -96,8 +96,9 @@ def test_no_server(scheme):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=r"[Cc]onnection refused") as raised:
         transport_to(f"{scheme}://127.0.0.1:{port}", "bark").predict("s", {}, (), 5)
+    assert "Pool" not in str(raised.value)
 
 
 @pytest.mark.parametrize("address", ["localhost:8500", "ftp://a", "grpc://", ""])
