@@ -31,6 +31,7 @@ from typing import Any
 
 from bark_tf.config import BarkConfig, BarkGenerationConfig
 from bark_tf.config.base import check_field, check_whole
+from bark_tf.suggestions import did_you_mean
 
 from ..options import CodecOptions, ExampleOptions, LoraOptions, TrainingOptions
 
@@ -145,7 +146,8 @@ class Recipe:
         known = _keys().keys() - _FIXED
         if key not in known:
             raise ValueError(
-                f"A recipe has no {key!r}. It has: {', '.join(sorted(known))}"
+                f"A recipe has no {key!r}.{did_you_mean(key, known)} "
+                f"It has: {', '.join(sorted(known))}"
             )
         (*groups, name), kinds = _keys()[key]
         value = _parsed(kinds, key, value)
@@ -266,8 +268,8 @@ def load_recipe(name: str) -> tuple[list[Recipe], str]:
         values = vars(module)
     else:
         raise FileNotFoundError(
-            f"There is no recipe {name!r}. Give the path of a Python file that sets "
-            f"RECIPE, or one of {', '.join(recipe_names())}"
+            f"There is no recipe {name!r}.{did_you_mean(str(name), recipe_names())} "
+            f"Give the path of a Python file that sets RECIPE, or one of {', '.join(recipe_names())}"
         )
     found = values.get("RECIPE")
     recipes = list(found) if isinstance(found, Iterable) else [found]

@@ -152,6 +152,8 @@ def test_reading_recipes_does_not_start_tensorflow():
         ([], "give a RECIPE"),
         (["lora", "--set", "steps=many"], "steps must be a whole number"),
         (["lora", "--set", "nothing=1"], "A recipe has no 'nothing'"),
+        (["lora", "--set", "learing_rate=1"], "Did you mean 'learning_rate'"),
+        (["loro"], "Did you mean 'lora'"),
         (["lora", "--set", "steps"], "--set takes key=value"),
         (["lora", "--set", "codec.steps=1"], "has the stages coarse, fine"),
         (["lora", "--set", "steps=0"], "steps must be a whole number of at least 1"),
