@@ -269,7 +269,8 @@ def load_recipe(name: str) -> tuple[list[Recipe], str]:
     else:
         raise FileNotFoundError(
             f"There is no recipe {name!r}.{did_you_mean(str(name), recipe_names())} "
-            f"Give the path of a Python file that sets RECIPE, or one of {', '.join(recipe_names())}"
+            "Give the path of a Python file that sets RECIPE, or one of "
+            f"{', '.join(recipe_names())}"
         )
     found = values.get("RECIPE")
     recipes = list(found) if isinstance(found, Iterable) else [found]
