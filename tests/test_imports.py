@@ -58,7 +58,7 @@ LATE_IMPORTS = {
     ("convert.rules", "memory"): "TensorFlow, out of converting file to file",
     ("training.data.prepare", "training.data.beam"): "Apache Beam",
 }
-PUBLIC = ("bark_tf", "bark_tf.training")
+PUBLIC = ("bark_tf", "bark_tf.training", "bark_tf.serving.client")
 
 
 class Import(NamedTuple):

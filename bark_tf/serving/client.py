@@ -28,6 +28,8 @@ from bark_tf.text.sentences import (
     split_sentences,
 )
 
+__all__ = ["Client", "Spoken"]
+
 GAP_S = 0.25  # between the pieces of a long text
 _FIRST_PAUSE_S = 0.2
 _SEED_LIMIT = 2**63
