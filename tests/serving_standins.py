@@ -279,5 +279,6 @@ class FakeBark:
 
 
 if __name__ == "__main__":
-    print(GrpcStandIn(predict_with(sys.argv[1])).address, flush=True)
+    server = GrpcStandIn(predict_with(sys.argv[1]))
+    print(server.address, flush=True)
     threading.Event().wait()
