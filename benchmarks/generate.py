@@ -51,13 +51,13 @@ def parse():
     return parser.parse_args()
 
 
-def random_checkpoint(preset, directory):
+def random_checkpoint(preset, directory, generation_config=None):
     """Writes a checkpoint of a preset's sizes that never generates an end token."""
     import numpy as np
 
     from bark_tf import BarkConfig, BarkModel
 
-    model = BarkModel(BarkConfig.preset(preset))
+    model = BarkModel(BarkConfig.preset(preset), generation_config)
     rng = np.random.default_rng(0)
     for part in list(model.parts.values())[:3]:
         for weight in part.weights:

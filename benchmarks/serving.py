@@ -27,6 +27,8 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import generate as generate_benchmark
+
 DIGITS = "zero one two three four five six seven eight nine".split()
 MAX_BATCH = 16
 PCM_BYTES_PER_S = 2 * 24_000
@@ -57,29 +59,28 @@ def texts(count):
 
 
 def random_checkpoint(preset, tokens, directory):
-    """Writes a checkpoint of a preset's sizes that never generates an end token."""
-    import numpy as np
+    """Writes a checkpoint of a preset's sizes that knows digits."""
+    from bark_tf import BarkGenerationConfig, BarkProcessor, BarkTokenizer
 
-    from bark_tf import (
-        BarkConfig,
-        BarkGenerationConfig,
-        BarkModel,
-        BarkProcessor,
-        BarkTokenizer,
-    )
-
-    generation = BarkGenerationConfig(semantic_config={"max_new_tokens": tokens})
-    model = BarkModel(BarkConfig.preset(preset), generation)
-    rng = np.random.default_rng(0)
-    for part in list(model.parts.values())[:3]:
-        for weight in part.weights:
-            if "norm" not in weight.path:
-                weight.assign(rng.standard_normal(weight.shape, np.float32) * 0.05)
-    kernel = model.semantic.lm_head.kernel
-    kernel.assign(np.concatenate([kernel[:10_000], np.zeros_like(kernel[10_000:])]))
-    model.save_pretrained(directory)
+    limit = BarkGenerationConfig(semantic_config={"max_new_tokens": tokens})
+    generate_benchmark.random_checkpoint(preset, directory, limit)
     words = ["[PAD]", "[UNK]", *DIGITS]
     BarkProcessor(BarkTokenizer.from_vocabulary(words)).save_pretrained(directory)
+
+
+def side_by_side(one):
+    """`ask` of a side that answers one (seed, text) at a time, in seconds of audio."""
+
+    def timed(job):
+        begun = time.perf_counter()
+        seconds = one(*job)
+        return time.perf_counter() - begun, seconds
+
+    def ask(said, clients):
+        with ThreadPoolExecutor(clients) as pool:
+            return list(pool.map(timed, enumerate(said)))
+
+    return ask
 
 
 # === Sides: context managers that yield two functions ===
@@ -125,25 +126,18 @@ def serve(model_name, arguments, max_batch=MAX_BATCH):
         url = re.search(r"http://[\w.:/]+", line)[0] + "/audio/speech"
         log = ThreadPoolExecutor(1).submit(process.stderr.read)
 
-        def one(job):
-            seed, text = job
+        def one(seed, text):
             body = {"model": "tts-1", "voice": "default", "input": text, "seed": seed}
             request = urllib.request.Request(
                 url,
                 json.dumps({**body, "response_format": "pcm"}).encode(),
                 {"Content-Type": "application/json"},
             )
-            begun = time.perf_counter()
             with urllib.request.urlopen(request) as response:
-                num_bytes = len(response.read())
-            return time.perf_counter() - begun, num_bytes / PCM_BYTES_PER_S
-
-        def ask(said, clients):
-            with ThreadPoolExecutor(clients) as pool:
-                return list(pool.map(one, enumerate(said)))
+                return len(response.read()) / PCM_BYTES_PER_S
 
         try:
-            yield ask, lambda: cpu_seconds(process.pid)
+            yield side_by_side(one), lambda: cpu_seconds(process.pid)
         finally:
             process.terminate()
             log.result()
@@ -176,19 +170,12 @@ def exported(model_name, arguments, jit_compile=False):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             client = Client(process.stdout.readline().strip(), timeout=3600)
 
-            def one(job):
-                seed, text = job
-                begun = time.perf_counter()
+            def one(seed, text):
                 spoken = client.speak(text, seed=seed)
-                seconds = spoken.audio.size / spoken.sampling_rate
-                return time.perf_counter() - begun, seconds
-
-            def ask(said, clients):
-                with ThreadPoolExecutor(clients) as pool:
-                    return list(pool.map(one, enumerate(said)))
+                return spoken.audio.size / spoken.sampling_rate
 
             try:
-                yield ask, lambda: cpu_seconds(process.pid)
+                yield side_by_side(one), lambda: cpu_seconds(process.pid)
             finally:
                 process.terminate()
 

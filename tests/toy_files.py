@@ -120,3 +120,13 @@ def assert_same(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name], name, strict=True)
+
+
+def voice_arrays(num_tokens=20, num_frames=30, dtype=np.int64, seed=0):
+    """The arrays of a voice of Bark's sizes, by name."""
+    rng = np.random.default_rng(seed)
+    return {
+        "semantic_prompt": rng.integers(0, 10_000, num_tokens).astype(dtype),
+        "coarse_prompt": rng.integers(0, 1024, (2, num_frames)).astype(dtype),
+        "fine_prompt": rng.integers(0, 1024, (8, num_frames)).astype(dtype),
+    }

@@ -15,6 +15,8 @@ from bark_tf.files import local_path
 from bark_tf.suggestions import did_you_mean
 
 MODEL_VARIABLE = "BARK_TF_MODEL"
+# Of a server: what it asks for, and what its client sends.
+TOKEN_VARIABLE = "BARK_TF_TOKEN"
 MODEL_HELP = (
     "a checkpoint directory, or a repository such as suno/bark-small, which is "
     f"downloaded once (1.7 GB) and kept; default: ${MODEL_VARIABLE}, or the small "

@@ -13,6 +13,7 @@ from typing import Any
 from bark_tf import hub
 from bark_tf.cli.arguments import (
     MODEL_HELP,
+    TOKEN_VARIABLE,
     Parser,
     add_command,
     add_verbosity,
@@ -24,8 +25,6 @@ from bark_tf.cli.arguments import (
 )
 from bark_tf.cli.console import UsageError, note
 from bark_tf.optional import required
-
-TOKEN_VARIABLE = "BARK_TF_TOKEN"
 
 # === export ===
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bark_tf.cli.arguments import (
     MODEL_HELP,
     MODEL_VARIABLE,
+    TOKEN_VARIABLE,
     Parser,
     add_command,
     add_verbosity,
@@ -31,7 +32,6 @@ STANDARD_INPUT = "-"
 
 _DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 _SEED_LIMIT = 2**31
-TOKEN_VARIABLE = "BARK_TF_SERVER_TOKEN"
 # Destinations of arguments that a server's export has decided, or does not return.
 _NOT_ON_A_SERVER = (
     "model",

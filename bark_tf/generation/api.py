@@ -190,7 +190,7 @@ def generate_tokens(
         groups=1,
         size=min(sizes.input_vocab_size, sizes.output_vocab_size),
         end=eos_token_id,
-        pad=pad_token_id or eos_token_id or 0,
+        pad=next(id for id in (pad_token_id, eos_token_id, 0) if id is not None),
     )
     rules = SamplingRules.of(config, allowed.size)
     programs = programs_of(model, allowed, rules, sizes.block_size, jit_compile)

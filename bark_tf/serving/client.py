@@ -6,6 +6,8 @@ Imports neither TensorFlow nor a model, so it starts at once and runs anywhere.
 from __future__ import annotations
 
 import functools
+import itertools
+import numbers
 import os
 import random
 import secrets
@@ -32,7 +34,6 @@ __all__ = ["Client", "Spoken"]
 
 GAP_S = 0.25  # between the pieces of a long text
 _FIRST_PAUSE_S = 0.2
-_SEED_LIMIT = 2**63
 _STAGES = ("semantic", "coarse", "fine")
 _TEXT_IDS = ("input_ids", "attention_mask")
 # Inputs of `speak` -> dtype.
@@ -142,14 +143,14 @@ class Client:
         """
         ends = time.monotonic() + self.timeout
         pause = _FIRST_PAUSE_S
-        for attempt in range(1, self.attempts + 1):
+        for attempt in itertools.count(1):
             left = ends - time.monotonic()
             try:
                 return self._transport.predict(signature, inputs, outputs, left)
             except Unreachable as error:
                 # Clients that failed together come back one by one.
                 wait = pause * random.uniform(0.5, 1.0)
-                if attempt == self.attempts or time.monotonic() + wait >= ends:
+                if attempt >= self.attempts or time.monotonic() + wait >= ends:
                     raise ConnectionError(
                         f"{self.address} cannot answer, {attempt} attempts: {error}"
                     ) from error
@@ -159,7 +160,6 @@ class Client:
                 ) from error
             time.sleep(wait)
             pause *= 2
-        raise ValueError(f"attempts must be at least 1. Received: {self.attempts}")
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Client:
             ConnectionError, TimeoutError, ValueError, RuntimeError: See `predict`.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        voices = [voice or ""] * len(texts) if isinstance(voice, str | None) else voice
+        voices = [voice] * len(texts) if isinstance(voice, str | None) else voice
         inputs = {
             "text": _texts(texts),
             "voice": _texts([one or "" for one in voices]),
@@ -250,7 +250,7 @@ class Client:
             report("chunks", number, len(chunks))
             if number:
                 yield gap
-            seeds = _seeds([first + number], 1)
+            seeds = _seeds([(first + number) % 2**64], 1)
             said = yield from self._stages(chunk, prompt, seeds, values, report)
             if not prompt.fine.size and said.fine.size:
                 prompt = said
@@ -361,12 +361,14 @@ def _seeds(seed: int | Sequence[int] | None, rows: int) -> dict[str, np.ndarray]
     """`seed` and `stream`: row i has stream i of one seed, or stream 0 of its own."""
     if seed is None:
         seed = secrets.randbits(32)
-    one = isinstance(seed, int)
+    one = isinstance(seed, numbers.Integral)
     values = [seed] * rows if one else list(seed)
-    # Seeds of 2**63 and more are sent as their two's complement.
-    signed = [value - 2**64 if value >= _SEED_LIMIT else value for value in values]
-    streams = range(rows) if one else [0] * len(values)
-    return {"seed": np.array(signed, np.int64), "stream": np.array(streams, np.int32)}
+    if not all(0 <= value < 2**64 for value in values):
+        raise ValueError(f"seed must lie in [0, 2**64). Received: seed={seed!r}")
+    return {
+        "seed": np.array(values, np.uint64).view(np.int64),
+        "stream": np.arange(len(values), dtype=np.int32) * one,
+    }
 
 
 def _chunks(text: str) -> list[str]:

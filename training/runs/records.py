@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def record_of(
     return {
         "recipe": {key: _as_json(value) for key, value in recipe.values().items()},
         "model_fingerprint": _model_fingerprint(network.config, config, weights),
-        "data_fingerprint": _hash(part.fingerprint for part in data if part),
+        "data_fingerprint": digest_of(part.fingerprint for part in data if part),
         "data": _about(*data),
         "bark_tf": __version__,
     }
@@ -90,15 +90,17 @@ def _model_fingerprint(config, generation_config, weights) -> str:
     sizes = {**config.to_dict(), "dropout": None}  # the recipe has its own
     about = [sizes, generation_config.to_dict()]
     texts = [json.dumps(one, sort_keys=True) for one in about]
-    return _hash([*texts, *map(_content, weights)])
+    return digest_of([*texts, *map(content_of, weights)])
 
 
-def _content(weight) -> memoryview:
+def content_of(weight: keras.Variable) -> memoryview:
+    """The bytes of a weight."""
     array = np.ascontiguousarray(weight.numpy())
     return memoryview(array.reshape(-1).view(np.uint8))
 
 
-def _hash(parts) -> str:
+def digest_of(parts: Iterable[str | memoryview]) -> str:
+    """A hash of texts and bytes, one after the other."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode("utf-8") if isinstance(part, str) else part)

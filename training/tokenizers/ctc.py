@@ -44,7 +44,7 @@ from ..runs.fit import train
 from .ctc_examples import Alphabet, CtcExamples, Features, Recordings, Tokens
 from .ctc_score import CtcScore, Reading, transcripts
 from .ctc_trainer import CtcTrainer, TokenReader
-from .inputs import claim, digest_of_weights
+from .inputs import claim, digest_of_weights, run_options
 from .train import token_sizes
 
 SPLITS = ("train", "validation")
@@ -68,18 +68,7 @@ def ctc_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
         steps: Number of batches.
         seed: Decides all random choices.
     """
-    return TrainingOptions(
-        steps=steps,
-        learning_rate=2e-3,
-        warmup_steps=min(500, steps // 10),
-        final_share=0.02,
-        seed=seed,
-        checkpoint_every=500,
-        keep=1,
-        validate_every=max(1, steps // 20),
-        patience=20,
-        log_every=10,
-    )
+    return run_options(steps, 500, learning_rate=2e-3, final_share=0.02, seed=seed)
 
 
 def _config(rate_hz: float, sizes: Mapping[str, Any]) -> CtcConfig:

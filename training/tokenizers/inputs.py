@@ -1,17 +1,18 @@
-"""The inputs of a training run, recorded so that it is never resumed with others."""
+"""Options and inputs of a tokenizer's run, which never resumes with other inputs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from bark_tf.files import atomic_write
+
+from ..options import TrainingOptions
+from ..runs.records import content_of, digest_of
 
 INPUTS_NAME = "inputs.json"
 
@@ -42,9 +43,26 @@ def claim(run: Path, inputs: Mapping[str, Any]) -> None:
         )
 
 
+def run_options(steps: int, warmup_steps: int, **options: Any) -> TrainingOptions:
+    """Options of a tokenizer's network: the best of twenty validations is kept.
+
+    Args:
+        steps: Number of batches.
+        warmup_steps: At most this many, and at most a tenth of all.
+        **options: Further fields of `TrainingOptions`.
+    """
+    return TrainingOptions(
+        steps=steps,
+        warmup_steps=min(warmup_steps, steps // 10),
+        checkpoint_every=500,
+        keep=1,
+        validate_every=max(1, steps // 20),
+        patience=20,
+        log_every=10,
+        **options,
+    )
+
+
 def digest_of_weights(network: keras.Model) -> str:
     """A hash of a network's weights."""
-    digest = hashlib.sha256()
-    for variable in network.weights:
-        digest.update(np.ascontiguousarray(variable.numpy()).data)
-    return digest.hexdigest()
+    return digest_of(map(content_of, network.weights))

@@ -53,7 +53,7 @@ from ..evaluation.metrics import edit_distance
 from ..options import TrainingOptions
 from ..runs.fit import train
 from ..runs.trainers import StageTrainer
-from .inputs import claim, digest_of_weights
+from .inputs import claim, digest_of_weights, run_options
 
 SPLITS = ("train", "validation")
 STEPS = 3_000
@@ -75,17 +75,7 @@ def quantizer_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
         steps: Number of batches.
         seed: Decides all random choices.
     """
-    return TrainingOptions(
-        steps=steps,
-        learning_rate=1e-3,
-        warmup_steps=min(100, steps // 10),
-        seed=seed,
-        checkpoint_every=500,
-        keep=1,
-        validate_every=max(1, steps // 20),
-        patience=20,
-        log_every=10,
-    )
+    return run_options(steps, 100, learning_rate=1e-3, seed=seed)
 
 
 # === The result ===

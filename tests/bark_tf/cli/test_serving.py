@@ -11,8 +11,8 @@ from toy_cli import TEXT, VOICES, only_line
 
 from bark_tf import hub
 from bark_tf.bark import BarkModel
+from bark_tf.cli.arguments import TOKEN_VARIABLE
 from bark_tf.cli.main import main
-from bark_tf.cli.serving import TOKEN_VARIABLE
 
 WAIT_S = 60
 

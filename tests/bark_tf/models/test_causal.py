@@ -548,6 +548,9 @@ def test_the_base_class_serves_any_transformer_config():
     end = int(made[1, 5])
     ended = model.generate(ids, eos_token_id=end, max_new_tokens=5, jit_compile=False)
     np.testing.assert_array_equal(ended[1, 5:], np.full(ended.shape[1] - 5, end))
+    options = {"max_new_tokens": 5, "jit_compile": False, "pad_token_id": 0}
+    padded = model.generate(ids, eos_token_id=end, **options)
+    assert padded[1, 5] == end and not np.any(padded[1, 6:])
 
 
 @pytest.mark.parametrize(

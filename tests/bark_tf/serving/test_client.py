@@ -79,6 +79,8 @@ def test_words_of_the_server_reach_the_caller(client):
         client.speak("four", voice="nobody", seed=1)
     with pytest.raises(ValueError, match="temperature, semantic_temperature"):
         client.speak("four", temprature=0.5)
+    with pytest.raises(ValueError, match=r"seed must lie in \[0, 2\*\*64\)"):
+        client.speak("four", seed=-1)
 
 
 def test_tries_again(client, server):

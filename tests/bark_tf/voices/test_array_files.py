@@ -9,24 +9,9 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from toy_files import voice_arrays
 
 from bark_tf.voices.presets import VoicePreset
-
-
-def arrays(num_tokens=20, num_frames=30, dtype=np.int64, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "semantic_prompt": rng.integers(0, 10_000, num_tokens).astype(dtype),
-        "coarse_prompt": rng.integers(0, 1024, (2, num_frames)).astype(dtype),
-        "fine_prompt": rng.integers(0, 1024, (8, num_frames)).astype(dtype),
-    }
-
-
-@pytest.fixture
-def npz(tmp_path):
-    path = tmp_path / "voice.npz"
-    np.savez(path, **arrays())
-    return path
 
 
 def npy_bytes(array):
@@ -42,7 +27,7 @@ def write_npz(path, members):
 
 
 def all_members():
-    return {f"{key}.npy": npy_bytes(array) for key, array in arrays().items()}
+    return {f"{key}.npy": npy_bytes(array) for key, array in voice_arrays().items()}
 
 
 class Bomb:
@@ -58,7 +43,7 @@ class Bomb:
 def test_further_arrays_are_left_out(npz):
     members = {**all_members(), "other.npy": pickle.dumps("never read")}
     write_npz(npz, members)
-    assert VoicePreset.from_npz(npz) == VoicePreset.from_dict(arrays())
+    assert VoicePreset.from_npz(npz) == VoicePreset.from_dict(voice_arrays())
 
 
 @pytest.mark.parametrize("place", ["member", "whole", "object array"])
@@ -140,7 +125,7 @@ def fuzzed(tmp_path_factory):
 def test_flipped_bytes_are_harmless_or_one_clear_error(fuzzed, data):
     stream = io.BytesIO()
     save = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
-    save(stream, **arrays(4, 6))
+    save(stream, **voice_arrays(4, 6))
     content = bytearray(stream.getvalue())
     places = st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)
     for place in data.draw(places):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_files import voice_arrays
 
 from bark_tf.voices import presets as voices
 from bark_tf.voices.presets import (
@@ -18,22 +19,6 @@ KEYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 NUM_SUNO_VOICES = 271
 
 
-def arrays(num_tokens=20, num_frames=30, dtype=np.int64, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "semantic_prompt": rng.integers(0, 10_000, num_tokens).astype(dtype),
-        "coarse_prompt": rng.integers(0, 1024, (2, num_frames)).astype(dtype),
-        "fine_prompt": rng.integers(0, 1024, (8, num_frames)).astype(dtype),
-    }
-
-
-@pytest.fixture
-def npz(tmp_path):
-    path = tmp_path / "voice.npz"
-    np.savez(path, **arrays())
-    return path
-
-
 # === The preset ===
 
 
@@ -41,7 +26,7 @@ def npz(tmp_path):
     "dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64]
 )
 def test_any_integer_dtype_is_kept_as_int32(dtype):
-    values = {key: array % 100 for key, array in arrays(dtype=np.int64).items()}
+    values = {key: array % 100 for key, array in voice_arrays(dtype=np.int64).items()}
     voice = VoicePreset.from_dict({k: v.astype(dtype) for k, v in values.items()})
     for key in KEYS:
         assert voice[key].dtype == np.int32
@@ -51,20 +36,20 @@ def test_any_integer_dtype_is_kept_as_int32(dtype):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_whole_floats_are_integers(dtype):
     """transformers' own tests use np.ones without a dtype."""
-    values = {key: np.ones_like(array, dtype) for key, array in arrays().items()}
+    values = {key: np.ones_like(array, dtype) for key, array in voice_arrays().items()}
     voice = VoicePreset.from_dict(values)
     assert all((array == 1).all() for array in voice.values())
     assert all(array.dtype == np.int32 for array in voice.values())
 
 
 def test_lists_are_arrays_too():
-    values = arrays()
+    values = voice_arrays()
     voice = VoicePreset(*(values[key].tolist() for key in KEYS))
     assert voice == VoicePreset.from_dict(values)
 
 
 def test_it_is_a_mapping():
-    values = arrays()
+    values = voice_arrays()
     voice = VoicePreset.from_dict(values)
     assert list(voice) == list(voice.keys()) == list(KEYS)
     assert voice["coarse_prompt"] is voice.coarse_prompt
@@ -76,7 +61,7 @@ def test_it_is_a_mapping():
 
 
 def test_it_cannot_change_and_does_not_share():
-    values = arrays()
+    values = voice_arrays()
     voice = VoicePreset.from_dict(values)
     before = voice.semantic_prompt.copy()
     values["semantic_prompt"][:] = 3
@@ -88,8 +73,8 @@ def test_it_cannot_change_and_does_not_share():
 
 
 def test_equality_hash_copies_and_repr():
-    voice, same = (VoicePreset.from_dict(arrays()) for _ in range(2))
-    other = VoicePreset.from_dict(arrays(seed=1))
+    voice, same = (VoicePreset.from_dict(voice_arrays()) for _ in range(2))
+    other = VoicePreset.from_dict(voice_arrays(seed=1))
     assert voice == same and hash(voice) == hash(same)
     assert voice != other and voice != dict(voice)
     assert copy.deepcopy(voice) == pickle.loads(pickle.dumps(voice)) == voice
@@ -99,7 +84,7 @@ def test_equality_hash_copies_and_repr():
 
 
 def test_coarse_need_not_be_the_first_rows_of_fine():
-    values = arrays()
+    values = voice_arrays()
     assert not np.array_equal(values["coarse_prompt"], values["fine_prompt"][:2])
     VoicePreset.from_dict(values)
 
@@ -137,12 +122,12 @@ CASES = [
 @pytest.mark.parametrize(("key", "value", "message"), CASES)
 def test_an_array_that_cannot_be_is_named(key, value, message):
     with pytest.raises(ValueError, match=rf"{key}.*{message}"):
-        VoicePreset.from_dict({**arrays(), key: value})
+        VoicePreset.from_dict({**voice_arrays(), key: value})
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_array_is_named(key):
-    values = arrays()
+    values = voice_arrays()
     del values[key]
     with pytest.raises(ValueError, match=f"Received: no {key}$"):
         VoicePreset.from_dict(values)
@@ -184,7 +169,7 @@ def test_limits_of_a_smaller_model():
     ],
 )
 def test_lengths_that_fit_together(num_tokens, num_frames, fits):
-    voice = VoicePreset(**arrays(num_tokens, num_frames))
+    voice = VoicePreset(**voice_arrays(num_tokens, num_frames))
     assert voice.validate(frames_per_token=None) is voice
     if fits:
         assert voice.validate() is voice
@@ -201,7 +186,7 @@ def test_lengths_that_fit_together(num_tokens, num_frames, fits):
 
 @pytest.mark.parametrize("name", ["a.npz", "a", "new/folder/a.v1"])
 def test_round_trip(tmp_path, name):
-    voice = VoicePreset.from_dict(arrays())
+    voice = VoicePreset.from_dict(voice_arrays())
     path = voice.save(tmp_path / name)
     assert path == tmp_path / (name.removesuffix(".npz") + ".npz")
     assert VoicePreset.from_npz(path) == voice
@@ -212,7 +197,7 @@ def test_round_trip(tmp_path, name):
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    voice = VoicePreset.from_dict(arrays())
+    voice = VoicePreset.from_dict(voice_arrays())
     path = voice.save(tmp_path / "a.npz")
     before = path.read_bytes()
 
@@ -222,7 +207,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OSError, match="disk full"):
-        VoicePreset.from_dict(arrays(seed=1)).save(path)
+        VoicePreset.from_dict(voice_arrays(seed=1)).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -238,7 +223,7 @@ def test_a_missing_file(tmp_path):
 def write_index(directory, name="v2/a", seed=0):
     """Writes a voice in the layout of a checkpoint and returns its index."""
     paths = {}
-    for key, array in arrays(seed=seed).items():
+    for key, array in voice_arrays(seed=seed).items():
         paths[key] = f"speaker_embeddings/{name}_{key}.npy"
         file = directory / paths[key]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -288,9 +273,9 @@ def test_an_incomplete_voice_is_refused_only_when_used(tmp_path, entry):
 
 
 def test_every_form_of_voice(npz):
-    voice = VoicePreset.from_dict(arrays())
+    voice = VoicePreset.from_dict(voice_arrays())
     assert VoicePreset.load(voice) is voice
-    assert VoicePreset.load(arrays()) == voice
+    assert VoicePreset.load(voice_arrays()) == voice
     assert VoicePreset.load(npz) == voice
     assert VoicePreset.load(str(npz)) == voice
     assert VoicePreset.load(str(npz.with_suffix(""))) == voice
@@ -302,18 +287,18 @@ def test_every_form_of_voice(npz):
 def test_a_name_of_the_index(tmp_path, name):
     index = write_index(tmp_path, name)
     check_speaker_embeddings(index)
-    assert VoicePreset.load(name, index) == VoicePreset.from_dict(arrays())
+    assert VoicePreset.load(name, index) == VoicePreset.from_dict(voice_arrays())
 
 
 def test_an_index_saved_on_windows(tmp_path):
     index = write_index(tmp_path)
     index["v2/a"] = {k: p.replace("/", "\\") for k, p in index["v2/a"].items()}
-    assert VoicePreset.load("v2/a", index) == VoicePreset.from_dict(arrays())
+    assert VoicePreset.load("v2/a", index) == VoicePreset.from_dict(voice_arrays())
 
 
 def test_an_index_may_hold_the_arrays(tmp_path):
-    voice = VoicePreset.from_dict(arrays())
-    index = {"preset": voice, "dict": arrays()}
+    voice = VoicePreset.from_dict(voice_arrays())
+    index = {"preset": voice, "dict": voice_arrays()}
     check_speaker_embeddings(index)
     assert VoicePreset.load("preset", index) == VoicePreset.load("dict", index) == voice
 
@@ -321,13 +306,15 @@ def test_an_index_may_hold_the_arrays(tmp_path):
 def test_the_index_comes_before_files_and_files_before_suno(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     index = write_index(tmp_path / "checkpoint", "same", seed=1)
-    VoicePreset.from_dict(arrays(seed=2)).save("same")
-    suno = VoicePreset.from_dict(arrays(seed=3)).save(tmp_path / "suno" / "s.npz")
+    VoicePreset.from_dict(voice_arrays(seed=2)).save("same")
+    suno = VoicePreset.from_dict(voice_arrays(seed=3)).save(tmp_path / "suno" / "s.npz")
     monkeypatch.setattr(voices, "suno_voices", lambda: {"same": suno})
     found = [VoicePreset.load("same", index), VoicePreset.load("same")]
     Path("same.npz").unlink()
     found.append(VoicePreset.load("same"))
-    assert found == [VoicePreset.from_dict(arrays(seed=seed)) for seed in (1, 2, 3)]
+    assert found == [
+        VoicePreset.from_dict(voice_arrays(seed=seed)) for seed in (1, 2, 3)
+    ]
 
 
 def test_files_that_are_links_may_point_outside(tmp_path):
@@ -339,7 +326,7 @@ def test_files_that_are_links_may_point_outside(tmp_path):
         blob.parent.mkdir(exist_ok=True)
         file.rename(blob)
         file.symlink_to(blob)
-    assert VoicePreset.load("a", index) == VoicePreset.from_dict(arrays())
+    assert VoicePreset.load("a", index) == VoicePreset.from_dict(voice_arrays())
 
 
 def test_an_evil_index_is_refused_when_used_unchecked(tmp_path):
@@ -382,7 +369,7 @@ def test_an_unknown_name_says_what_comes_near(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"extra `voices`.*no voices"):
         VoicePreset.load("v2/en_speaker_6")
-    index = {f"v2/en_speaker_{i}": arrays() for i in range(10)}
+    index = {f"v2/en_speaker_{i}": voice_arrays() for i in range(10)}
     with pytest.raises(ValueError, match=r"Did you mean.*'v2/en_speaker_6'.*are 10"):
         VoicePreset.load("en_speaker_6", index)
     with pytest.raises(FileNotFoundError, match=r"no voice file 'en_speaker_6\.npz'"):
@@ -402,8 +389,8 @@ def test_a_voice_of_suno_names_its_models(tmp_path, monkeypatch):
     monkeypatch.setattr(voices, "suno_voices", dict)
     message = r"Suno's for suno/bark-small, suno/bark .*extra `voices`.*such as 'alpha'"
     with pytest.raises(ValueError, match=message):
-        VoicePreset.load("v2/en_speaker_6", {"alpha": arrays()})
-    path = VoicePreset.from_dict(arrays()).save(tmp_path / "suno")
+        VoicePreset.load("v2/en_speaker_6", {"alpha": voice_arrays()})
+    path = VoicePreset.from_dict(voice_arrays()).save(tmp_path / "suno")
     monkeypatch.setattr(voices, "suno_voices", lambda: {"v2/en_speaker_6": path})
     with pytest.raises(ValueError, match=r"Suno's for suno/bark-small.*does not fit"):
         VoicePreset.load("v2/en_speaker_6", num_fine=4)
@@ -467,7 +454,7 @@ def test_without_the_package_there_are_no_suno_voices(monkeypatch):
     monkeypatch.setattr(metadata, "distribution", missing)
     assert suno_voices() == {}
     assert list_voices() == []
-    assert list_voices({"mine": arrays()}) == [("mine", "memory")]
+    assert list_voices({"mine": voice_arrays()}) == [("mine", "memory")]
 
 
 def test_all_of_suno_load():
@@ -487,8 +474,8 @@ def test_all_of_suno_load():
 @pytest.mark.reference
 def test_tensors_of_torch_and_what_transformers_returns():
     torch = pytest.importorskip("torch")
-    values = {key: torch.from_numpy(array) for key, array in arrays().items()}
-    assert VoicePreset.from_dict(values) == VoicePreset.from_dict(arrays())
+    values = {key: torch.from_numpy(array) for key, array in voice_arrays().items()}
+    assert VoicePreset.from_dict(values) == VoicePreset.from_dict(voice_arrays())
     values["fine_prompt"] = values["fine_prompt"].float().requires_grad_()
     with pytest.raises(ValueError, match="fine_prompt must be an array"):
         VoicePreset.from_dict(values)
