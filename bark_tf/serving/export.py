@@ -6,6 +6,7 @@ unless it is asked for, no XLA.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -55,6 +56,7 @@ def export(
     call = Call(model, configs, compat, jit_compile)
     signatures = Signatures(call, text, table)
     functions = signatures.functions
+    is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     # A server ignores directories whose names are not numbers.
     temporary = directory / f".{version}.{uuid.uuid4().hex}"
@@ -64,8 +66,15 @@ def export(
         batches = XLA_BATCHES if jit_compile else XLA_BATCHES[:1]
         write_warm_up(temporary, directory.name, functions, hop, batches)
         os.replace(temporary, directory / str(version))
-    finally:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            directory.rmdir()
+        # TensorFlow has one error for a full disk and for too little memory.
+        if "No space left" in str(error):
+            words = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, words, str(directory)) from error
+        raise
     return directory / str(version)
 
 

@@ -1,6 +1,7 @@
 """An export speaks as `generate` does where there is neither bark_tf nor XLA."""
 
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +118,20 @@ def test_versions_count_up_and_are_not_replaced(exported, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         bark.export(exported.parent, processor())
     assert [path.name for path in exported.parent.iterdir()] == ["1"]
+
+
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path, monkeypatch):
+    def fail(root, path, functions):
+        Path(path).mkdir()
+        words = f"{path}/variables; No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, words)
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    monkeypatch.setattr("bark_tf.serving.export.Signatures", lambda *_: NO_SIGNATURES)
+    with pytest.raises(OSError, match="No space left") as raised:
+        toy.shared_bark().export(tmp_path / "bark", processor())
+    assert raised.value.filename == str(tmp_path / "bark")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
