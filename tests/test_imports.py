@@ -20,16 +20,6 @@ FOLDERS = {
     "training": "bark_tf.training",
 }
 
-EXPORT = (
-    "checks",
-    "export",
-    "messages",
-    "signatures",
-    "text_graph",
-    "voice_table",
-    "warm_up",
-)
-
 # A module imports only from the rows above its own, and from its own folder in its row.
 # The longest name that fits decides.
 ROWS = (
@@ -45,8 +35,8 @@ ROWS = (
     ("voices",),
     ("processor",),
     ("feature_extractor",),
-    # What an export is made of; it is given a `BarkModel` and a processor.
-    tuple(f"serving.{name}" for name in EXPORT),
+    ("serving.messages",),
+    ("serving.saved_model",),  # is given a `BarkModel` and a processor
     ("bark",),
     ("serving", "training"),
     ("cli",),

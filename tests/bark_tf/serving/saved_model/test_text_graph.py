@@ -10,7 +10,7 @@ import tensorflow as tf
 import tokenizers
 
 from bark_tf import hub
-from bark_tf.serving.text_graph import TextGraph
+from bark_tf.serving.saved_model.text_graph import TextGraph
 from bark_tf.text.tokenizer import BarkTokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -11,7 +11,7 @@ import toy
 from tensorflow.python.tools import saved_model_utils
 from toy_export import FILTERS, Rows, processor
 
-SOURCE = Path(__file__).parents[2] / "serving" / "speak.c"
+SOURCE = Path(__file__).parents[3] / "serving" / "speak.c"
 
 
 def compiled(folder):

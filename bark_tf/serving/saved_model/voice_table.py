@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.generation.histories import Histories, histories_of
-from bark_tf.serving.checks import Check, Limits, require
+from bark_tf.serving.saved_model.checks import Check, Limits, require
 
 _NAMED = 20  # names in an error message
 

@@ -114,7 +114,9 @@ def test_versions_count_up_and_are_not_replaced(exported, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
-    monkeypatch.setattr("bark_tf.serving.export.Signatures", lambda *_: NO_SIGNATURES)
+    monkeypatch.setattr(
+        "bark_tf.serving.saved_model.export.Signatures", lambda *_: NO_SIGNATURES
+    )
     with pytest.raises(OSError, match="disk full"):
         bark.export(exported.parent, processor())
     assert [path.name for path in exported.parent.iterdir()] == ["1"]
@@ -127,7 +129,9 @@ def test_a_full_disk_is_named_and_nothing_stays(tmp_path, monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, words)
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
-    monkeypatch.setattr("bark_tf.serving.export.Signatures", lambda *_: NO_SIGNATURES)
+    monkeypatch.setattr(
+        "bark_tf.serving.saved_model.export.Signatures", lambda *_: NO_SIGNATURES
+    )
     with pytest.raises(OSError, match="No space left") as raised:
         toy.shared_bark().export(tmp_path / "bark", processor())
     assert raised.value.filename == str(tmp_path / "bark")

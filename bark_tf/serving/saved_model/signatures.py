@@ -15,8 +15,8 @@ from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.pipeline import piece, piece_ends, semantic_tokens, speak
 from bark_tf.generation.random import keys_of_rows
 from bark_tf.generation.stage import Call
-from bark_tf.serving.checks import Limits, checked, specs
-from bark_tf.serving.voice_table import VoiceTable
+from bark_tf.serving.saved_model.checks import Limits, checked, specs
+from bark_tf.serving.saved_model.voice_table import VoiceTable
 
 DEFAULT = "serving_default"  # another name of `speak`
 

@@ -19,11 +19,11 @@ import tensorflow as tf
 from bark_tf.files import local_path
 from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.stage import Call
-from bark_tf.serving.checks import Limits
-from bark_tf.serving.signatures import Signatures
-from bark_tf.serving.text_graph import TextGraph
-from bark_tf.serving.voice_table import VoiceTable
-from bark_tf.serving.warm_up import write_warm_up
+from bark_tf.serving.saved_model.checks import Limits
+from bark_tf.serving.saved_model.signatures import Signatures
+from bark_tf.serving.saved_model.text_graph import TextGraph
+from bark_tf.serving.saved_model.voice_table import VoiceTable
+from bark_tf.serving.saved_model.warm_up import write_warm_up
 
 # Batch sizes for which compiled loops are warmed up; others are padded to one of them.
 XLA_BATCHES = (1, 2, 4, 8)

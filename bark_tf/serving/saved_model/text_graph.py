@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tokenizers
 
-from bark_tf.serving.checks import Check, require
+from bark_tf.serving.saved_model.checks import Check, require
 
 _MAKE = {
     "normalizer": "BertNormalizer",

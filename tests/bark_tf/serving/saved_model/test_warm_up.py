@@ -3,8 +3,8 @@
 import tensorflow as tf
 from tensorflow.python.tools import saved_model_utils
 
-from bark_tf.serving.signatures import INPUTS
-from bark_tf.serving.warm_up import WARM_UP_FILE
+from bark_tf.serving.saved_model.signatures import INPUTS
+from bark_tf.serving.saved_model.warm_up import WARM_UP_FILE
 
 
 def test_every_signature_has_a_request_that_fits_it(exported):
