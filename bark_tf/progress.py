@@ -71,7 +71,7 @@ def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
         ...     report("semantic", 64, 768)
     """
     if enabled is None:
-        enabled = _is_notebook() or sys.stderr.isatty()
+        enabled = is_notebook() or sys.stderr.isatty()
     if not enabled:
         yield lambda stage, done, total: None
         return
@@ -85,7 +85,7 @@ def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
             bars.close()
 
 
-def _is_notebook() -> bool:
+def is_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None

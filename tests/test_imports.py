@@ -39,6 +39,7 @@ ROWS = (
     ("serving.saved_model",),  # is given a `BarkModel` and a processor
     ("bark",),
     ("serving", "training"),
+    ("plots",),
     ("cli",),
     ("__main__",),
 )
@@ -48,7 +49,7 @@ LATE_IMPORTS = {
     ("convert.rules", "memory"): "TensorFlow, out of converting file to file",
     ("training.data.prepare", "training.data.beam"): "Apache Beam",
 }
-PUBLIC = ("bark_tf", "bark_tf.training", "bark_tf.serving.client")
+PUBLIC = ("bark_tf", "bark_tf.plots", "bark_tf.training", "bark_tf.serving.client")
 
 
 class Import(NamedTuple):

@@ -1,4 +1,7 @@
-"""The mel scale and its filters."""
+"""The mel scale, its filters and spectrograms.
+
+Axes: T frames, F frequencies, M mel bands.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ _LINEAR_HZ_PER_MEL = 200 / 3
 _BREAK_HZ = 1000.0
 _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27
+
+# Of a spectrogram.
+_WINDOW_S, HOP_S = 0.046, 0.0116
+_NUM_MELS = 80
+# Magnitudes below this (a sine of amplitude 1 reads 1) are silence: -80 dB.
+LEAST_MAGNITUDE = 1e-4
 
 
 def hz_to_mel(hz):
@@ -47,3 +56,38 @@ def mel_matrix(window: int, num_mels: int, sample_rate: int) -> np.ndarray:
     empty = bands.sum(axis=0) == 0
     bands[nearest[empty], np.flatnonzero(empty)] = 1
     return (bands / bands.sum(axis=0)).astype(np.float32)
+
+
+def magnitudes(audio: np.ndarray, window: int, hop: int) -> np.ndarray:
+    """Magnitudes of a Hann-windowed spectrogram; a sine of amplitude 1 reads 1.
+
+    Args:
+        audio: Float (samples,); padded with silence to whole windows.
+        window: Samples per window.
+        hop: Samples from one window to the next.
+
+    Returns:
+        float64 (T, F = window // 2 + 1).
+    """
+    count = 1 + max(0, -(-(len(audio) - window) // hop))
+    padded = np.pad(audio, (0, (count - 1) * hop + window - len(audio)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    hann = np.hanning(window + 1)[:-1]
+    return np.abs(np.fft.rfft(frames * hann)) * (4 / window)
+
+
+def mel_decibels(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Computes a log-mel spectrogram.
+
+    Args:
+        audio: Float (samples,).
+        sample_rate: Samples per second.
+
+    Returns:
+        float64 (T, M = 80), decibels below the magnitude of a sine of amplitude 1, at
+        least -80. A frame starts every `HOP_S` seconds.
+    """
+    window, hop = 2 * round(_WINDOW_S * sample_rate / 2), round(HOP_S * sample_rate)
+    bands = mel_matrix(window, _NUM_MELS, sample_rate)  # (F, M)
+    levels = magnitudes(audio, window, hop) @ bands
+    return 20 * np.log10(np.maximum(levels, LEAST_MAGNITUDE))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bark_tf.audio.mel import mel_matrix
+from bark_tf.audio.mel import LEAST_MAGNITUDE, magnitudes, mel_decibels
 from bark_tf.optional import required
 
 CONFIDENCE = 0.95
@@ -21,10 +21,6 @@ RESAMPLES = 1_000
 # An apostrophe that is not between two letters or digits.
 _OUTER_APOSTROPHE = re.compile(r"(?<![^\W_])'|'(?![^\W_])")
 
-_MEL_WINDOW_S, _MEL_HOP_S = 0.046, 0.0116
-_NUM_MELS = 80
-# Magnitudes below this (a sine of amplitude 1 reads 1) are silence: -80 dB.
-_FLOOR = 1e-4
 # Windows of `stft_distance`; the hop is a quarter of each.
 _STFT_WINDOWS = (512, 1024, 2048)
 _OVERLAP = 4
@@ -246,13 +242,7 @@ def mel_distance(audio: Any, estimate: Any, sample_rate: int) -> float:
         ValueError: If either is empty, not finite or not of shape (samples,).
     """
     audio, estimate = _pair(audio, estimate)
-    window = 2 * round(_MEL_WINDOW_S * sample_rate / 2)
-    hop = round(_MEL_HOP_S * sample_rate)
-    bands = mel_matrix(window, _NUM_MELS, sample_rate)  # (F, M)
-    first, second = (
-        20 * np.log10(np.maximum(magnitudes(one, window, hop) @ bands, _FLOOR))
-        for one in (audio, estimate)
-    )
+    first, second = (mel_decibels(one, sample_rate) for one in (audio, estimate))
     return float(np.mean(np.abs(first - second)))
 
 
@@ -275,7 +265,7 @@ def stft_distance(audio: Any, estimate: Any) -> float:
     distances = []
     for window in _STFT_WINDOWS:
         first, second = (
-            np.maximum(magnitudes(one, window, window // _OVERLAP), _FLOOR)
+            np.maximum(magnitudes(one, window, window // _OVERLAP), LEAST_MAGNITUDE)
             for one in (audio, estimate)
         )
         convergence = np.linalg.norm(first - second) / np.linalg.norm(first)
@@ -311,24 +301,6 @@ def si_sdr(audio: Any, estimate: Any) -> float:
     if distortion <= _TINY * signal:
         return math.inf
     return 10 * math.log10(signal / distortion)
-
-
-def magnitudes(audio: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """Magnitudes of a Hann-windowed spectrogram; a sine of amplitude 1 reads 1.
-
-    Args:
-        audio: Float (samples,); padded with silence to whole windows.
-        window: Samples per window.
-        hop: Samples from one window to the next.
-
-    Returns:
-        float64 (T, F = window // 2 + 1).
-    """
-    count = 1 + max(0, -(-(len(audio) - window) // hop))
-    padded = np.pad(audio, (0, (count - 1) * hop + window - len(audio)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    hann = np.hanning(window + 1)[:-1]
-    return np.abs(np.fft.rfft(frames * hann)) * (4 / window)
 
 
 def _pair(audio: Any, estimate: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,8 @@ from bark_tf.optional import required
 
 from ..codec.losses import magnitudes
 from . import checkpoints
+from .log_file import LOG_NAME, read_log
 
-LOG_NAME = "log.jsonl"
 BEST_NAME = "best.safetensors"
 _TENSORBOARD = "tensorboard"
 _SPECTROGRAM_WINDOW = 1024
@@ -67,26 +67,15 @@ class Log(keras.callbacks.Callback):
             self._writer = tf.summary.create_file_writer(folder)
 
     def _truncate(self) -> None:
-        lines = [line for line in self._lines() if line["step"] <= self.start]
+        lines = [line for line in read_log(self._path) if line["step"] <= self.start]
         with atomic_write(self._path) as temporary:
             text = "".join(json.dumps(line) + "\n" for line in lines)
             temporary.write_text(text, encoding="utf-8")
 
-    def _lines(self) -> list[dict[str, float]]:
-        if not self._path.is_file():
-            return []
-        lines = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # half a line, from a run that was killed
-                break
-        return lines
-
     def history(self) -> dict[str, list[float]]:
         """All lines: name -> values."""
         history: dict[str, list[float]] = {}
-        for line in self._lines():
+        for line in read_log(self._path):
             for name, value in line.items():
                 history.setdefault(name, []).append(value)
         return history

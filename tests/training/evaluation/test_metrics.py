@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bark_tf.training.evaluation import metrics
 from bark_tf.training.evaluation.metrics import (
     Edits,
     corpus_word_error_rate,
@@ -148,21 +147,6 @@ def test_the_interval_is_decided_by_the_seed():
 
 
 # === Audio ===
-
-
-def test_magnitudes_read_the_amplitude_of_a_sine():
-    spectrum = metrics.magnitudes(tone(hz=1000, amplitude=0.5), 512, 128)
-    assert spectrum.shape == (60, 257)
-    assert spectrum[:-4].max() == pytest.approx(0.5, rel=1e-3)
-    assert spectrum[0].argmax() == 1000 * 512 / RATE
-
-
-@pytest.mark.parametrize("length", [1, 100, 512, 513, 640])
-def test_every_sample_is_under_a_window(length):
-    audio = np.zeros(length)
-    audio[-1] = 1
-    frames = metrics.magnitudes(audio, 512, 128)
-    assert len(frames) == 1 + max(0, math.ceil((length - 512) / 128))
 
 
 def test_distances_grow_with_the_damage(rng):
