@@ -5,11 +5,11 @@ Source: Hugging Face transformers, `EncodecFeatureExtractor` (its interface and 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from bark_tf.config.base import Config, check_field, check_whole, frozen_config
+from bark_tf.config.base import Config, frozen_config
 from bark_tf.processor import BarkInputs, as_tensors, check_tensors
 
 
@@ -31,13 +31,11 @@ class EncodecFeatureExtractor(Config):
 
     file_name: ClassVar[str] = "preprocessor_config.json"
 
-    feature_size: int = 1
-    sampling_rate: int = 24_000
+    feature_size: Literal[1, 2] = 1
+    sampling_rate: Annotated[int, "[1, 1_000_000]"] = 24_000
     padding_value: float = 0.0
 
     def _check(self) -> None:
-        check_field(self, "feature_size", self.feature_size in (1, 2), "1 or 2")
-        check_whole(self, "sampling_rate")
         chunk = self.extra.get("chunk_length_s")
         if chunk is not None:
             raise ValueError(

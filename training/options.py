@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated, Literal
 
-from bark_tf.config.base import check_field, check_whole
+from bark_tf.config.fields import Count, Positive, Share, check_field, check_fields
+
+# A share that is not all of it.
+_Part = Annotated[float, "[0, 1)"]
+_Inner = Annotated[float, "(0, 1)"]
+_Steps = Annotated[int, "[0, 1_000_000_000]"]
+_Weight = Annotated[float, "[0, 1_000_000_000]"]
 
 OPTIMIZERS = ("adamw", "muon")
 LOSS_WEIGHTS = {
@@ -54,43 +61,29 @@ class TrainingOptions:
         ValueError: If a value is out of range.
     """
 
-    steps: int = 1_000
+    steps: Count = 1_000
     optimizer: str = "adamw"
-    learning_rate: float = 1e-4
-    warmup_steps: int = 100
-    final_share: float = 0.1
-    weight_decay: float = 0.01
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    clip_norm: float | None = 1.0
-    accumulate: int = 1
-    ema: float | None = None
+    learning_rate: Positive = 1e-4
+    warmup_steps: _Steps = 100
+    final_share: Share = 0.1
+    weight_decay: _Weight = 0.01
+    beta_1: _Part = 0.9
+    beta_2: _Part = 0.99
+    clip_norm: Positive | None = 1.0
+    accumulate: Count = 1
+    ema: _Inner | None = None
     seed: int = 0
-    checkpoint_every: int = 500
-    keep: int = 2
-    validate_every: int = 500
-    patience: int | None = None
-    log_every: int = 50
-    jit_compile: bool = False
+    checkpoint_every: Count = 500
+    keep: Count = 2
+    validate_every: Count = 500
+    patience: Count | None = None
+    log_every: Count = 50
+    jit_compile: bool | Literal["auto"] = False
 
     def __post_init__(self):
-        check_whole(self, "steps", "accumulate", "checkpoint_every", "keep")
-        check_whole(self, "validate_every", "log_every")
-        check_whole(self, "warmup_steps", minimum=0)
-        if self.patience is not None:
-            check_whole(self, "patience")
+        check_fields(self)
         is_known = self.optimizer in OPTIMIZERS
         check_field(self, "optimizer", is_known, f"one of {', '.join(OPTIMIZERS)}")
-        for name, is_right, expected in (
-            ("learning_rate", self.learning_rate > 0, "positive"),
-            ("final_share", 0 <= self.final_share <= 1, "in [0, 1]"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("beta_1", 0 <= self.beta_1 < 1, "in [0, 1)"),
-            ("beta_2", 0 <= self.beta_2 < 1, "in [0, 1)"),
-            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive"),
-            ("ema", self.ema is None or 0 < self.ema < 1, "in (0, 1)"),
-        ):
-            check_field(self, name, is_right, expected)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,19 +107,14 @@ class ExampleOptions:
         ValueError: If a value is out of range.
     """
 
-    history_probability: float = 0.5
+    history_probability: Share = 0.5
     default_speaker: str | None = None
     vary_text: Callable | None = None
-    token_noise: float = 0.0
-    past_weight: float = 0.0
+    token_noise: _Part = 0.0
+    past_weight: Share = 0.0
 
     def __post_init__(self):
-        for name, is_right, expected in (
-            ("history_probability", 0 <= self.history_probability <= 1, "in [0, 1]"),
-            ("token_noise", 0 <= self.token_noise < 1, "in [0, 1)"),
-            ("past_weight", 0 <= self.past_weight <= 1, "in [0, 1]"),
-        ):
-            check_field(self, name, is_right, expected)
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +129,16 @@ class LoraOptions:
             folder `adapters` of another run, or a folder of PEFT's. None: new ones.
 
     Raises:
-        ValueError: If the rank is not positive.
+        ValueError: If a value is out of range.
     """
 
-    rank: int = 16
-    alpha: float | None = None
+    rank: Count = 16
+    alpha: Positive | None = None
     targets: tuple[str, ...] = ("qkv", "out", "fc", "proj")
     adapters: str | None = None
 
     def __post_init__(self):
-        check_whole(self, "rank")
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,25 +165,18 @@ class CodecOptions:
         ValueError: If a value is out of range.
     """
 
-    segment_s: float = 1.0
-    speakers: dict[str, float] = dataclasses.field(default_factory=dict)
+    segment_s: Positive = 1.0
+    speakers: dict[str, _Weight] = dataclasses.field(default_factory=dict)
     discriminator: bool = False
-    weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    quantize_from: int = 2_000
-    codebook_decay: float = 0.97
-    revive_below: float = 0.02
-    freeze_encoder_from: int | None = None
-    kmeans_latents: int = 16_384
+    weights: dict[str, _Weight] = dataclasses.field(default_factory=dict)
+    quantize_from: _Steps = 2_000
+    codebook_decay: _Inner = 0.97
+    revive_below: _Part = 0.02
+    freeze_encoder_from: _Steps | None = None
+    kmeans_latents: Count = 16_384
 
     def __post_init__(self):
-        check_whole(self, "quantize_from", minimum=0)
-        check_whole(self, "kmeans_latents")
+        check_fields(self)
         are_known = self.weights.keys() <= LOSS_WEIGHTS.keys()
         check_field(self, "weights", are_known, f"for {', '.join(LOSS_WEIGHTS)}")
-        for name, is_right, expected in (
-            ("segment_s", self.segment_s > 0, "positive"),
-            ("codebook_decay", 0 < self.codebook_decay < 1, "in (0, 1)"),
-            ("revive_below", 0 <= self.revive_below < 1, "in [0, 1)"),
-        ):
-            check_field(self, name, is_right, expected)
         object.__setattr__(self, "weights", {**LOSS_WEIGHTS, **self.weights})

@@ -6,10 +6,11 @@ Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from bark_tf.config.base import Config, check_field, check_whole, frozen_config
+from bark_tf.config.base import Config, frozen_config
 from bark_tf.config.encodec import EncodecConfig
+from bark_tf.config.fields import Positive, check_field
 
 
 @frozen_config
@@ -40,35 +41,24 @@ class BarkSubModelConfig(Config):
         "num_attention_heads": "num_heads",
     }
 
-    block_size: int = 1024
-    input_vocab_size: int = 10_048
-    output_vocab_size: int = 10_048
-    num_layers: int = 12
-    num_heads: int = 12
-    hidden_size: int = 768
-    dropout: float = 0.0
+    block_size: Annotated[int, "[1, 1_000_000]"] = 1024
+    input_vocab_size: Annotated[int, "[1, 10_000_000]"] = 10_048
+    output_vocab_size: Annotated[int, "[1, 10_000_000]"] = 10_048
+    num_layers: Annotated[int, "[1, 1_000]"] = 12
+    num_heads: Annotated[int, "[1, 1_000]"] = 12
+    hidden_size: Annotated[int, "[1, 100_000]"] = 768
+    dropout: Annotated[float, "[0, 1)"] = 0.0
     bias: bool = True
-    initializer_range: float = 0.02
+    initializer_range: Positive = 0.02
     use_cache: bool = True
 
     def _check(self) -> None:
-        check_whole(
-            self,
-            "block_size",
-            "input_vocab_size",
-            "output_vocab_size",
-            "num_layers",
-            "num_heads",
-            "hidden_size",
-        )
         check_field(
             self,
             "num_heads",
             self.hidden_size % self.num_heads == 0,
             f"a divisor of hidden_size={self.hidden_size}",
         )
-        check_field(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        check_field(self, "initializer_range", self.initializer_range > 0, "positive")
 
     @property
     def head_size(self) -> int:
@@ -108,12 +98,11 @@ class BarkFineConfig(BarkSubModelConfig):
     part: ClassVar[str] = "fine_acoustics_config"
 
     tie_word_embeddings: bool = True
-    n_codes_total: int = 8
-    n_codes_given: int = 1
+    n_codes_total: Annotated[int, "[2, 128]"] = 8
+    n_codes_given: Annotated[int, "[1, 128]"] = 1
 
     def _check(self) -> None:
         super()._check()
-        check_whole(self, "n_codes_total", "n_codes_given")
         check_field(
             self,
             "n_codes_given",
@@ -159,10 +148,7 @@ class BarkConfig(Config):
     coarse_acoustics_config: BarkCoarseConfig = None
     fine_acoustics_config: BarkFineConfig = None
     codec_config: EncodecConfig = None
-    initializer_range: float = 0.02
-
-    def _check(self) -> None:
-        check_field(self, "initializer_range", self.initializer_range > 0, "positive")
+    initializer_range: Positive = 0.02
 
     @classmethod
     def from_sub_model_configs(cls, *configs: Config, **fields: Any) -> BarkConfig:

@@ -6,9 +6,7 @@ import dataclasses
 import difflib
 import functools
 import json
-import numbers
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import (
@@ -24,81 +22,13 @@ from typing import (
 import numpy as np
 
 from bark_tf import hub
+from bark_tf.config.fields import check_field, check_fields
 from bark_tf.files import atomic_write, local_path, read_json_object
 from bark_tf.habits import accepts_habits
 from bark_tf.suggestions import did_you_mean
 
 CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
-
-# === Checks ===
-
-
-def check_field(owner: Any, name: str, is_right: bool, expected: str) -> None:
-    """Raises an error that names a field if its value is wrong.
-
-    Args:
-        owner: The object that has the field, such as a dataclass.
-        name: The field.
-        is_right: Whether the value is right.
-        expected: What the value must be, such as `"at least 1"`.
-
-    Raises:
-        ValueError: If not `is_right`.
-
-    Example:
-        >>> check_field(options, "steps", options.steps >= 1, "at least 1")
-        ValueError: TrainingOptions.steps must be at least 1. Received: steps=0
-    """
-    if not is_right:
-        raise ValueError(
-            f"{type(owner).__name__}.{name} must be {expected}. "
-            f"Received: {name}={getattr(owner, name)!r}"
-        )
-
-
-def check_whole(owner: Any, *names: str, minimum: int = 1) -> None:
-    """Raises ValueError unless all these fields are integers of at least `minimum`."""
-    for name in names:
-        value = getattr(owner, name)
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        is_right = is_whole and value >= minimum
-        check_field(owner, name, is_right, f"a whole number of at least {minimum}")
-
-
-# Part of a field's annotation -> what it takes, in words and as a class.
-_KINDS = {
-    "int": ("a whole number", numbers.Integral),
-    "float": ("a number", numbers.Real),
-    "bool": ("True or False", bool),
-    "str": ("text", str),
-    "None": ("None", type(None)),
-}
-
-
-def check_type(owner: Any, field: dataclasses.Field) -> None:
-    """Raises ValueError if a field does not have the type of its annotation.
-
-    Only numbers, texts, None and tuples of them are checked.
-    """
-    value = getattr(owner, field.name)
-    items = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", field.type)
-    names = [items[1]] if items else field.type.split(" | ")
-    if not _KINDS.keys() >= {*names}:
-        return
-    words, classes = zip(*(_KINDS[name] for name in names), strict=True)
-
-    def is_right(one: Any) -> bool:
-        if isinstance(one, bool):  # an int for Python
-            return bool in classes
-        return isinstance(one, classes)
-
-    if items:
-        is_tuple = isinstance(value, tuple) and all(map(is_right, value))
-        check_field(owner, field.name, is_tuple, f"a sequence, each {words[0]}")
-    else:
-        check_field(owner, field.name, is_right(value), " or ".join(words))
-
 
 # === Configurations ===
 
@@ -176,7 +106,7 @@ class Config:
                 self._set(field.name, tuple(value))
             elif getattr(value, "shape", None) == ():  # a number of NumPy or TensorFlow
                 self._set(field.name, np.asarray(value).item())
-            check_type(self, field)
+        check_fields(self)
         for cls in self.parts:
             self._set(cls.part, self._as_part(cls, getattr(self, cls.part)))
         self._check()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from bark_tf.config.base import Config, check_field, check_whole
+from bark_tf.config.base import Config
+from bark_tf.config.fields import Positive, check_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +33,22 @@ class CtcConfig(Config):
 
     model_type: ClassVar[str] = "ctc"
 
-    num_mels: int = 80
-    stride: int = 2
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    kernel_size: int = 15
-    output_size: int = 0
-    dropout: float = 0.1
+    num_mels: Annotated[int, "[1, 10_000]"] = 80
+    stride: Annotated[int, "[1, 1_000]"] = 2
+    hidden_size: Annotated[int, "[1, 100_000]"] = 256
+    num_layers: Annotated[int, "[1, 1_000]"] = 4
+    num_heads: Annotated[int, "[1, 1_000]"] = 4
+    kernel_size: Annotated[int, "[1, 10_000]"] = 15
+    output_size: Annotated[int, "[0, 10_000_000]"] = 0
+    dropout: Annotated[float, "[0, 1)"] = 0.1
     bias: bool = True
-    initializer_range: float = 0.02
+    initializer_range: Positive = 0.02
 
     def _check(self) -> None:
-        sizes = "num_mels", "stride", "hidden_size", "num_layers", "num_heads"
-        check_whole(self, *sizes, "kernel_size")
-        check_whole(self, "output_size", minimum=0)
         is_divisor = self.hidden_size % self.num_heads == 0
         expected = f"a divisor of hidden_size={self.hidden_size}"
         check_field(self, "num_heads", is_divisor, expected)
         check_field(self, "kernel_size", self.kernel_size % 2 == 1, "odd")
-        check_field(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        is_positive = self.initializer_range > 0
-        check_field(self, "initializer_range", is_positive, "positive")
 
     @property
     def head_size(self) -> int:

@@ -6,9 +6,13 @@ Source: Hugging Face transformers, model `encodec`, 4.31 to 5.x.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from bark_tf.config.base import Config, check_field, check_whole, frozen_config
+from bark_tf.config.base import Config, frozen_config
+from bark_tf.config.fields import Positive, Share, check_field
+
+_Kernel = Annotated[int, "[1, 1_000]"]
+_Bandwidths = Annotated[tuple[Positive, ...], "[1, 100]"]
 
 
 @frozen_config
@@ -50,28 +54,28 @@ class EncodecConfig(Config):
     model_type: ClassVar[str] = "encodec"
     part: ClassVar[str] = "codec_config"
 
-    target_bandwidths: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)
-    sampling_rate: int = 24_000
-    audio_channels: int = 1
+    target_bandwidths: _Bandwidths = (1.5, 3.0, 6.0, 12.0, 24.0)
+    sampling_rate: Annotated[int, "[1, 1_000_000]"] = 24_000
+    audio_channels: Literal[1, 2] = 1
     normalize: bool = False
-    chunk_length_s: float | None = None
-    overlap: float | None = None
-    hidden_size: int = 128
-    num_filters: int = 32
-    num_residual_layers: int = 1
-    upsampling_ratios: tuple[int, ...] = (8, 5, 4, 2)
-    norm_type: str = "weight_norm"
-    kernel_size: int = 7
-    last_kernel_size: int = 7
-    residual_kernel_size: int = 3
-    dilation_growth_rate: int = 2
+    chunk_length_s: Positive | None = None
+    overlap: Annotated[float, "[0, 1)"] | None = None
+    hidden_size: Annotated[int, "[1, 100_000]"] = 128
+    num_filters: Annotated[int, "[1, 100_000]"] = 32
+    num_residual_layers: Annotated[int, "[1, 100]"] = 1
+    upsampling_ratios: Annotated[tuple[_Kernel, ...], "[1, 20]"] = (8, 5, 4, 2)
+    norm_type: Literal["weight_norm", "time_group_norm"] = "weight_norm"
+    kernel_size: _Kernel = 7
+    last_kernel_size: _Kernel = 7
+    residual_kernel_size: _Kernel = 3
+    dilation_growth_rate: Annotated[int, "[1, 1_000]"] = 2
     use_causal_conv: bool = True
-    pad_mode: str = "reflect"
-    compress: int = 2
-    num_lstm_layers: int = 2
-    trim_right_ratio: float = 1.0
-    codebook_size: int = 1024
-    codebook_dim: int | None = None
+    pad_mode: Literal["reflect", "constant", "edge", "replicate"] = "reflect"
+    compress: Annotated[int, "[1, 100_000]"] = 2
+    num_lstm_layers: Annotated[int, "[0, 100]"] = 2
+    trim_right_ratio: Share = 1.0
+    codebook_size: Annotated[int, "[2, 1_000_000]"] = 1024
+    codebook_dim: Annotated[int, "[1, 100_000]"] | None = None
     use_conv_shortcut: bool = True
 
     def __post_init__(self):
@@ -80,49 +84,6 @@ class EncodecConfig(Config):
         super().__post_init__()
 
     def _check(self) -> None:
-        check_whole(
-            self,
-            "sampling_rate",
-            "hidden_size",
-            "num_filters",
-            "num_residual_layers",
-            "kernel_size",
-            "last_kernel_size",
-            "residual_kernel_size",
-            "dilation_growth_rate",
-            "compress",
-            "codebook_size",
-            "codebook_dim",
-        )
-        check_whole(self, "num_lstm_layers", minimum=0)
-        check_field(self, "audio_channels", self.audio_channels in (1, 2), "1 or 2")
-        check_field(
-            self,
-            "norm_type",
-            self.norm_type in ("weight_norm", "time_group_norm"),
-            '"weight_norm" or "time_group_norm"',
-        )
-        check_field(
-            self,
-            "upsampling_ratios",
-            len(self.upsampling_ratios) > 0 and min(self.upsampling_ratios) >= 1,
-            "whole numbers of at least 1",
-        )
-        check_field(
-            self,
-            "target_bandwidths",
-            len(self.target_bandwidths) > 0 and min(self.target_bandwidths) > 0,
-            "positive bit rates in kbit/s",
-        )
-        check_field(
-            self,
-            "pad_mode",
-            self.pad_mode in ("reflect", "constant", "edge", "replicate"),
-            '"reflect", "constant", "edge" or "replicate"',
-        )
-        check_field(
-            self, "trim_right_ratio", 0 <= self.trim_right_ratio <= 1, "in [0, 1]"
-        )
         check_field(
             self,
             "codebook_dim",

@@ -6,16 +6,16 @@ Source: Hugging Face transformers, model `bark`, 4.31 to 5.x.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from bark_tf import tokens
-from bark_tf.config.base import (
-    GENERATION_CONFIG_NAME,
-    Config,
-    check_field,
-    check_whole,
-    frozen_config,
-)
+from bark_tf.config.base import GENERATION_CONFIG_NAME, Config, frozen_config
+from bark_tf.config.fields import Count, Positive, check_field
+
+_TokenId = Annotated[int, "[0, 10_000_000]"]
+_Length = Annotated[int, "[0, 1_000_000_000]"]
+_Rate = Annotated[float, "[0.01, 1_000_000]"]
+_Temperature = Annotated[float, "[0, 1_000_000]"]
 
 
 @frozen_config
@@ -46,10 +46,10 @@ class SamplingConfig(_GenerationConfig):
     """
 
     do_sample: bool = False
-    temperature: float | None = 1.0
-    top_k: int | None = 50
-    top_p: float | None = 1.0
-    repetition_penalty: float | None = 1.0
+    temperature: _Temperature | None = 1.0
+    top_k: _Length | None = 50
+    top_p: Annotated[float, "(0, 1]"] | None = 1.0
+    repetition_penalty: Positive | None = 1.0
     renormalize_logits: bool = True
 
     # None means the value that changes nothing.
@@ -67,15 +67,6 @@ class SamplingConfig(_GenerationConfig):
             if getattr(self, name) is None:
                 self._set(name, value)
         super().__post_init__()
-
-    def _check(self) -> None:
-        super()._check()
-        check_field(self, "temperature", self.temperature >= 0, "None or at least 0")
-        check_whole(self, "top_k", minimum=0)
-        check_field(self, "top_p", 0 < self.top_p <= 1, "None or in (0, 1]")
-        check_field(
-            self, "repetition_penalty", self.repetition_penalty > 0, "None or positive"
-        )
 
 
 @frozen_config
@@ -103,40 +94,17 @@ class BarkSemanticGenerationConfig(SamplingConfig):
     model_type: ClassVar[str] = "semantic"
     part: ClassVar[str] = "semantic_config"
 
-    eos_token_id: int = tokens.SEMANTIC_PAD_TOKEN
-    max_new_tokens: int = 768
-    min_new_tokens: int | None = None
-    text_encoding_offset: int = tokens.TEXT_ENCODING_OFFSET
-    text_pad_token: int = tokens.TEXT_PAD_TOKEN
-    semantic_infer_token: int = tokens.SEMANTIC_INFER_TOKEN
-    semantic_vocab_size: int = tokens.SEMANTIC_VOCAB_SIZE
-    max_input_semantic_length: int = 256
-    semantic_rate_hz: float = tokens.SEMANTIC_RATE_HZ
-    min_eos_p: float | None = None
-    num_return_sequences: int = 1
-
-    def _check(self) -> None:
-        super()._check()
-        check_whole(
-            self,
-            "semantic_vocab_size",
-            "max_input_semantic_length",
-            "num_return_sequences",
-        )
-        check_whole(self, "max_new_tokens", "text_encoding_offset", minimum=0)
-        check_field(self, "semantic_rate_hz", self.semantic_rate_hz > 0, "positive")
-        check_field(
-            self,
-            "min_eos_p",
-            self.min_eos_p is None or self.min_eos_p > 0,
-            "None or positive",
-        )
-        check_field(
-            self,
-            "min_new_tokens",
-            self.min_new_tokens is None or self.min_new_tokens >= 0,
-            "None or at least 0",
-        )
+    eos_token_id: _TokenId = tokens.SEMANTIC_PAD_TOKEN
+    max_new_tokens: _Length = 768
+    min_new_tokens: _Length | None = None
+    text_encoding_offset: _TokenId = tokens.TEXT_ENCODING_OFFSET
+    text_pad_token: _TokenId = tokens.TEXT_PAD_TOKEN
+    semantic_infer_token: _TokenId = tokens.SEMANTIC_INFER_TOKEN
+    semantic_vocab_size: Annotated[int, "[1, 10_000_000]"] = tokens.SEMANTIC_VOCAB_SIZE
+    max_input_semantic_length: Annotated[int, "[1, 1_000_000]"] = 256
+    semantic_rate_hz: _Rate = tokens.SEMANTIC_RATE_HZ
+    min_eos_p: Positive | None = None
+    num_return_sequences: Count = 1
 
     @property
     def semantic_pad_token(self) -> int:
@@ -173,24 +141,13 @@ class BarkCoarseGenerationConfig(SamplingConfig):
     model_type: ClassVar[str] = "coarse_acoustics"
     part: ClassVar[str] = "coarse_acoustics_config"
 
-    coarse_semantic_pad_token: int = tokens.COARSE_SEMANTIC_PAD_TOKEN
-    coarse_rate_hz: int | float = tokens.COARSE_RATE_HZ
-    n_coarse_codebooks: int = tokens.N_COARSE_CODEBOOKS
-    coarse_infer_token: int = tokens.COARSE_INFER_TOKEN
-    max_coarse_input_length: int = 256
-    max_coarse_history: int = 630
-    sliding_window_len: int = 60
-
-    def _check(self) -> None:
-        super()._check()
-        check_whole(
-            self,
-            "n_coarse_codebooks",
-            "max_coarse_input_length",
-            "max_coarse_history",
-            "sliding_window_len",
-        )
-        check_field(self, "coarse_rate_hz", self.coarse_rate_hz > 0, "positive")
+    coarse_semantic_pad_token: _TokenId = tokens.COARSE_SEMANTIC_PAD_TOKEN
+    coarse_rate_hz: _Rate = tokens.COARSE_RATE_HZ
+    n_coarse_codebooks: Annotated[int, "[1, 128]"] = tokens.N_COARSE_CODEBOOKS
+    coarse_infer_token: _TokenId = tokens.COARSE_INFER_TOKEN
+    max_coarse_input_length: Annotated[int, "[1, 1_000_000]"] = 256
+    max_coarse_history: Annotated[int, "[1, 1_000_000]"] = 630
+    sliding_window_len: Annotated[int, "[1, 1_000_000]"] = 60
 
 
 @frozen_config
@@ -210,23 +167,13 @@ class BarkFineGenerationConfig(_GenerationConfig):
     model_type: ClassVar[str] = "fine_acoustics"
     part: ClassVar[str] = "fine_acoustics_config"
 
-    temperature: float | None = 1.0
+    temperature: _Temperature | None = 1.0
     do_sample: bool | None = None
-    max_fine_history_length: int = 512
-    max_fine_input_length: int = 1024
-    n_fine_codebooks: int = tokens.N_FINE_CODEBOOKS
+    max_fine_history_length: Annotated[int, "[1, 1_000_000]"] = 512
+    max_fine_input_length: Annotated[int, "[1, 1_000_000]"] = 1024
+    n_fine_codebooks: Annotated[int, "[1, 128]"] = tokens.N_FINE_CODEBOOKS
 
     def _check(self) -> None:
-        super()._check()
-        check_field(
-            self,
-            "temperature",
-            self.temperature is None or self.temperature >= 0,
-            "None or at least 0",
-        )
-        check_whole(
-            self, "max_fine_input_length", "max_fine_history_length", "n_fine_codebooks"
-        )
         check_field(
             self,
             "max_fine_history_length",
@@ -268,13 +215,9 @@ class BarkGenerationConfig(_GenerationConfig):
     semantic_config: BarkSemanticGenerationConfig = None
     coarse_acoustics_config: BarkCoarseGenerationConfig = None
     fine_acoustics_config: BarkFineGenerationConfig = None
-    sample_rate: int = tokens.SAMPLE_RATE
-    codebook_size: int = tokens.CODEBOOK_SIZE
-    compat: str | None = None
-
-    def _check(self) -> None:
-        check_whole(self, "sample_rate", "codebook_size")
-        check_field(self, "compat", self.compat in (None, "hf"), 'None or "hf"')
+    sample_rate: Annotated[int, "[1, 1_000_000]"] = tokens.SAMPLE_RATE
+    codebook_size: Annotated[int, "[1, 1_000_000]"] = tokens.CODEBOOK_SIZE
+    compat: Literal["hf"] | None = None
 
     def voice_limits(self) -> dict[str, Any]:
         """The model's limits on a voice, as arguments of `VoicePreset.validate`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from bark_tf.config.base import Config, check_field, check_whole, frozen_config
+from bark_tf.config.base import Config, frozen_config
+from bark_tf.config.fields import Positive, Share, check_field
+
+_Sizes = Annotated[tuple[Annotated[int, "[1, 100_000]"], ...], "[1, 20]"]
 
 
 @frozen_config
@@ -47,61 +49,35 @@ class HubertConfig(Config):
 
     model_type: ClassVar[str] = "hubert"
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
-    conv_dim: tuple[int, ...] = (512,) * 7
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    conv_bias: bool = False
-    feat_extract_norm: str = "group"
-    feat_extract_activation: str = "gelu"
-    feat_proj_layer_norm: bool = True
-    num_conv_pos_embeddings: int = 128
-    num_conv_pos_embedding_groups: int = 16
-    conv_pos_batch_norm: bool = False
-    do_stable_layer_norm: bool = False
-    mask_time_prob: float = 0.05
-    mask_feature_prob: float = 0.0
+    hidden_size: Annotated[int, "[1, 100_000]"] = 768
+    num_hidden_layers: Annotated[int, "[1, 1_000]"] = 12
+    num_attention_heads: Annotated[int, "[1, 1_000]"] = 12
+    intermediate_size: Annotated[int, "[1, 1_000_000]"] = 3072
+    hidden_act: Literal["gelu"] = "gelu"
+    layer_norm_eps: Positive = 1e-5
+    initializer_range: Positive = 0.02
+    conv_dim: _Sizes = (512,) * 7
+    conv_stride: _Sizes = (5, 2, 2, 2, 2, 2, 2)
+    conv_kernel: _Sizes = (10, 3, 3, 3, 3, 2, 2)
+    conv_bias: Literal[False] = False
+    feat_extract_norm: Literal["group"] = "group"
+    feat_extract_activation: Literal["gelu"] = "gelu"
+    feat_proj_layer_norm: Literal[True] = True
+    num_conv_pos_embeddings: Annotated[int, "[1, 100_000]"] = 128
+    num_conv_pos_embedding_groups: Annotated[int, "[1, 100_000]"] = 16
+    conv_pos_batch_norm: Literal[False] = False
+    do_stable_layer_norm: Literal[False] = False
+    mask_time_prob: Share = 0.05
+    mask_feature_prob: Share = 0.0
 
     def _check(self) -> None:
-        check_whole(
-            self,
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "num_conv_pos_embeddings",
-            "num_conv_pos_embedding_groups",
-        )
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             is_divisor = self.hidden_size % getattr(self, name) == 0
             expected = f"a divisor of hidden_size={self.hidden_size}"
             check_field(self, name, is_divisor, expected)
-        for name in ("conv_dim", "conv_stride", "conv_kernel"):
-            values = getattr(self, name)
-            check_field(
-                self,
-                name,
-                len(values) == len(self.conv_dim) > 0
-                and all(type(value) is int and value >= 1 for value in values),
-                "as many whole numbers of at least 1 as there are convolutions",
-            )
-        for name in ("layer_norm_eps", "initializer_range"):
-            check_field(self, name, getattr(self, name) > 0, "positive")
-        for name in ("mask_time_prob", "mask_feature_prob"):
-            value = getattr(self, name)
-            is_share = isinstance(value, int | float) and 0 <= value <= 1
-            check_field(self, name, is_share, "in [0, 1]")
-        for field in dataclasses.fields(self):
-            is_base = getattr(self, field.name) == field.default
-            if field.type in ("bool", "str"):
-                expected = f"{field.default!r} as in HuBERT base"
-                check_field(self, field.name, is_base, expected)
+        for name in ("conv_stride", "conv_kernel"):
+            fits = len(getattr(self, name)) == len(self.conv_dim)
+            check_field(self, name, fits, f"{len(self.conv_dim)} numbers, as conv_dim")
 
     @property
     def hop_length(self) -> int:
@@ -143,12 +119,8 @@ class HubertQuantizerConfig(Config):
 
     model_type: ClassVar[str] = "hubert_quantizer"
 
-    input_size: int = 768
-    hidden_size: int = 1024
-    num_layers: int = 2
-    intermediate_size: int = 0
-    output_size: int = 10_000
-
-    def _check(self) -> None:
-        check_whole(self, "input_size", "hidden_size", "num_layers", "output_size")
-        check_whole(self, "intermediate_size", minimum=0)
+    input_size: Annotated[int, "[1, 100_000]"] = 768
+    hidden_size: Annotated[int, "[1, 100_000]"] = 1024
+    num_layers: Annotated[int, "[1, 100]"] = 2
+    intermediate_size: Annotated[int, "[0, 1_000_000]"] = 0
+    output_size: Annotated[int, "[1, 10_000_000]"] = 10_000

@@ -16,7 +16,7 @@ import numpy as np
 from bark_tf.audio.editing import trim, with_silence
 from bark_tf.audio.reading import load_opening
 from bark_tf.config import BarkConfig, BarkGenerationConfig
-from bark_tf.config.base import check_field
+from bark_tf.config.fields import check_field
 from bark_tf.processor import BarkProcessor
 from bark_tf.text.sentences import estimate_seconds
 from bark_tf.text.tokenizer import BarkTokenizer

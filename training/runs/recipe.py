@@ -27,10 +27,10 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from bark_tf.config import BarkConfig, BarkGenerationConfig
-from bark_tf.config.base import check_field, check_whole
+from bark_tf.config.fields import Count, check_field, check_fields
 from bark_tf.suggestions import did_you_mean
 
 from ..options import CodecOptions, ExampleOptions, LoraOptions, TrainingOptions
@@ -89,11 +89,11 @@ class Recipe:
     data: str | None = None
     out: str | None = None
     start: Callable[[], tuple[BarkConfig, BarkGenerationConfig, Any]] | None = None
-    batch_size: int = 8
+    batch_size: Count = 8
     dtype: str = "float32"
-    dropout: float | None = None
+    dropout: Annotated[float, "[0, 1)"] | None = None
     gradient_checkpointing: bool = False
-    sample_every: int | None = None
+    sample_every: Count | None = None
     callbacks: Callable[[Recipe], Sequence[Any]] | None = None
     options: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     examples: ExampleOptions = dataclasses.field(default_factory=ExampleOptions)
@@ -104,9 +104,7 @@ class Recipe:
         for name, hint in typing.get_type_hints(Recipe).items():
             if name in _PREFIXES and isinstance(getattr(self, name), dict):
                 object.__setattr__(self, name, hint(**getattr(self, name)))
-        check_whole(self, "batch_size")
-        if self.sample_every is not None:
-            check_whole(self, "sample_every")
+        check_fields(self)
         for name, is_right, expected in (
             ("stage", self.stage in STAGES, f"one of {', '.join(STAGES)}"),
             ("method", self.method in METHODS, f"one of {', '.join(METHODS)}"),
@@ -201,8 +199,10 @@ def _arguments(docstring: str) -> dict[str, str]:
 
 def _kinds(hint: Any) -> tuple[type, ...]:
     """The types of an annotation."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(typing.get_origin(kind) or kind for kind in kinds)
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    origins = (typing.get_origin(kind) or kind for kind in kinds)
+    return tuple(origin for origin in origins if origin is not typing.Literal)
 
 
 # How error messages name the types of values.

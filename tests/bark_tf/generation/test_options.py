@@ -211,5 +211,5 @@ def test_in_transformers_the_fine_stage_follows_its_temperature_alone():
 
 
 def test_another_compat_is_refused():
-    with pytest.raises(ValueError, match='compat must be None or "hf"'):
+    with pytest.raises(ValueError, match="compat must be 'hf' or None"):
         configs_of(compat="suno")

@@ -194,7 +194,7 @@ def test_bad_input(hubert, arguments, message):
         ({"hidden_act": "relu"}, "hidden_act must be 'gelu'"),
         ({"conv_bias": True}, "conv_bias must be False"),
         ({"mask_time_prob": None}, "mask_time_prob must be a number"),
-        ({"layer_norm_eps": 0}, "layer_norm_eps must be positive"),
+        ({"layer_norm_eps": 0}, r"layer_norm_eps must be a number in \(0, "),
     ],
 )
 def test_bad_configurations(fields, message):
