@@ -37,7 +37,9 @@ ROWS = (
     ("feature_extractor",),
     ("serving.messages",),
     ("serving.saved_model",),  # is given a `BarkModel` and a processor
+    ("speech",),  # is given a model
     ("bark",),
+    ("speaking",),
     ("serving", "training"),
     ("plots",),
     ("cli",),

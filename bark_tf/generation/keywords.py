@@ -93,3 +93,19 @@ class LongFormKeywords(GenerationOptions, total=False):
     compat: str | None
     jit_compile: bool
     generation_config: BarkGenerationConfig | Mapping[str, Any] | None
+
+
+class SpeakKeywords(GenerationOptions, total=False):
+    """Keywords of `bark_tf.speak` and `BarkModel.speak`."""
+
+    seed: int | Sequence[int] | None
+    processor: Any
+    progress: Progress | bool | None
+    max_attempts: int
+    gap_s: float
+    paragraph_gap_s: float
+    continue_from: str | None
+    on_chunk: Callable[[Any], None] | None
+    compat: str | None
+    jit_compile: bool
+    generation_config: BarkGenerationConfig | Mapping[str, Any] | None

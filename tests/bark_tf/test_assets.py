@@ -75,6 +75,16 @@ def test_both_its_voices_are_there_by_name(model, processor):
         assert not np.array_equal(takes[one], takes[two])
 
 
+def test_one_call_speaks_as_generate_does(model, processor):
+    """The ends are faded: 5 ms at 16 kHz."""
+    text, options = "four zero eight two", {"seed": 1, "jit_compile": False}
+    inputs = processor(text, voice_preset="alpha")
+    wanted = np.asarray(model.generate(**inputs, **options))[0]
+    speech = model.speak(text, "alpha", **options)
+    assert np.array_equal(speech.audio[80:-80], wanted[80:-80])
+    assert speech.audio.shape == wanted.shape and speech.audio[0] == 0
+
+
 def test_early_audio_comes_in_pieces_near_the_exact_audio(model, processor):
     """The first piece is a second; no more is lost than fine codes of the future."""
     inputs = processor("seven two six nine four eight three", return_tensors="np")
