@@ -41,7 +41,8 @@ class BarkSubModelConfig(Config):
         "num_attention_heads": "num_heads",
     }
 
-    block_size: Annotated[int, "[1, 1_000_000]"] = 1024
+    # A checkpoint of transformers holds a mask of its square for each layer.
+    block_size: Annotated[int, "[1, 20_000]"] = 1024
     input_vocab_size: Annotated[int, "[1, 10_000_000]"] = 10_048
     output_vocab_size: Annotated[int, "[1, 10_000_000]"] = 10_048
     num_layers: Annotated[int, "[1, 1_000]"] = 12

@@ -11,6 +11,11 @@ from typing import Annotated, ClassVar, Literal
 from bark_tf.config.base import Config, frozen_config
 from bark_tf.config.fields import Positive, Share, check_field
 
+# Of a frame and of a dilation.
+MAX_SAMPLES = 2**20
+MAX_WIDTH = 100_000
+MAX_CODEBOOKS = 1024
+
 _Kernel = Annotated[int, "[1, 1_000]"]
 _Bandwidths = Annotated[tuple[Positive, ...], "[1, 100]"]
 
@@ -84,6 +89,32 @@ class EncodecConfig(Config):
         super().__post_init__()
 
     def _check(self) -> None:
+        check_field(
+            self,
+            "upsampling_ratios",
+            self.hop_length <= MAX_SAMPLES,
+            f"numbers with a product of at most {MAX_SAMPLES}",
+        )
+        check_field(
+            self,
+            "num_filters",
+            self.num_filters << len(self.upsampling_ratios) <= MAX_WIDTH,
+            f"at most {MAX_WIDTH} after {len(self.upsampling_ratios)} doublings",
+        )
+        check_field(
+            self,
+            "target_bandwidths",
+            self.num_quantizers <= MAX_CODEBOOKS,
+            f"enough for at most {MAX_CODEBOOKS} codebooks of {self.codebook_nbits} "
+            f"bits at {self.frame_rate} frames per second",
+        )
+        check_field(
+            self,
+            "num_residual_layers",
+            self.dilation_growth_rate**self.num_residual_layers <= MAX_SAMPLES,
+            f"such that dilations of {self.dilation_growth_rate} to this power stay "
+            f"below {MAX_SAMPLES}",
+        )
         check_field(
             self,
             "codebook_dim",

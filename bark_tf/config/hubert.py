@@ -6,6 +6,7 @@ import math
 from typing import Annotated, ClassVar, Literal
 
 from bark_tf.config.base import Config, frozen_config
+from bark_tf.config.encodec import MAX_SAMPLES
 from bark_tf.config.fields import Positive, Share, check_field
 
 _Sizes = Annotated[tuple[Annotated[int, "[1, 100_000]"], ...], "[1, 20]"]
@@ -78,6 +79,9 @@ class HubertConfig(Config):
         for name in ("conv_stride", "conv_kernel"):
             fits = len(getattr(self, name)) == len(self.conv_dim)
             check_field(self, name, fits, f"{len(self.conv_dim)} numbers, as conv_dim")
+        is_short = max(self.hop_length, self.receptive_field) <= MAX_SAMPLES
+        expected = f"such that a frame takes at most {MAX_SAMPLES} samples"
+        check_field(self, "conv_stride", is_short, expected)
 
     @property
     def hop_length(self) -> int:

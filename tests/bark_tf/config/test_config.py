@@ -15,6 +15,7 @@ from bark_tf.config import (
     BarkGenerationConfig,
     BarkSemanticConfig,
     BarkSemanticGenerationConfig,
+    CtcConfig,
     EncodecConfig,
     HubertConfig,
     HubertQuantizerConfig,
@@ -173,6 +174,52 @@ WRONG = {
 def test_a_wrong_value_is_named(cls, values, field):
     with pytest.raises(ValueError, match=rf"{field}.* must be .*Received: "):
         cls.from_dict(values)
+
+
+LARGE = 10**12
+TOO_LARGE = [
+    (BarkSemanticConfig, {"num_layers": 10**6}, "num_layers"),
+    (BarkCoarseConfig, {"hidden_size": 10**9, "num_heads": 1}, "hidden_size"),
+    (BarkCoarseConfig, {"block_size": LARGE}, "block_size"),
+    (BarkSemanticConfig, {"input_vocab_size": LARGE}, "input_vocab_size"),
+    (BarkSemanticConfig, {"output_vocab_size": LARGE}, "output_vocab_size"),
+    (BarkFineConfig, {"n_codes_total": 10**7}, "n_codes_total"),
+    (EncodecConfig, {"num_residual_layers": 10**7}, "num_residual_layers"),
+    (EncodecConfig, {"upsampling_ratios": [2] * 5000}, "upsampling_ratios"),
+    (EncodecConfig, {"upsampling_ratios": [1] * 21}, "upsampling_ratios"),
+    (EncodecConfig, {"upsampling_ratios": [LARGE]}, "upsampling_ratios"),
+    (EncodecConfig, {"target_bandwidths": [1e9]}, "target_bandwidths"),
+    (EncodecConfig, {"target_bandwidths": [1e5]}, "target_bandwidths"),
+    (EncodecConfig, {"target_bandwidths": [float("nan")]}, "target_bandwidths"),
+    (EncodecConfig, {"codebook_size": LARGE}, "codebook_size"),
+    (EncodecConfig, {"codebook_size": 1}, "codebook_size"),
+    (EncodecConfig, {"hidden_size": LARGE}, "hidden_size"),
+    (EncodecConfig, {"num_filters": 2**15}, "num_filters"),
+    (EncodecConfig, {"kernel_size": LARGE}, "kernel_size"),
+    (EncodecConfig, {"dilation_growth_rate": LARGE}, "dilation_growth_rate"),
+    (EncodecConfig, {"num_residual_layers": 99}, "num_residual_layers"),
+    (EncodecConfig, {"num_lstm_layers": LARGE}, "num_lstm_layers"),
+    (EncodecConfig, {"sampling_rate": 10**400}, "sampling_rate"),
+    (HubertConfig, {"num_hidden_layers": LARGE}, "num_hidden_layers"),
+    (HubertConfig, {"conv_dim": [LARGE] * 7}, "conv_dim"),
+    (HubertConfig, {"conv_dim": [1] * 10**5}, "conv_dim"),
+    (HubertConfig, {"conv_kernel": [LARGE] * 7}, "conv_kernel"),
+    (HubertConfig, {"conv_stride": [999] * 7}, "conv_stride"),
+    (HubertConfig, {"num_conv_pos_embeddings": LARGE}, "num_conv_pos_embeddings"),
+    (HubertQuantizerConfig, {"num_layers": LARGE}, "num_layers"),
+    (HubertQuantizerConfig, {"output_size": LARGE}, "output_size"),
+    (CtcConfig, {"num_layers": LARGE}, "num_layers"),
+    (BarkSemanticConfig, {"block_size": 10**5}, "block_size"),
+    (CtcConfig, {"kernel_size": LARGE + 1}, "kernel_size"),
+]
+
+
+@pytest.mark.parametrize(("cls", "values", "field"), TOO_LARGE)
+def test_a_size_without_sense_is_named_at_once(cls, values, field):
+    """Networks of such sizes once ran without end, or out of memory."""
+    message = rf"^{cls.__name__}\.{field} must be .*\. Received: {field}=.{{0,160}}$"
+    with pytest.raises(ValueError, match=message):
+        cls(**values)
 
 
 @pytest.mark.parametrize("cls", ALL)
