@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -17,6 +18,10 @@ _LFS_HEAD = b"version https://git-lfs"
 LFS_POINTER = (
     "this is a git-lfs pointer, not the file itself. Get the file with `git lfs pull`"
 )
+# What stops a file from being written, also where the error names no file.
+_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
+# Characters of a name that its temporary file shows.
+_KEPT = 40
 # Characters shown of a path that is refused.
 _SHOWN = 80
 # Two characters at least: one is a drive of Windows. `Path` makes `gs:/` of `gs://`.
@@ -28,15 +33,49 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it on success.
 
     Nothing half-written ever appears under the final name.
+
+    Raises:
+        OSError: If it cannot be written, with `path` as its file name.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    stem, suffix = path.stem[:_KEPT], path.suffix[:_KEPT]  # no file name is too long
+    temporary = path.with_name(f".{stem}.{uuid.uuid4().hex}{suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with errors_name(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def errors_name(path: str | os.PathLike, temporary: str | os.PathLike) -> Iterator:
+    """Puts the user's path into errors about writing what is to become it.
+
+    Args:
+        path: The file or folder that the user asked for.
+        temporary: The hidden one that is written first.
+
+    Raises:
+        OSError: With `path` as its file name; also in place of the errors of other
+            libraries that say the disk is full or read-only.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (number := _write_error(error, os.fspath(temporary))) is None:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
+
+
+def _write_error(error: Exception, temporary: str) -> int | None:
+    """The number of an error about what is being written; None for other errors."""
+    if isinstance(error, OSError) and error.errno is not None:
+        is_ours = error.filename is None and error.errno in _DISK_ERRORS
+        return error.errno if is_ours or temporary in str(error.filename) else None
+    return next((n for n in _DISK_ERRORS if os.strerror(n) in str(error)), None)
 
 
 def is_lfs_pointer(head: bytes) -> bool:

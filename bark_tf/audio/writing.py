@@ -224,12 +224,8 @@ def write_audio(
         samples = _clipped(samples)
     _check_encoding(samples, sample_rate, name, subtype)
     data = _encode(samples, sample_rate, name, subtype)
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        # With the name that was asked for, not that of the temporary file.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
     return path
 
 

@@ -1,7 +1,9 @@
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import toy_cli
 
 from bark_tf import BarkConfig, BarkTokenizer, write_audio
@@ -45,6 +47,47 @@ def test_atomic_write_gives_the_usual_permissions(tmp_path):
         temporary.touch()
     modes = [(tmp_path / name).stat().st_mode for name in ("plain", "saved")]
     assert modes[0] == modes[1]
+
+
+@pytest.fixture
+def full_disk():
+    """No file may have more than a few bytes, as if the disk were full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(bytes(99)),
+        lambda path: safetensors.numpy.save_file({"a": np.zeros(9)}, path),
+        lambda path: (path / "missing").write_bytes(b""),
+    ],
+)
+def test_what_cannot_be_written_is_named_as_the_user_did(write, tmp_path, full_disk):
+    """A full disk once was an error without a name, or about a hidden file."""
+    with pytest.raises(OSError) as found, atomic_write(tmp_path / "a.wav") as temporary:
+        write(temporary)
+    assert found.value.filename == str(tmp_path / "a.wav") and found.value.strerror
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_error_is_not_about_what_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError) as found, atomic_write(tmp_path / "a"):
+        (tmp_path / "source").read_text()
+    assert found.value.filename == str(tmp_path / "source")
+    with pytest.raises(ValueError, match="no reason"), atomic_write(tmp_path / "a"):
+        raise ValueError("no reason")
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    """Bug: the temporary file's name is longer."""
+    for name in ("é" * 127, "a." + "b" * 250):
+        with atomic_write(tmp_path / name) as temporary:
+            temporary.touch()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # === JSON ===

@@ -22,6 +22,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
+from bark_tf.files import errors_name
+
 _PREFIX = "step-"
 # Keras numbers objects in the order in which the process creates them.
 _NUMBER = re.compile(r"_\d+(?=/|$)")
@@ -91,17 +93,18 @@ def save(
         return final
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{final.name}.{uuid.uuid4().hex}"
-    temporary.mkdir()
     try:
-        safetensors.numpy.save_file(arrays, temporary / _ARRAYS)
-        text = json.dumps({**facts, "step": step}, indent=2) + "\n"
-        (temporary / _FACTS).write_text(text, encoding="utf-8")
-        for name in (_ARRAYS, _FACTS):
-            with open(temporary / name, "rb") as file:
-                os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+        with errors_name(final, temporary):
+            temporary.mkdir()
+            safetensors.numpy.save_file(arrays, temporary / _ARRAYS)
+            text = json.dumps({**facts, "step": step}, indent=2) + "\n"
+            (temporary / _FACTS).write_text(text, encoding="utf-8")
+            for name in (_ARRAYS, _FACTS):
+                with open(temporary / name, "rb") as file:
+                    os.fsync(file.fileno())
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

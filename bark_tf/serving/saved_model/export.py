@@ -6,7 +6,6 @@ unless it is asked for, no XLA.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -16,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bark_tf.files import local_path
+from bark_tf.files import errors_name, local_path
 from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.stage import Call
 from bark_tf.serving.saved_model.checks import Limits
@@ -61,19 +60,17 @@ def export(
     # A server ignores directories whose names are not numbers.
     temporary = directory / f".{version}.{uuid.uuid4().hex}"
     try:
-        tf.saved_model.save(_root(functions, text, table), str(temporary), functions)
-        hop = model.config.codec_config.hop_length
-        batches = XLA_BATCHES if jit_compile else XLA_BATCHES[:1]
-        write_warm_up(temporary, directory.name, functions, hop, batches)
-        os.replace(temporary, directory / str(version))
-    except BaseException as error:
+        with errors_name(directory, temporary):
+            root = _root(functions, text, table)
+            tf.saved_model.save(root, str(temporary), functions)
+            hop = model.config.codec_config.hop_length
+            batches = XLA_BATCHES if jit_compile else XLA_BATCHES[:1]
+            write_warm_up(temporary, directory.name, functions, hop, batches)
+            os.replace(temporary, directory / str(version))
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             directory.rmdir()
-        # TensorFlow has one error for a full disk and for too little memory.
-        if "No space left" in str(error):
-            words = os.strerror(errno.ENOSPC)
-            raise OSError(errno.ENOSPC, words, str(directory)) from error
         raise
     return directory / str(version)
 
