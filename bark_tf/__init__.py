@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.feature_extractor import (
         EncodecFeatureExtractor as EncodecFeatureExtractor,
     )
+    from bark_tf.hub import shipped_checkpoint as shipped_checkpoint
     from bark_tf.models.causal import BarkCausalModel as BarkCausalModel
     from bark_tf.models.causal import BarkCoarseModel as BarkCoarseModel
     from bark_tf.models.causal import BarkSemanticModel as BarkSemanticModel
@@ -39,6 +40,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.models.hubert.model import HubertModel as HubertModel
     from bark_tf.models.hubert.quantizer import HubertQuantizer as HubertQuantizer
     from bark_tf.processor import BarkProcessor as BarkProcessor
+    from bark_tf.progress import Timings as Timings
+    from bark_tf.progress import progress_bar as progress_bar
     from bark_tf.semantic_tokens.ctc import CtcTokenizer as CtcTokenizer
     from bark_tf.semantic_tokens.hubert import HubertTokenizer as HubertTokenizer
     from bark_tf.semantic_tokens.hubert import nearest_frames as nearest_frames
@@ -73,6 +76,7 @@ _HOMES = {
     ),
     "bark_tf.convert.convert": ("convert_checkpoint",),
     "bark_tf.feature_extractor": ("EncodecFeatureExtractor",),
+    "bark_tf.hub": ("shipped_checkpoint",),
     "bark_tf.models.causal": (
         "BarkCausalModel",
         "BarkCoarseModel",
@@ -83,6 +87,7 @@ _HOMES = {
     "bark_tf.models.hubert.model": ("HubertModel",),
     "bark_tf.models.hubert.quantizer": ("HubertQuantizer",),
     "bark_tf.processor": ("BarkProcessor",),
+    "bark_tf.progress": ("Timings", "progress_bar"),
     "bark_tf.semantic_tokens.ctc": ("CtcTokenizer",),
     "bark_tf.semantic_tokens.hubert": ("HubertTokenizer", "nearest_frames"),
     "bark_tf.semantic_tokens.kmeans": ("KMeansTokenizer",),

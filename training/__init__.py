@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from .codec.trainer import CodecTrainer as CodecTrainer
     from .data.batches import Batches as Batches
     from .data.examples import StageExamples as StageExamples
+    from .data.labels import labelled as labelled
     from .data.prepare import prepare as prepare
     from .data.shards import DatasetInfo as DatasetInfo
     from .data.shards import ShardSet as ShardSet
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from .evaluation.metrics import mel_distance as mel_distance
     from .evaluation.metrics import si_sdr as si_sdr
     from .evaluation.recognisers import recogniser_of as recogniser_of
+    from .evaluation.recognisers import voice_judge_of as voice_judge_of
     from .options import CodecOptions as CodecOptions
     from .options import ExampleOptions as ExampleOptions
     from .options import LoraOptions as LoraOptions
@@ -68,9 +70,10 @@ _HOMES = {
     ),
     ".data.examples": ("StageExamples",),
     ".data.batches": ("Batches",),
+    ".data.labels": ("labelled",),
     ".evaluation.evaluate": ("evaluate",),
     ".evaluation.metrics": ("corpus_word_error_rate", "mel_distance", "si_sdr"),
-    ".evaluation.recognisers": ("recogniser_of",),
+    ".evaluation.recognisers": ("recogniser_of", "voice_judge_of"),
     ".tokenizers.ctc": ("ctc_options", "train_ctc"),
     ".tokenizers.pairs": ("make_pairs",),
     ".tokenizers.quantizer": ("quantizer_score", "train_quantizer"),
