@@ -21,8 +21,9 @@ def labelled(
 
     They hold the sequences and targets that a recipe trains with. The semantic network
     reads text and history summed at the same positions, which no ids can say, so it
-    gets `input_embeds`; its embedding table is therefore not trained. A sequence that
-    fills the network loses its last target.
+    gets `input_embeds`. These do not train its embedding table, of which Keras warns
+    unless it is frozen, as by `enable_lora`. A sequence that fills the network loses
+    its last target.
 
     Args:
         network: `BarkSemanticModel`, `BarkCoarseModel` or `BarkFineModel`.
