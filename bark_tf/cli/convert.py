@@ -12,7 +12,7 @@ _MEGABYTE = 10**6
 
 _EXAMPLES = """examples:
   # Suno's and Meta's files to a directory for --model:
-  bark-tf convert text_2.pt coarse_2.pt fine_2.pt encodec_24khz-d7cc33bc.th my-bark
+  bark-tf convert text_2.pt coarse_2.pt fine_2.pt encodec_24khz.th my-bark
   # At half the size:
   bark-tf convert suno/bark-small bark-small-bf16 --dtype bfloat16
   # Back to Suno's names:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from bark_tf._version import __version__
 from bark_tf.cli.arguments import MODEL_VARIABLE, Parser
+from bark_tf.cli.completion import add_completion
 from bark_tf.cli.console import (
     DEBUG_VARIABLE,
     DONE,
@@ -39,7 +40,7 @@ from bark_tf.cli.voices import add_voice, add_voices
 _EXAMPLES = f"""examples:
   bark-tf speak "Hello, my dog is cute" --model suno/bark-small
   bark-tf voices
-  bark-tf convert ~/.cache/suno/bark_v0 my-bark --codec encodec_24khz-d7cc33bc.th
+  bark-tf convert ~/.cache/suno/bark_v0 my-bark --codec encodec_24khz.th
 
 environment:
   {MODEL_VARIABLE}   default of --model
@@ -51,7 +52,8 @@ exit status:
 """
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Builds the parser of `bark-tf` with those of all commands."""
     parser = Parser(
         prog="bark-tf",
         description="Text to speech with Bark. Each command has its own --help.",
@@ -66,6 +68,7 @@ def _parser() -> Parser:
     add_serve(commands)
     add_export(commands)
     add_training(commands)
+    add_completion(commands, parser)
     return parser
 
 
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = build_parser().parse_args(argv)
         with quiet_libraries(arguments):
             return _run(arguments)
     except SystemExit as stop:  # --help, --version, wrong usage

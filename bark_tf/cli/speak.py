@@ -108,7 +108,7 @@ _EXAMPLES = f"""examples:
   bark-tf speak "In another voice" --voice v2/en_speaker_6
   bark-tf speak --file chapter.txt --long --out chapter.flac
   echo "From a pipe" | bark-tf speak - --out pipe.ogg
-  bark-tf speak "Without waiting" --stream --low-latency | ffplay -nodisp -autoexit -
+  bark-tf speak "Without waiting" --stream --low-latency | aplay
   bark-tf speak "Keep my voice" --save-voice me.npz
   bark-tf speak "It is me again" --voice me.npz
   bark-tf speak "From a server" --server http://127.0.0.1:8501

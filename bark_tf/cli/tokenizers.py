@@ -12,15 +12,17 @@ from bark_tf.cli.console import note, progress_of
 _EXAMPLES = """examples:
   # A vocabulary of 300 semantic tokens, saved with the model:
   bark-tf train-tokenizer audio my-bark --clusters 300
-  # Tokens that keep the words, from hours of speech with its texts; any language:
+  # Tokens that keep the words, from hours of speech with its texts:
   bark-tf prepare speech audio --sample-rate 16000 --validation 0.02
   bark-tf train-tokenizer audio my-bark --kind ctc --clusters 500 --rate 50
-  # For a model without a tokenizer, such as the published Bark: it speaks the texts,
-  # one per line, and a quantizer learns which sound stands for which token. Run it
-  # again to resume. hubert: a folder with facebook/hubert-base-ls960, or that id.
-  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt --hubert hubert
+  # For a model without a tokenizer, such as the published Bark: it speaks the
+  # texts, one per line, and a quantizer learns which sound stands for which
+  # token. Run it again to resume. hubert: that of facebook/hubert-base-ls960.
+  bark-tf train-tokenizer pairs bark --kind quantizer --make-pairs a.txt \\
+      --hubert hubert
   # From existing pairs, starting with an existing quantizer:
-  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert --quantizer old.pth
+  bark-tf train-tokenizer pairs new --kind quantizer --hubert hubert \\
+      --quantizer old.pth
 """
 
 

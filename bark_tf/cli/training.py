@@ -32,7 +32,7 @@ def add_training(commands: Any) -> None:
 
 
 _PREPARE_EXAMPLES = """examples:
-  # A folder with metadata.csv (id|text|normalised) and its recordings, for a model:
+  # A folder with metadata.csv (id|text|normalised) and its recordings:
   bark-tf prepare my-recordings prepared --model my-bark --validation 0.05
   # Only audio, to train a codec and a tokenizer from scratch:
   bark-tf prepare my-recordings audio --sample-rate 16000
@@ -156,7 +156,7 @@ _TRAIN_EXAMPLES = """examples:
   bark-tf train full --stages coarse --set model=my-bark data=prepared out=mine
   bark-tf train full --stages fine --set model=my-bark data=prepared out=mine
   # On all GPUs of this machine; rehearsed without a GPU:
-  bark-tf train lora --set model=my-bark data=prepared out=my-voice --strategy mirrored
+  bark-tf train lora --set model=my-bark out=my-voice --strategy mirrored
   bark-tf train lora --set model=my-bark steps=4 --strategy mirrored --cpus 2
   bark-tf train my_recipe.py --set steps=500 semantic.learning_rate=1e-4
 """
@@ -208,7 +208,7 @@ def _train_help() -> str:
     """The examples, and the keys of --set."""
     from bark_tf.training.runs.recipe import described_keys
 
-    wrap = textwrap.TextWrapper(88, initial_indent="  ", subsequent_indent=" " * 6)
+    wrap = textwrap.TextWrapper(80, initial_indent="  ", subsequent_indent=" " * 6)
     keys = [wrap.fill(f"{key}: {text}") for key, text in described_keys().items()]
     return "\n".join([_TRAIN_EXAMPLES, "keys of --set:", *keys])
 
@@ -264,7 +264,7 @@ _EVALUATE_EXAMPLES = """examples:
   # Compared with the base model, and the WER that each stage adds:
   bark-tf evaluate my-voice prepared --before my-bark --recogniser pocketsphinx
   # Your own sentences, with a recogniser limited to their words:
-  bark-tf evaluate my-voice --texts a.txt --recogniser pocketsphinx --words words.txt
+  bark-tf evaluate my-bark --texts a.txt --words w.txt --recogniser pocketsphinx
   # Speaker similarity and sound quality:
   bark-tf evaluate my-voice prepared --similarity resemblyzer --quality dnsmos
 """

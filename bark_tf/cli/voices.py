@@ -54,9 +54,9 @@ def _voices(arguments: argparse.Namespace) -> None:
 
 _VOICE_EXAMPLES = """examples:
   # 5 to 13 seconds of yourself, ending at the end of a sentence:
-  bark-tf voice me.wav --out me.npz --model suno/bark-small --semantic-tokenizer hubert
+  bark-tf voice me.wav --out me.npz --model my-bark --semantic-tokenizer hubert
   # Listen to me.roundtrip.wav, then speak with the voice:
-  bark-tf speak "It is me" --voice me.npz --model suno/bark-small
+  bark-tf speak "It is me" --voice me.npz --model my-bark
   # Convert the format of a phone first:
   ffmpeg -i me.m4a me.wav
 """

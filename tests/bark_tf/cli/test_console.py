@@ -45,8 +45,8 @@ def test_tensorflow_does_not_talk(tmp_path):
     code = """
 import os, sys
 from bark_tf.cli import console
-from bark_tf.cli.main import _parser
-arguments = _parser().parse_args(["voices"])
+from bark_tf.cli.main import build_parser
+arguments = build_parser().parse_args(["voices"])
 with console.quiet_libraries(arguments):
     import tensorflow as tf
     tf.function(lambda x: x + 1, jit_compile=True)(tf.ones(2))
