@@ -78,6 +78,15 @@ def _write_error(error: Exception, temporary: str) -> int | None:
     return next((n for n in _DISK_ERRORS if os.strerror(n) in str(error)), None)
 
 
+@contextlib.contextmanager
+def blame(path: str | os.PathLike) -> Iterator[None]:
+    """Puts the name of a file before the errors about what it holds."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def is_lfs_pointer(head: bytes) -> bool:
     """Whether a file that begins like this stands for one that git-lfs has not got."""
     return head.startswith(_LFS_HEAD)

@@ -17,8 +17,10 @@ import numpy as np
 import tokenizers
 
 from bark_tf import hub
-from bark_tf.files import atomic_write, local_path, read_json_object
+from bark_tf.config.fields import shown
+from bark_tf.files import atomic_write, blame, local_path, read_json_object
 from bark_tf.habits import accepts_habits
+from bark_tf.text.tokenizer_file import backend_errors, read_backend
 
 TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
@@ -102,6 +104,23 @@ def _word_piece(
     return backend
 
 
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError if a setting that is read has another type."""
+    for name in settings.keys() & {*_SPECIAL_TOKENS, *_NORMALIZER_FIELDS, _CLOSED}:
+        value = settings[name]
+        if name in _SPECIAL_TOKENS:
+            text = value.get("content") if isinstance(value, Mapping) else value
+            expected, is_right = "text", isinstance(text, str | None)
+        else:
+            follows_case = name == "strip_accents" and value is None
+            expected = "true or false"
+            is_right = isinstance(value, bool) or follows_case
+        if not is_right:
+            raise ValueError(
+                f"{name} must be {expected}. Received: {name}={shown(value)}"
+            )
+
+
 def _apply_settings(spec: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Applies the settings of tokenizer_config.json to a tokenizer.json's content."""
     # `BarkTokenizer` truncates and pads itself, with a warning.
@@ -110,15 +129,8 @@ def _apply_settings(spec: dict[str, Any], settings: Mapping[str, Any]) -> None:
     if normalizer.get("type") != "BertNormalizer":
         return
     for name, field in _NORMALIZER_FIELDS.items():
-        if name not in settings:
-            continue
-        value = settings[name]
-        follows_case = name == "strip_accents" and value is None
-        if not isinstance(value, bool) and not follows_case:
-            raise ValueError(
-                f"{name} must be true or false. Received: {name}={value!r}"
-            )
-        normalizer[field] = value
+        if name in settings:
+            normalizer[field] = settings[name]
 
 
 def _is_ids(row: Sequence) -> bool:
@@ -229,7 +241,9 @@ class BarkTokenizer:
                 "backend must be a tokenizers.Tokenizer. "
                 f"Received: {type(backend).__name__}"
             )
+        self._name = "The tokenizer"
         self._settings = dict(settings or {})
+        _check_settings(self._settings)
         spec = json.loads(backend.to_str())
         _apply_settings(spec, self._settings)
         self._backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
@@ -269,8 +283,9 @@ class BarkTokenizer:
             ValueError: If the vocabulary lacks `[UNK]` or `[PAD]`.
         """
         if isinstance(vocabulary, str | os.PathLike):
-            vocabulary = _read_vocabulary(vocabulary)
-        elif not isinstance(vocabulary, Mapping):
+            with blame(vocabulary):
+                return cls.from_vocabulary(_read_vocabulary(vocabulary), settings)
+        if not isinstance(vocabulary, Mapping):
             vocabulary = {token: index for index, token in enumerate(vocabulary)}
         return cls(_word_piece(vocabulary, settings or {}), settings)
 
@@ -291,13 +306,11 @@ class BarkTokenizer:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is not a tokenizer.
         """
-        text = json.dumps(read_json_object(path))
-        try:
-            backend = tokenizers.Tokenizer.from_str(text)
-        # The Rust library raises plain Exception.
-        except Exception as error:
-            raise ValueError(f"{path} is not a tokenizer: {error}") from error
-        return cls(backend, settings)
+        backend = read_backend(path)
+        with blame(path):
+            made = cls(backend, settings)
+        made._name = str(path)
+        return made
 
     @classmethod
     @accepts_habits
@@ -324,6 +337,8 @@ class BarkTokenizer:
 
         config = find(TOKENIZER_CONFIG_NAME)
         settings = {} if config is None else read_json_object(config)
+        with blame(config or TOKENIZER_CONFIG_NAME):
+            _check_settings(settings)
         if (path := find(TOKENIZER_NAME)) is not None:
             return cls.from_file(path, settings)
         if (path := find(VOCABULARY_NAME)) is not None:
@@ -420,7 +435,8 @@ class BarkTokenizer:
         _check_unicode(text)
         if add_special_tokens:
             self._num_special_tokens()
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        with backend_errors(f"{self._name} cannot read this text"):
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Turns ids back into text; WordPiece does not preserve all spaces.
@@ -433,7 +449,8 @@ class BarkTokenizer:
             The text.
         """
         ids = [int(token_id) for token_id in ids]
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        with backend_errors(f"{self._name} cannot write these ids"):
+            return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def __call__(
         self,
@@ -506,7 +523,8 @@ class BarkTokenizer:
 
     def _num_special_tokens(self) -> int:
         """How many tokens are added around a text."""
-        count = self._backend.num_special_tokens_to_add(is_pair=False)
+        with backend_errors(f"{self._name} has wrong special tokens"):
+            count = self._backend.num_special_tokens_to_add(is_pair=False)
         if not count:
             raise ValueError(
                 "add_special_tokens must be False for this tokenizer, which has none "
@@ -530,9 +548,10 @@ class BarkTokenizer:
         is_words = isinstance(row, list)
         for text in row if is_words else [row]:
             _check_unicode(text, index)
-        encoding = self._backend.encode(
-            row, is_pretokenized=is_words, add_special_tokens=False
-        )
+        with backend_errors(f"{self._name} cannot read this text"):
+            encoding = self._backend.encode(
+                row, is_pretokenized=is_words, add_special_tokens=False
+            )
         if not encoding.ids:
             raise ValueError(
                 f"text is empty in row {index}: nothing in it has a token. "
@@ -546,7 +565,8 @@ class BarkTokenizer:
             place = _place_of_cut(row, encoding, room)
             _report_cut(len(encoding.ids), room, index, truncation, place)
             encoding.truncate(room)
-        return self._backend.post_process(encoding, None, add_special_tokens).ids
+        with backend_errors(f"{self._name} cannot read this text"):
+            return self._backend.post_process(encoding, None, add_special_tokens).ids
 
     def _unknown_words(
         self, row: str | list[str], encoding: tokenizers.Encoding
