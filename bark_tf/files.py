@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
@@ -24,6 +26,9 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 _KEPT = 40
 # Characters shown of a path that is refused.
 _SHOWN = 80
+# Parsed, a JSON file may be thirty times larger.
+_MAX_JSON_BYTES = 32 * 2**20
+_MAX_BYTES = 2**30
 # Two characters at least: one is a drive of Windows. `Path` makes `gs:/` of `gs://`.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
@@ -99,6 +104,49 @@ def refuse_lfs_pointer(path: str | os.PathLike) -> None:
             raise ValueError(f"{path}: {LFS_POINTER}")
 
 
+def check_file(path: str | os.PathLike, most: float = math.inf) -> None:
+    """Refuses what is no file, before a reader would wait for its end.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is larger, or a folder, pipe or device.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            f"{path} must be a file. Received: a folder, a pipe or a device"
+        )
+    if found.st_size > most:
+        raise ValueError(
+            f"{path} must have at most {most} bytes. Received: {found.st_size}"
+        )
+
+
+def read_bytes(path: str | os.PathLike, most: int = _MAX_BYTES) -> bytes:
+    """Reads a file whole, after `check_file`."""
+    check_file(path, most)
+    return Path(path).read_bytes()
+
+
+def read_text(path: str | os.PathLike, most: int = _MAX_BYTES) -> str:
+    """Reads a file of UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be UTF-8 text. Received: another byte at {error.start}"
+        ) from error
+
+
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a file that holds one JSON object.
 
@@ -106,14 +154,29 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds something else.
     """
+    text = read_text(path, _MAX_JSON_BYTES)
+    if is_lfs_pointer(text.encode()):
+        raise ValueError(f"{path}: {LFS_POINTER}")
+    return parse_json_object(text, path)
+
+
+def parse_json_object(text: str, where: str | os.PathLike) -> dict[str, Any]:
+    """Parses a text that holds one JSON object.
+
+    Args:
+        text: The text.
+        where: The file, for the error message.
+
+    Raises:
+        ValueError: If the text holds something else.
+    """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        refuse_lfs_pointer(path)
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(
-            f"{path} must hold a JSON object. Received: {type(values).__name__}"
+            f"{where} must hold a JSON object. Received: {type(values).__name__}"
         )
     return values
 

@@ -29,8 +29,11 @@ SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".mp3", ".opus"),
     *(".m4a", ".mp4", ".aac", ".webm"),  # with the extra `formats`
 )
+# Samples per second that recordings have and that they are resampled to.
 _SAMPLE_RATES = (4_000, 384_000)
 _MAX_CHANNELS = 2
+# Samples that are read or made at once: 46 minutes at 24 kHz, 256 MB.
+_MAX_SAMPLES = 2**26
 
 # A WAV file that promises at least this many bytes is a stream of unknown length.
 _STREAM_SIZE = 0x7FFF_F000
@@ -56,19 +59,18 @@ def load(
     Args:
         path: The file.
         sample_rate: Samples per second of the result.
-        max_s: Seconds a recording may last.
+        max_s: Seconds a recording may last; at most 2**26 samples.
 
     Returns:
         float32 (samples,), mono, [-1, 1]; samples = duration * sample_rate, rounded.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged, cut short, not mono or
-            stereo, not finite, silent, shorter than `MIN_S` or longer than `max_s`; the
-            message names the file and the reason. An MP3 does not say how long it is,
-            so one that was cut short is accepted.
+        ValueError: If an argument is out of range, or the file is missing, empty,
+            damaged, cut short, not mono or stereo, not finite, silent, shorter than
+            `MIN_S` or longer than `max_s`; the message names the file and the reason.
+            An MP3 does not say how long it is, so one that was cut short is accepted.
     """
-    check_rate(sample_rate)
-    check_limit(max_s)
+    check_reading(sample_rate, max_s)
     with open_recording(path) as file:
         source_hz = file.samplerate
         audio = _read_all(file, path, max_s)
@@ -107,7 +109,8 @@ def load_opening(path: str | os.PathLike, max_s: float = MAX_S) -> Opening:
     check_limit(max_s)
     with open_recording(path) as file:
         rate = file.samplerate
-        samples = _read(file, path, int(max_s * rate))
+        limit = _limit(file, max_s)
+        samples = _read(file, path, limit)
         claimed_s = file.frames / rate
     if not np.isfinite(samples).all():
         raise ValueError(
@@ -115,7 +118,7 @@ def load_opening(path: str | os.PathLike, max_s: float = MAX_S) -> Opening:
         )
     read_s = len(samples) / rate
     # The header of a stream promises more than the file holds.
-    is_whole = len(samples) < int(max_s * rate)
+    is_whole = len(samples) < limit
     return Opening(samples, rate, read_s if is_whole else max(claimed_s, read_s))
 
 
@@ -134,6 +137,33 @@ def check_limit(max_s: float) -> None:
         raise ValueError(
             f"max_s must be finite and at least {MIN_S}. Received: max_s={max_s!r}"
         )
+
+
+def check_reading(sample_rate: int, max_s: float) -> None:
+    """Raises ValueError unless recordings can be read at this rate and length."""
+    check_rate(sample_rate)
+    check_limit(max_s)
+    check_resampling(sample_rate)
+    if max_s * sample_rate > _MAX_SAMPLES:
+        raise ValueError(
+            f"max_s must be at most {_MAX_SAMPLES // sample_rate} at {sample_rate} "
+            f"samples per second. Received: max_s={max_s!r}"
+        )
+
+
+def check_resampling(*rates: int) -> None:
+    """Raises ValueError unless audio can be resampled from or to these rates."""
+    low, high = _SAMPLE_RATES
+    if not all(low <= rate <= high for rate in rates):
+        raise ValueError(
+            f"Audio can be resampled between {low} and {high} samples per second. "
+            f"Received: {' and '.join(map(repr, rates))}"
+        )
+
+
+def _limit(file: soundfile.SoundFile | Container, max_s: float) -> int:
+    """The most samples per channel to read."""
+    return int(min(max_s * file.samplerate, _MAX_SAMPLES // file.channels))
 
 
 def open_recording(path: str | os.PathLike) -> soundfile.SoundFile | Container:
@@ -220,7 +250,7 @@ def _read_all(
     file: soundfile.SoundFile | Container, path: str | os.PathLike, max_s: float
 ) -> np.ndarray:
     """Decodes float32 (samples,), mono, at the file's rate."""
-    limit = int(max_s * file.samplerate)
+    limit = _limit(file, max_s)
     samples = _read(file, path, limit + 1)
     if len(samples) > limit:
         raise ValueError(_too_long(file, path, max_s))
@@ -245,9 +275,10 @@ def _read(
 def _too_long(
     file: soundfile.SoundFile | Container, path: str | os.PathLike, max_s: float
 ) -> str:
-    seconds = max(max_s, file.frames / file.samplerate)
+    most = _limit(file, max_s) / file.samplerate
+    seconds = max(most, file.frames / file.samplerate)
     return (
-        f"A recording must last at most {max_s:g} s. Received: {path}, {seconds:.1f} s"
+        f"A recording must last at most {most:g} s. Received: {path}, {seconds:.1f} s"
     )
 
 
@@ -269,7 +300,11 @@ def resample(audio: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
 
     Returns:
         float32 (samples * target_hz / source_hz,), rounded.
+
+    Raises:
+        ValueError: If a rate is below 4,000 or above 384,000.
     """
+    check_resampling(source_hz, target_hz)
     if source_hz == target_hz or not audio.size:
         return audio
     resampled = soxr.resample(audio, source_hz, target_hz)

@@ -22,6 +22,7 @@ import functools
 import math
 import numbers
 import operator
+import os
 import reprlib
 import types
 import typing
@@ -32,6 +33,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 Share = Annotated[float, "[0, 1]"]
 Positive = Annotated[float, "(0, 1_000_000_000]"]
 Count = Annotated[int, "[1, 1_000_000_000]"]
+# Samples per second of audio that is read or resampled.
+SampleRate = Annotated[int, "[4_000, 384_000]"]
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 100
@@ -78,6 +81,28 @@ def check_fields(owner: Any) -> None:
         check_field(owner, name, rule.allows(getattr(owner, name)), rule.words)
 
 
+def check_values(
+    values: Mapping[str, Any], kinds: Mapping[str, Any], where: str | os.PathLike
+) -> None:
+    """Raises ValueError unless a JSON object has all keys, each with its kind of value.
+
+    Args:
+        values: The object.
+        kinds: Key -> an annotation of `check_fields`, or `dict` or `list`.
+        where: The file, for the error message.
+
+    Example:
+        >>> check_values({"steps": "4"}, {"steps": int}, "recipe.json")
+        ValueError: recipe.json: steps must be a whole number. Received: steps='4'
+    """
+    for name, kind in kinds.items():
+        rule, value = _rule(kind), values.get(name)
+        if not rule.allows(value):
+            raise ValueError(
+                f"{where}: {name} must be {rule.words}. Received: {name}={shown(value)}"
+            )
+
+
 class _Rule(NamedTuple):
     """What a value must be, in words and as a function."""
 
@@ -99,6 +124,8 @@ _KINDS = {
     bool: ("True or False", bool),
     str: ("text", str),
     type(None): ("None", type(None)),
+    list: ("a list", list),
+    dict: ("an object", dict),
 }
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ import tensorflow as tf
 
 from bark_tf.audio.mel import mel_matrix
 from bark_tf.config import CtcConfig
+from bark_tf.config.fields import Count, check_values
 from bark_tf.memory import allocate_only
 from bark_tf.models.ctc import CtcModel
 from bark_tf.semantic_tokens.features import fft_size, spectra
 from bark_tf.semantic_tokens.kmeans import nearest
 from bark_tf.semantic_tokens.tokenizer import (
+    FILE_NAME,
     SemanticTokenizer,
     checked_audio,
     read_arrays,
@@ -167,22 +170,14 @@ class CtcTokenizer(SemanticTokenizer):
         cls, directory: str | os.PathLike, settings: Mapping[str, Any]
     ) -> CtcTokenizer:
         """Reads the tokenizer; see the base class."""
-        rate_hz, vocab_size = settings.get("rate_hz"), settings.get("vocab_size")
-        for name, value, kinds in (
-            ("rate_hz", rate_hz, (int, float)),
-            ("vocab_size", vocab_size, (int,)),
-        ):
-            if type(value) not in kinds or value <= 0:
-                raise ValueError(f"{name} must be positive. Received: {value!r}")
-        values = settings.get("network")
-        if not isinstance(values, dict):
-            raise ValueError(f"network must be a configuration. Received: {values!r}")
-        config = CtcConfig.from_dict(values)
+        kinds = {"vocab_size": Count, "network": dict}
+        check_values(settings, kinds, Path(directory) / FILE_NAME)
+        config = CtcConfig.from_dict(settings["network"])
         with allocate_only():
             network = CtcModel(config, dtype="float32")
         shapes = {name: array.shape for name, array in network.arrays().items()}
-        shapes[_CENTRES] = (vocab_size, config.hidden_size)
+        shapes[_CENTRES] = (settings["vocab_size"], config.hidden_size)
         arrays = read_arrays(directory, shapes)
         network.put_arrays(arrays)
         centres = arrays[_CENTRES].astype(np.float32)
-        return cls(network, centres, rate_hz=float(rate_hz))
+        return cls(network, centres, rate_hz=float(settings["rate_hz"]))

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from bark_tf import tokens
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
+from bark_tf.config.fields import check_values
 from bark_tf.convert.weights import save_file
 from bark_tf.files import local_path
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel, Moments
@@ -273,27 +274,19 @@ class HubertTokenizer(SemanticTokenizer):
     ) -> HubertTokenizer:
         """Reads the tokenizer; see the base class."""
         path = Path(directory) / ARRAYS_NAME
-        layer, rate_hz = settings.get("layer"), settings.get("rate_hz")
-        if layer is None:
-            raise ValueError("layer must be the number of a layer. Received: None")
-        if type(rate_hz) not in (int, float) or not 0 < rate_hz <= SAMPLE_RATE:
-            raise ValueError(f"rate_hz must be positive. Received: {rate_hz!r}")
-        configs = []
-        for name, config in (
-            ("hubert", HubertConfig),
-            ("quantizer", HubertQuantizerConfig),
-        ):
-            values = settings.get(name)
-            if not isinstance(values, dict):
-                raise ValueError(f"{name} must be a configuration. Received: {values}")
-            configs.append(config.from_dict(values))
+        kinds = {"layer": int, "hubert": dict, "quantizer": dict}
+        check_values(settings, kinds, Path(directory) / FILE_NAME)
+        configs = [
+            HubertConfig.from_dict(settings["hubert"]),
+            HubertQuantizerConfig.from_dict(settings["quantizer"]),
+        ]
         if not path.is_file():
             raise ValueError(f"{path} is missing beside {FILE_NAME}")
         return cls(
             HubertModel.from_file(path, config=configs[0]),
             HubertQuantizer.from_file(path, config=configs[1]),
-            layer=layer,
-            rate_hz=float(rate_hz),
+            layer=settings["layer"],
+            rate_hz=float(settings["rate_hz"]),
         )
 
 

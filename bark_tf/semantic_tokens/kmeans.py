@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bark_tf.config.fields import Count, SampleRate, check_values
 from bark_tf.semantic_tokens.features import NUM_CEPSTRA, cepstra, with_slopes
 from bark_tf.semantic_tokens.tokenizer import (
+    FILE_NAME,
     SemanticTokenizer,
     checked_audio,
     read_arrays,
@@ -135,18 +138,16 @@ class KMeansTokenizer(SemanticTokenizer):
         cls, directory: str | os.PathLike, settings: Mapping[str, Any]
     ) -> KMeansTokenizer:
         """Reads the tokenizer; see the base class."""
-        numbers = []
-        for name in ("sample_rate", "rate_hz", "vocab_size"):
-            value = settings.get(name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name} must be a number. Received: {value!r}")
-            if value <= 0:
-                raise ValueError(f"{name} must be positive. Received: {value!r}")
-            numbers.append(value)
+        kinds = {"sample_rate": SampleRate, "vocab_size": Count}
+        check_values(settings, kinds, Path(directory) / FILE_NAME)
         width = 2 * NUM_CEPSTRA
-        shapes = {"centres": (numbers[2], width), "mean": (width,), "scale": (width,)}
-        arrays = read_arrays(directory, shapes)
-        return cls(**arrays, sample_rate=numbers[0], rate_hz=float(numbers[1]))
+        shapes = {"centres": (settings["vocab_size"], width)}
+        arrays = read_arrays(directory, {**shapes, "mean": (width,), "scale": (width,)})
+        return cls(
+            **arrays,
+            sample_rate=settings["sample_rate"],
+            rate_hz=float(settings["rate_hz"]),
+        )
 
 
 def _features(audio: np.ndarray, tokenizer: SemanticTokenizer) -> np.ndarray:

@@ -12,16 +12,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from bark_tf.config import BarkSemanticGenerationConfig
-from bark_tf.files import atomic_write, local_path
+from bark_tf.config.fields import check_values, shown
+from bark_tf.files import atomic_write, local_path, read_bytes, read_json_object
 
 FILE_NAME = "semantic_tokenizer.json"
 ARRAYS_NAME = "semantic_tokenizer.safetensors"
 FORMAT = 1
+TokenRate = Annotated[float, "(0, 1_000]"]
 # Kind -> module in this package and class; imported on use.
 KINDS = {
     "kmeans": ("kmeans", "KMeansTokenizer"),
@@ -94,19 +96,18 @@ def load_semantic_tokenizer(directory: str | os.PathLike) -> SemanticTokenizer:
             f"{str(directory)!r} has no {FILE_NAME}, which is needed to prepare data "
             "for a model: make it with `bark-tf train-tokenizer`"
         )
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    kind = settings.get("kind") if isinstance(settings, dict) else None
-    if kind not in KINDS:
+    settings = read_json_object(path)
+    kind = settings.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
-            f"{path} must name a kind among {', '.join(KINDS)}. Received: {kind!r}"
+            f"{path} must name a kind among {', '.join(KINDS)}. Received: {shown(kind)}"
         )
     if settings.get("format") != FORMAT:
         raise ValueError(
-            f"{path} must have format {FORMAT}. Received: {settings.get('format')!r}"
+            f"{path} must have format {FORMAT}. "
+            f"Received: {shown(settings.get('format'))}"
         )
+    check_values(settings, {"rate_hz": TokenRate}, path)
     module, name = KINDS[kind]
     module = importlib.import_module(f".{module}", __package__)
     return getattr(module, name).load(directory, settings)
@@ -148,7 +149,7 @@ def read_arrays(
 
     path = Path(directory) / ARRAYS_NAME
     try:
-        arrays = load(path.read_bytes())
+        arrays = load(read_bytes(path))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing beside {FILE_NAME}") from None
     except SafetensorError as error:

@@ -22,8 +22,7 @@ import tensorflow as tf
 
 from bark_tf.audio.reading import (
     MAX_S,
-    check_limit,
-    check_rate,
+    check_reading,
     checked,
     load,
     open_recording,
@@ -112,8 +111,7 @@ def dataset_audio(
     Example:
         >>> dataset_audio(["a.wav", "b.flac"], 24_000).padded_batch(2)
     """
-    check_rate(sample_rate)
-    check_limit(max_s)
+    check_reading(sample_rate, max_s)
     names = tf.constant([os.fsencode(path) for path in paths], tf.string, name="paths")
     names = tf.reshape(names, [-1])
     return tf.data.Dataset.from_tensor_slices(names).map(

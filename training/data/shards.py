@@ -33,19 +33,34 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from bark_tf.config.fields import Count, check_field, check_fields, check_values, shown
+from bark_tf.files import parse_json_object
+
 from .layouts import Skipped
-from .storage import RemotePath, atomic_write, explained, storage_path
+from .storage import RemotePath, atomic_write, explained, read_text, storage_path
 
 SCHEMA_VERSION = 1
 INFO_NAME = "dataset.json"
 INDEX_SUFFIX = ".jsonl"
 RECORD_SUFFIX = ".tfrecord"
 _FULL_SCALE = 32_767
+_Size = Annotated[int, f"[0, {2**62}]"]
+# Fields that are positive if records hold tokens.
+_SIZES = (
+    *("num_codebooks", "codebook_size", "frame_rate"),
+    *("semantic_vocab_size", "semantic_rate_hz", "text_vocab_size"),
+)
+# What a line of the index says about a record.
+_ROW = {
+    **dict.fromkeys(("id", "speaker", "text"), str),
+    **dict.fromkeys(("offset", "size", "crc32", "tokens"), _Size),
+    "seconds": Annotated[float, "[0, 1_000_000_000]"],
+}
 # A TFRecord: length, checksum of the length, content, checksum of the content.
 _HEADER = struct.Struct("<QI")
 
@@ -91,7 +106,7 @@ class DatasetInfo:
         schema_version: Version of the records.
     """
 
-    sample_rate: int
+    sample_rate: Count
     has_tokens: bool
     has_audio: bool
     num_codebooks: int = 0
@@ -124,17 +139,22 @@ class DatasetInfo:
                 f"{str(directory)!r} holds no prepared recordings: it has no "
                 f"{INFO_NAME}. `bark-tf prepare` writes it"
             )
+        values = parse_json_object(read_text(path), path)
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path}: schema_version must be {SCHEMA_VERSION}. "
+                f"Received: {shown(version)}; prepare the recordings again"
+            )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values.get("schema_version")
-            if version != SCHEMA_VERSION:
-                raise ValueError(
-                    f"schema_version must be {SCHEMA_VERSION}. Received: {version!r}; "
-                    "prepare the recordings again"
-                )
             return cls(**values)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in _SIZES if self.has_tokens else ():
+            check_field(self, name, getattr(self, name) > 0, "positive")
 
     def check(self, utterance: Utterance) -> None:
         """Raises ValueError if an utterance does not fit the description."""
@@ -322,15 +342,12 @@ def read_index(path: Path | RemotePath) -> list[dict[str, Any]]:
     """
     path = path.with_suffix(INDEX_SUFFIX)
     rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            if "skipped" not in row:
-                _ = [row[name] for name in ("offset", "size", "crc32", "tokens")]
-            rows.append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number} is damaged: {error!r}") from error
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        where = f"{path}:{number} is damaged"
+        row = parse_json_object(line, where)
+        if "skipped" not in row:
+            check_values(row, _ROW, where)
+        rows.append(row)
     return rows
 
 

@@ -124,6 +124,11 @@ class RemotePath:
             tf.io.gfile.remove(self.url)
 
 
+def read_text(path: Path | RemotePath) -> str:
+    """`bark_tf.files.read_text`, also for a `RemotePath`."""
+    return files.read_text(path) if isinstance(path, Path) else path.read_text()
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path | RemotePath) -> Iterator[Path | RemotePath]:
     """`bark_tf.files.atomic_write`, also for a `RemotePath`."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import soxr
 
+from bark_tf.audio.reading import check_resampling
 from bark_tf.optional import named, required
 
 SAMPLE_RATE = 16_000  # of every model here
@@ -154,8 +155,10 @@ def at_rate(audio: Any, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarr
         float32 (samples,).
 
     Raises:
-        ValueError: If the audio has another shape or is not finite.
+        ValueError: If the audio has another shape or is not finite, or a rate is below
+            4,000 or above 384,000.
     """
+    check_resampling(sample_rate, wanted)
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 1 or not np.isfinite(audio).all():
         raise ValueError(

@@ -16,7 +16,8 @@ from toy_recordings import (
     wav,
 )
 
-from bark_tf.audio.reading import MIN_S, load, load_opening
+from bark_tf.audio import reading
+from bark_tf.audio.reading import MIN_S, load, load_opening, resample
 
 
 def refused(path, **options):
@@ -114,3 +115,32 @@ def test_bad_openings_are_refused(tmp_path, name):
     make, reason = REFUSED[name]
     with pytest.raises(ValueError, match=reason):
         load_opening(put(tmp_path, make()))
+
+
+# === Bounds ===
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: load(path, 24_000, max_s=1e6),
+        lambda path: load(path, 2**30),
+        lambda path: load(path, 1),
+        lambda path: resample(np.zeros(24_000, np.float32), 1, 24_000),
+        lambda path: resample(np.zeros(24_000, np.float32), 24_000, 2**31 - 1),
+    ],
+)
+def test_no_call_makes_gigabytes_of_little(tmp_path, read):
+    """Bug: 24,000 samples, resampled from 1 Hz, took 2.4 GB."""
+    path = put(tmp_path, wav(pcm16(tone())))
+    with pytest.raises(ValueError, match=r"(at most|between) .*Received: "):
+        read(path)
+
+
+def test_a_small_file_of_much_silence_is_not_decoded_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_MAX_SAMPLES", 2 * RATE)
+    stereo = encode(np.full((5 * RATE, 2), 0.1), kind="FLAC")
+    path = put(tmp_path, stereo)
+    assert len(load_opening(path, 4.0).samples) == RATE
+    with pytest.raises(ValueError, match=r"at most 1 s.*5\.0 s"):
+        load(path, 4_000, max_s=4.0)

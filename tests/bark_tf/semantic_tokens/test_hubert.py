@@ -303,7 +303,7 @@ def test_hubert_from_a_hub(tokenizer, hub, tmp_path):
         ({"layer": None}, "layer must be"),
         ({"rate_hz": "x"}, "rate_hz must be"),
         ({"rate_hz": 0}, "rate_hz must be"),
-        ({"hubert": None}, "hubert must be a configuration"),
+        ({"hubert": None}, "hubert must be an object"),
         ({"quantizer": {"output_size": 12, "input_size": 16}}, "does not fit"),
     ],
 )

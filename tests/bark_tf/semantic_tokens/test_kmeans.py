@@ -136,8 +136,8 @@ def test_without_a_tokenizer_there_is_advice(tmp_path):
         ({"kind": "other"}, "kind among"),
         ({"format": 9}, "format 1"),
         ({"vocab_size": 13}, "centres must be"),
-        ({"vocab_size": "12"}, "vocab_size must be a number"),
-        ({"sample_rate": -1}, "sample_rate must be positive"),
+        ({"vocab_size": "12"}, "vocab_size must be a whole number"),
+        ({"sample_rate": -1}, "sample_rate must be a whole number in"),
     ],
 )
 def test_damaged_settings_are_refused(tokenizer, tmp_path, change, message):
@@ -160,7 +160,7 @@ def test_damaged_arrays_are_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         load_semantic_tokenizer(tmp_path)
     (tmp_path / FILE_NAME).write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         load_semantic_tokenizer(tmp_path)
     path.unlink()
     tokenizer.save(tmp_path)
