@@ -13,7 +13,8 @@ from bark_tf.generation.keywords import SpeakKeywords
 from bark_tf.hub import shipped_checkpoint
 from bark_tf.memory import return_free_memory
 from bark_tf.progress import Progress
-from bark_tf.speech import Speech, shown
+from bark_tf.speaker import shown
+from bark_tf.speech import Speech
 
 
 class _Kept(NamedTuple):

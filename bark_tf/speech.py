@@ -1,26 +1,20 @@
-"""One call: a text in, a sound out that can be saved and played."""
+"""What speaking returns: sound that saves and plays itself."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack, overload
 
 import numpy as np
 
+from bark_tf.audio.loudness import with_loudness
 from bark_tf.audio.player import player_html
+from bark_tf.audio.playing import play
 from bark_tf.audio.writing import write_audio
-from bark_tf.generation.keywords import SpeakKeywords
-from bark_tf.generation.long_form import ChunkReport, generate_long
-from bark_tf.processor import BarkProcessor
-from bark_tf.progress import Progress, progress_bar
+from bark_tf.text.chunks import ChunkReport
+from bark_tf.text.subtitles import write_subtitles
 from bark_tf.voices.presets import VoicePreset
-
-# A smaller model finishes a text before XLA has compiled.
-COMPILED_PARAMS = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -79,106 +73,35 @@ class Speech:
         """
         return write_audio(path, self.audio, self.sampling_rate, subtype)
 
-
-@contextlib.contextmanager
-def shown(progress: Progress | bool | None) -> Iterator[Progress]:
-    """Yields a progress callable: the given one, or one that draws bars.
-
-    Args:
-        progress: A callable; or `enabled` of `progress_bar`.
-    """
-    if callable(progress):
-        yield progress
-        return
-    with progress_bar(progress) as report:
-        yield report
-
-
-def per_text(name: str, value: Any, count: int) -> list:
-    """One value for each text: those of a list, or the same for all.
-
-    Raises:
-        ValueError: If a list has another length.
-    """
-    if not isinstance(value, list | tuple):
-        return [value] * count
-    if len(value) != count:
-        raise ValueError(
-            f"A list of {name} must have one for each of the {count} texts. "
-            f"Received: {len(value)}"
-        )
-    return list(value)
-
-
-class Speaker:
-    """The method `speak` of `BarkModel`."""
-
-    _processor: BarkProcessor | None = None
-
-    @overload
-    def speak(
-        self, text: str, voice: Any = None, **keywords: Unpack[SpeakKeywords]
-    ) -> Speech: ...
-
-    @overload
-    def speak(
-        self, text: Sequence[str], voice: Any = None, **keywords: Unpack[SpeakKeywords]
-    ) -> list[Speech]: ...
-
-    def speak(self, text, voice=None, *, processor=None, progress=None, **keywords):
-        """Speaks a text of any length.
-
-        It is spoken sentence by sentence and checked, as by `generate_long`. A
-        progress bar shows where someone watches: in a terminal or a notebook.
+    def save_subtitles(self, path: str | os.PathLike) -> Path:
+        """Writes what is said when, as .srt or .vtt; see `write_subtitles`.
 
         Args:
-            text: The text; or a list of texts, which are spoken one by one.
-            voice: Speaker: a name such as `"v2/en_speaker_6"`, the path of a .npz
-                file, or a `VoicePreset`. None: the model's own, or a random one. A
-                list has one per text.
-            processor: `BarkProcessor`. None: that of the checkpoint from which the
-                model was loaded.
-            progress: True or False: a bar, or none. Or a callable (stage, done,
-                total).
-            **keywords: `seed`, an int or a list with one per text; None draws one,
-                which the result names. Also those of `generate_long` and `generate`,
-                such as `temperature`.
+            path: Where to; the ending decides the format.
 
         Returns:
-            `Speech`; a list of them for a list of texts.
+            The path.
 
         Raises:
-            ValueError: For invalid arguments, or a text with nothing to say, before
-                any work is done.
-
-        Example:
-            >>> model.speak("Hello", seed=7).save("hello.mp3")  # doctest: +SKIP
+            ValueError: If the ending is another one.
+            OSError: If the file cannot be written.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        voices = per_text("voices", voice, len(texts))
-        seeds = per_text("seeds", keywords.pop("seed", None), len(texts))
-        processor = self._own_processor() if processor is None else processor
-        keywords.setdefault("jit_compile", self.count_params() >= COMPILED_PARAMS)
-        with shown(progress) as report:
-            spoken = [
-                _speak(self, processor, *row, progress=report, **keywords)
-                for row in zip(texts, voices, seeds, strict=True)
-            ]
-        return spoken[0] if isinstance(text, str) else spoken
+        return write_subtitles(path, self.chunks, self.sampling_rate)
 
-    def _own_processor(self) -> BarkProcessor:
-        """The processor of the model's checkpoint, which is read once."""
-        if self._processor is None:
-            if self._source is None:
-                raise ValueError(
-                    "A model that was not loaded from a checkpoint has no tokenizer: "
-                    "speak(text, processor=BarkProcessor...)"
-                )
-            path, where = self._source
-            self._processor = BarkProcessor.from_pretrained(path, **where)
-        return self._processor
+    def with_loudness(self, lufs: float) -> Speech:
+        """The same speech at a loudness, such as -16; see `with_loudness` of audio.
 
+        Raises:
+            ImportError: If the extra `loudness` is not installed.
+        """
+        audio = with_loudness(self.audio, self.sampling_rate, lufs)
+        return dataclasses.replace(self, audio=audio)
 
-def _speak(model, processor, text, voice, seed, **keywords) -> Speech:
-    out = generate_long(model, processor, text, voice=voice, seed=seed, **keywords)
-    return Speech(out.audio, out.sample_rate, out.seed, out.chunks, out.voice)
+    def play(self) -> None:
+        """Plays it on this machine, outside of notebooks.
+
+        Raises:
+            ImportError: If there is neither the extra `play` nor a player.
+            OSError: If there is no sound device.
+        """
+        play(self.audio, self.sampling_rate)

@@ -28,6 +28,7 @@ ROWS = (
     ("hub", "memory"),
     ("config",),
     ("audio", "text", "voices.presets", "voices.array_files"),
+    ("speech",),
     ("convert",),
     ("generation",),  # of networks it knows `forward`, `logits` and `token_embedding`
     ("models",),
@@ -37,7 +38,7 @@ ROWS = (
     ("feature_extractor",),
     ("serving.messages",),
     ("serving.saved_model",),  # is given a `BarkModel` and a processor
-    ("speech",),  # is given a model
+    ("speaker",),  # is given a model
     ("bark",),
     ("speaking",),
     ("serving", "training"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bark_tf import hub
-from bark_tf.cli.console import WRONG_USAGE, note, one_line
+from bark_tf.cli.console import WRONG_USAGE, UsageError, note, one_line
 from bark_tf.files import local_path
 from bark_tf.suggestions import did_you_mean
 
@@ -88,6 +88,17 @@ def local(text: str) -> str:
         return os.fspath(local_path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def parse_aliases(given: Iterable[str]) -> dict[str, str]:
+    """Parses the values of --alias: name -> voice."""
+    aliases = {}
+    for alias in given:
+        name, equals, voice = alias.partition("=")
+        if not (name and equals and voice):
+            raise UsageError(f"--alias must be NAME=VOICE. Received: {alias!r}")
+        aliases[name] = voice
+    return aliases
 
 
 def text_lines(path: str | None) -> list[str] | None:

@@ -19,6 +19,7 @@ from bark_tf.cli.arguments import (
     add_verbosity,
     chosen_model,
     local,
+    parse_aliases,
     positive,
     positive_whole,
     whole,
@@ -248,7 +249,7 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
     from bark_tf.processor import BarkProcessor
     from bark_tf.serving.engine import Engine
 
-    aliases = _aliases(arguments)
+    aliases = parse_aliases(arguments.alias)
     processor = BarkProcessor.from_pretrained(name)
     model = BarkModel.from_pretrained(
         name, dtype=arguments.dtype, quantize=arguments.quantize
@@ -287,13 +288,3 @@ def _token(arguments: argparse.Namespace) -> str | None:
     if not token:
         raise UsageError("the token is empty")
     return token
-
-
-def _aliases(arguments: argparse.Namespace) -> dict[str, str]:
-    aliases = {}
-    for alias in arguments.alias:
-        name, equals, voice = alias.partition("=")
-        if not (name and equals and voice):
-            raise UsageError(f"--alias must be NAME=VOICE. Received: {alias!r}")
-        aliases[name] = voice
-    return aliases

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +19,14 @@ from bark_tf.cli.arguments import (
     chosen_model,
     local,
     non_negative,
+    parse_aliases,
     positive,
+    positive_whole,
     probability,
     whole,
 )
 from bark_tf.cli.console import UsageError, note, progress_of, say
+from bark_tf.cli.speaking import check_output, speak_into_files, speaker_of, stream
 from bark_tf.progress import Timings
 
 STANDARD_INPUT = "-"
@@ -45,9 +46,6 @@ _NOT_ON_A_SERVER = (
     "top_p",
     "min_eos_p",
 )
-# A smaller model finishes a text before XLA has compiled.
-_COMPILED_PARAMS = 50_000_000
-_NOTHING_SAID = "the model said nothing; try another --seed or a longer text"
 
 
 class _Option(NamedTuple):
@@ -106,7 +104,11 @@ _EXAMPLES = f"""examples:
   bark-tf speak "Hello, my dog is cute [laughs]"
   bark-tf speak "The same take again" --seed 7 --out again.wav
   bark-tf speak "In another voice" --voice v2/en_speaker_6
-  bark-tf speak --file chapter.txt --long --out chapter.flac
+  bark-tf speak --file chapter.txt --out chapter.mp3 --subtitles chapter.srt
+  bark-tf speak --texts lines.txt --out line.opus     # line-1.opus, line-2.opus, ...
+  bark-tf speak "Which one is best?" --takes 5        # out-1.wav to out-5.wav
+  bark-tf speak "Hear it now [pause 0.5] and here" --play
+  bark-tf speak --file play.txt --alias anna=anna.npz # with lines [voice: anna] Hello!
   echo "From a pipe" | bark-tf speak - --out pipe.ogg
   bark-tf speak "Without waiting" --stream --low-latency | aplay
   bark-tf speak "Keep my voice" --save-voice me.npz
@@ -130,6 +132,19 @@ def add_speak(commands: Any) -> None:
     )
     text.add_argument("--file", metavar="FILE", help="read the text from a UTF-8 file")
     text.add_argument(
+        "--texts",
+        metavar="FILE",
+        help="read one text from each line, and speak each into a file of its own: "
+        "out-1.wav, out-2.wav, ...",
+    )
+    text.add_argument(
+        "--marks",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read [pause 0.5], and [voice: NAME] at the start of a line, as marks, "
+        "which is the default; a backslash before one makes it text",
+    )
+    text.add_argument(
         "--long",
         action=argparse.BooleanOptionalAction,
         help="speak sentence by sentence; default: if the text takes longer than the "
@@ -149,9 +164,8 @@ def _add_speak_output(parser: Parser) -> None:
         "--out",
         type=local,
         metavar="FILE",
-        default="out.wav",
         help=".wav (16 bit), .flac, .ogg, .mp3 or .opus, replaced if it exists; "
-        "default: out.wav",
+        "default: out.wav, or no file with --play",
     )
     where.add_argument(
         "--stream",
@@ -160,7 +174,7 @@ def _add_speak_output(parser: Parser) -> None:
     )
     group.add_argument(
         "--stream-format",
-        choices=("wav", "raw"),
+        choices=("wav", "raw", "mp3", "opus", "flac"),
         default="wav",
         help="raw: 16-bit little-endian mono without a header; default: wav",
     )
@@ -169,6 +183,35 @@ def _add_speak_output(parser: Parser) -> None:
         action="store_true",
         help="with --stream: start a little earlier and less exactly; long texts are "
         "streamed sentence by sentence instead",
+    )
+    group.add_argument(
+        "--play",
+        action="store_true",
+        help="play it, by sounddevice (extra `play`) or a player of the system",
+    )
+    group.add_argument(
+        "--takes",
+        type=positive_whole,
+        metavar="N",
+        default=1,
+        help="speak N times, with seeds that count up, into numbered files",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --texts: leave out what has its file already",
+    )
+    group.add_argument(
+        "--subtitles",
+        type=local,
+        metavar="FILE",
+        help="also write what is said when, as .srt or .vtt",
+    )
+    group.add_argument(
+        "--loudness",
+        type=float,
+        metavar="LUFS",
+        help="make it this loud, such as -16 (extra `loudness`)",
     )
     group.add_argument(
         "--save-voice",
@@ -191,6 +234,13 @@ def _add_speak_model(parser: Parser) -> None:
         "--voice",
         metavar="NAME|FILE.npz",
         help="a name from `bark-tf voices`, or a voice file; default: a random voice",
+    )
+    group.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=VOICE",
+        help="a voice that the text calls [voice: NAME]; may be repeated",
     )
     group.add_argument(
         "--dtype",
@@ -243,103 +293,28 @@ def _add_sampling(group: Any) -> None:
 
 
 def _speak(arguments: argparse.Namespace) -> None:
-    """Speaks a text into a file or to standard output."""
-    _check_output(arguments)
-    text = _read_text(arguments)
+    """Speaks texts into files, to standard output or to the loudspeakers."""
+    arguments.alias = parse_aliases(arguments.alias)
+    arguments.sampling = _given_sampling(arguments)
+    check_output(arguments)
+    texts = [_passages(text, line, arguments) for text, line in _read_texts(arguments)]
     if arguments.server is None:
-        model_name = chosen_model(arguments)
+        name = chosen_model(arguments)
     else:
+        name = None
         _check_server(arguments)
     if arguments.seed is None:
         arguments.seed = secrets.randbelow(_SEED_LIMIT)
     with progress_of(arguments) as report:
         timings = Timings(report)
-        if arguments.server is None:
-            processor, model = _load(model_name, arguments, timings)
-            speak = _stream if arguments.stream else _speak_into_file
-            summary = speak(processor, model, text, arguments, timings)
-        else:
-            summary = _speak_through_server(text, arguments, timings)
-    note(arguments, summary)
+        with speaker_of(name, arguments, timings) as speaker:
+            if arguments.stream:
+                note(arguments, stream(speaker, texts[0], arguments))
+            else:
+                speak_into_files(speaker, texts, arguments)
     if arguments.verbose:
         for stage, seconds in timings.seconds.items():
             say(f"{stage:<8} {seconds:8.2f} s")
-
-
-def _check_output(arguments: argparse.Namespace) -> None:
-    """Raises errors about the output before any work is done."""
-    from bark_tf.audio.writing import check_destination
-
-    if arguments.stream:
-        if arguments.save_voice:
-            raise UsageError("--save-voice does not go with --stream")
-        if sys.stdout.isatty():
-            raise UsageError("--stream writes audio: send it to a player or a file")
-    elif arguments.low_latency:
-        raise UsageError("--low-latency goes with --stream")
-    else:
-        check_destination(arguments.out)
-
-
-def _check_server(arguments: argparse.Namespace) -> None:
-    given = vars(arguments)
-    for name in _NOT_ON_A_SERVER:
-        if given.get(name) not in (None, False):
-            raise UsageError(f"--{name.replace('_', '-')} does not go with --server")
-
-
-def _read_text(arguments: argparse.Namespace) -> str:
-    if (arguments.text is None) == (arguments.file is None):
-        raise UsageError(f"give TEXT, --file FILE, or {STANDARD_INPUT}, one of them")
-    if arguments.file is not None:
-        text = _decode(Path(arguments.file).read_bytes(), repr(arguments.file))
-    elif arguments.text == STANDARD_INPUT:
-        text = _decode(sys.stdin.buffer.read(), "standard input")
-    else:
-        text = arguments.text
-    if not text.strip():
-        raise ValueError("the text is empty")
-    return text
-
-
-def _decode(data: bytes, source: str) -> str:
-    try:
-        # Windows editors put a byte order mark first.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{source} is not UTF-8 text: byte {error.start} is "
-            f"0x{data[error.start]:02x}"
-        ) from error
-
-
-def _load(name: str, arguments: argparse.Namespace, report: Callable) -> tuple:
-    report("load", 0, 1)
-    from bark_tf.bark import BarkModel
-    from bark_tf.processor import BarkProcessor
-
-    processor = BarkProcessor.from_pretrained(name)
-    model = BarkModel.from_pretrained(
-        name, dtype=arguments.dtype, quantize=arguments.quantize
-    )
-    report("load", 1, 1)
-    return processor, model
-
-
-def _generation_options(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Collects the keywords for `generate` from the arguments."""
-    options = _given_sampling(arguments)
-    # A temperature has no effect if the checkpoint does not sample by default.
-    for name in [name for name in options if name.endswith("temperature")]:
-        options[name.replace("temperature", "do_sample")] = options[name] > 0
-    if arguments.max_seconds is not None:
-        rate_hz = model.generation_config.semantic_config.semantic_rate_hz
-        options["semantic_max_new_tokens"] = math.ceil(arguments.max_seconds * rate_hz)
-    jit_compile = arguments.jit_compile
-    if jit_compile is None:
-        jit_compile = model.count_params() >= _COMPILED_PARAMS
-    options.update(seed=arguments.seed, jit_compile=jit_compile)
-    return options
 
 
 def _given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -351,108 +326,70 @@ def _given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _speak_into_file(processor, model, text, arguments, report) -> str:
-    """Writes the audio, and the voice if requested; returns a summary."""
-    audio, voice = _generate(processor, model, text, arguments, report)
-    summary = _save(audio, model.sampling_rate, arguments)
-    if arguments.save_voice:
-        if voice is None:
-            raise ValueError("no piece of the text is good enough for --save-voice")
-        voice.save(arguments.save_voice)
-    return summary
+def _check_server(arguments: argparse.Namespace) -> None:
+    given = vars(arguments)
+    for name in _NOT_ON_A_SERVER:
+        if given.get(name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --server")
 
 
-def _save(audio: Any, rate: int, arguments: argparse.Namespace) -> str:
-    from bark_tf.audio.writing import write_audio
+def _passages(text: str, line: int, arguments: argparse.Namespace) -> list:
+    """The passages of a text, whose first line has a number."""
+    from bark_tf.text.marks import Passage, read_marks
 
-    if not audio.size:
-        raise ValueError(_NOTHING_SAID)
-    path = write_audio(arguments.out, audio, rate)
-    return f"{str(path)!r}: {audio.size / rate:.1f} s, seed {arguments.seed}"
-
-
-def _generate(processor, model, text, arguments, report) -> tuple:
-    """Generates float32 (samples,) and the voice that spoke."""
-    import numpy as np
-
-    options = _generation_options(arguments, model)
-    if _is_long(text, arguments, model):
-        from bark_tf.generation.long_form import generate_long
-
-        out = generate_long(
-            model, processor, text, voice=arguments.voice, progress=report, **options
+    passages = read_marks(text, line) if arguments.marks else [Passage(text)]
+    if len(passages) > 1 and arguments.long is False:
+        raise UsageError(
+            "--no-long does not go with marks such as [pause 0.5]; give --no-marks, or "
+            "write a backslash before them"
         )
-        return out.audio, out.voice
-    inputs = processor(text, voice=arguments.voice, return_tensors="np")
-    out = model.generate(**inputs, return_dict=True, progress=report, **options)
-    return np.asarray(out.audio[0, : out.lengths[0]]), out.voice
+    return passages
 
 
-def _is_long(text: str, arguments: argparse.Namespace, model: Any) -> bool:
-    from bark_tf.generation.long_form import chunk_seconds
-    from bark_tf.text.sentences import estimate_seconds
-
-    if arguments.long is not None:
-        return arguments.long
-    _, longest = chunk_seconds(model.generation_config.semantic_config)
-    return estimate_seconds(text) > longest
-
-
-def _stream(processor, model, text, arguments, report) -> str:
-    """Writes pieces of audio to standard output as they are generated."""
-    pieces = _pieces(processor, model, text, arguments, report)
-    return _write_pieces(pieces, model.sampling_rate, arguments)
-
-
-def _write_pieces(pieces: Iterable, rate: int, arguments: argparse.Namespace) -> str:
-    from bark_tf.audio.writing import stream_header, to_pcm16
-
-    num_samples, output = 0, sys.stdout.buffer
-    for piece in pieces:
-        if not num_samples and arguments.stream_format == "wav":
-            output.write(stream_header(rate))
-        output.write(to_pcm16(piece).tobytes())
-        output.flush()
-        num_samples += piece.size
-    if not num_samples:
-        raise ValueError(_NOTHING_SAID)
-    return f"streamed {num_samples / rate:.1f} s, seed {arguments.seed}"
-
-
-def _pieces(processor, model, text, arguments, report) -> Iterator:
-    """Generates pieces of audio, float32 (samples,)."""
-    options = _generation_options(arguments, model)
-    if _is_long(text, arguments, model):
-        from bark_tf.generation.long_form import stream_long
-
-        long = stream_long(
-            model, processor, text, voice=arguments.voice, progress=report, **options
+def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """The texts, each with the number of its first line."""
+    sources = (arguments.text, arguments.file, arguments.texts)
+    if sum(source is not None for source in sources) != 1:
+        raise UsageError(
+            f"give TEXT, --file FILE, --texts FILE or {STANDARD_INPUT}, one of them"
         )
-        return (audio for audio, _ in long)
-    inputs = processor(text, voice=arguments.voice, return_tensors="np")
-    latency = "low" if arguments.low_latency else "exact"
-    return model.stream(**inputs, latency=latency, progress=report, **options)
+    if arguments.texts is not None:
+        return _lines(arguments.texts)
+    if arguments.file is not None:
+        text = _decode(Path(arguments.file).read_bytes(), repr(arguments.file))
+    elif arguments.text == STANDARD_INPUT:
+        text = _decode(sys.stdin.buffer.read(), "standard input")
+    else:
+        text = arguments.text
+    if not text.strip():
+        raise ValueError("the text is empty")
+    return [(text, 1)]
 
 
-def _speak_through_server(text, arguments, report) -> str:
-    """Speaks stage by stage on a server, without TensorFlow here."""
-    import numpy as np
+def _lines(path: str) -> list[tuple[str, int]]:
+    """The lines of a file that are not blank, with their numbers."""
+    from bark_tf.text.sentences import has_speech
 
-    from bark_tf.serving.client import Client
+    text = _decode(Path(path).read_bytes(), repr(path))
+    lines = [
+        (line.strip(), number)
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip()
+    ]
+    for line, number in lines:
+        if not has_speech(line):
+            raise ValueError(f"line {number} of {path!r} says nothing: {line[:80]!r}")
+    if not lines:
+        raise ValueError(f"{path!r} holds no texts")
+    return lines
 
-    sampling = _given_sampling(arguments)
-    with Client(arguments.server, token=os.environ.get(TOKEN_VARIABLE)) as client:
-        if arguments.max_seconds is not None:
-            rate_hz = client.settings["semantic_rate_hz"]
-            sampling["max_new_tokens"] = math.ceil(arguments.max_seconds * rate_hz)
-        pieces = client.stream(
-            text,
-            voice=arguments.voice,
-            seed=arguments.seed,
-            progress=report,
-            **sampling,
-        )
-        rate = client.settings["sampling_rate"]
-        if arguments.stream:
-            return _write_pieces(pieces, rate, arguments)
-        return _save(np.concatenate([*pieces]), rate, arguments)
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        # Windows editors put a byte order mark first.
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source} is not UTF-8 text: byte {error.start} is "
+            f"0x{data[error.start]:02x}"
+        ) from error

@@ -82,6 +82,7 @@ class LongFormKeywords(GenerationOptions, total=False):
     voice: Any
     voice_preset: Any
     history_prompt: Any
+    voices: Mapping[str, Any] | None
     seed: int | None
     max_attempts: int
     gap_s: float
@@ -101,6 +102,9 @@ class SpeakKeywords(GenerationOptions, total=False):
     seed: int | Sequence[int] | None
     processor: Any
     progress: Progress | bool | None
+    marks: bool
+    aliases: Mapping[str, Any] | None
+    loudness: float | None
     max_attempts: int
     gap_s: float
     paragraph_gap_s: float

@@ -12,7 +12,7 @@ import hashlib
 import math
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -23,16 +23,14 @@ from bark_tf.generation.keywords import LongFormKeywords
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.random import SEED_BITS, checked_seed
 from bark_tf.progress import Progress
+from bark_tf.text.chunks import Chunk, ChunkReport, split_chunks
+from bark_tf.text.marks import Passage
 from bark_tf.text.sentences import (
     MAX_S,
     MIN_S,
     TARGET_S,
     TOKEN_MARGIN,
     estimate_seconds,
-    group_sentences,
-    has_speech,
-    split_paragraphs,
-    split_sentences,
 )
 from bark_tf.tokens import SEMANTIC_RATE_HZ
 from bark_tf.voices.presets import FRAMES_PER_TOKEN, VoicePreset
@@ -83,26 +81,6 @@ def chunk_seconds(config: BarkSemanticGenerationConfig) -> tuple[float, float]:
     """
     share = min(1.0, config.max_new_tokens / config.semantic_rate_hz / _FULL_S)
     return max(MIN_S, TARGET_S * share), max(MIN_S, MAX_S * share)
-
-
-class ChunkReport(NamedTuple):
-    """How a chunk was generated.
-
-    Attributes:
-        text: The chunk's text.
-        attempts: Number of takes, at least 1.
-        seed: Seed of the chosen take.
-        seconds: Its duration, without the pause after it.
-        problem: Its remaining problem, one of `PROBLEMS`, or None.
-        start_sample: Its start in the whole audio.
-    """
-
-    text: str
-    attempts: int
-    seed: int
-    seconds: float
-    problem: str | None
-    start_sample: int
 
 
 class LongFormOutput(NamedTuple):
@@ -307,11 +285,6 @@ class _History:
 # === The run ===
 
 
-class _Chunk(NamedTuple):
-    text: str
-    pause_s: float
-
-
 class LongForm:
     """A long text that is spoken chunk by chunk; see `generate_long`.
 
@@ -323,6 +296,7 @@ class LongForm:
 
     Attributes:
         chunks: The pieces of the text, in order.
+        history: What the next chunk continues from.
         seed: The given seed, or the one drawn.
     """
 
@@ -330,11 +304,12 @@ class LongForm:
         self,
         model: Any,
         processor: Any,
-        text: str,
+        text: str | Sequence[Passage],
         *,
         voice: Any = None,
         voice_preset: Any = None,
         history_prompt: Any = None,
+        voices: Mapping[str, Any] | None = None,
         seed: int | None = None,
         max_attempts: int = MAX_ATTEMPTS,
         gap_s: float = GAP_S,
@@ -357,25 +332,48 @@ class LongForm:
         self.rates = _Rates.of(configs, model.sampling_rate)
         self.max_length = configs.semantic.max_input_semantic_length
         target_s, max_s = chunk_seconds(configs.semantic)
-        self.chunks = _chunks(
-            text,
+        self.chunks = split_chunks(
+            text if _is_marked(text) else [Passage(text)],
             lambda piece: len(processor.tokenizer.encode(piece)),
             (gap_s, paragraph_gap_s),
             max_tokens=max(1, self.max_length - TOKEN_MARGIN),
             target_s=target_s,
             max_s=max_s,
         )
-        voice = _load(processor, voice, self.chunks[0].text, self.max_length)
-        self.history = _History(voice, continue_from)
+        self._histories = self._new_histories(voice, voices or {}, continue_from)
+        self.history = self._histories[self.chunks[0].voice]
         # Short enough to write down.
         self.seed = secrets.randbits(32) if seed is None else checked_seed(seed)
         self.max_attempts = max_attempts if _draws(configs) else 1
+
+    def _new_histories(
+        self, first: Any, voices: Mapping[str, Any], continue_from: str | None
+    ) -> dict[str, _History]:
+        """The history of each voice by its name in the passages."""
+        if unknown := {chunk.voice for chunk in self.chunks} - {"", *voices}:
+            raise ValueError(
+                f"voices must hold every voice of the passages. Received: {[*voices]}, "
+                f"without {sorted(unknown)}"
+            )
+        text = self.chunks[0].text
+
+        def history(voice: Any) -> _History:
+            loaded = _load(self.processor, voice, text, self.max_length)
+            return _History(loaded, continue_from)
+
+        own = history(first)
+        others = {
+            name: own if _is_same(voice, first) else history(voice)
+            for name, voice in voices.items()
+        }
+        return {"": own, **others}
 
     def stream(self) -> Iterator[tuple[np.ndarray, ChunkReport]]:
         """As `stream_long`, without warnings."""
         start = 0
         for index, chunk in enumerate(self.chunks):
             self._report(index)
+            self.history = self._histories[chunk.voice]
             take, attempts = self._best_take(index)
             self.history.add(take)
             report = ChunkReport(
@@ -384,9 +382,9 @@ class LongForm:
                 seed=take.seed,
                 seconds=take.audio.size / self.rates.sample_rate,
                 problem=take.problem,
-                start_sample=start,
+                start_sample=start + round(chunk.lead_s * self.rates.sample_rate),
             )
-            audio = _framed(take.audio, chunk.pause_s, self.rates.sample_rate)
+            audio = _framed(take.audio, chunk, self.rates.sample_rate)
             start += audio.size
             if self.on_chunk is not None:
                 self.on_chunk(report)
@@ -454,39 +452,27 @@ def _seed_of(seed: int, index: int, attempt: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def _framed(audio: np.ndarray, pause_s: float, sample_rate: int) -> np.ndarray:
-    """Fades both ends to avoid clicks, zeroes non-finite values, adds the pause."""
-    pause = np.zeros(round(pause_s * sample_rate), np.float32)
+def _framed(audio: np.ndarray, chunk: Chunk, sample_rate: int) -> np.ndarray:
+    """Fades both ends to avoid clicks, zeroes non-finite values, adds the pauses."""
+    lead, pause = (
+        np.zeros(round(seconds * sample_rate), np.float32)
+        for seconds in (chunk.lead_s, chunk.pause_s)
+    )
     audio = np.where(np.isfinite(audio), audio, np.float32(0))
     length = min(round(FADE_S * sample_rate), audio.size // 2)
     if length:
         ramp = np.arange(length, dtype=np.float32) / np.float32(length)
         audio[:length] *= ramp
         audio[-length:] *= ramp[::-1]
-    return np.concatenate([audio, pause])
+    return np.concatenate([lead, audio, pause])
 
 
 # === Preparation ===
 
 
-def _chunks(
-    text: str, count_tokens: Callable[[str], int], gaps: tuple[float, float], **limits
-) -> list[_Chunk]:
-    """Splits a text into chunks and the pauses after them."""
-    gap_s, paragraph_gap_s = gaps
-    chunks: list[_Chunk] = []
-    for paragraph in split_paragraphs(text):
-        groups = group_sentences(split_sentences(paragraph), count_tokens, **limits)
-        spoken = [g for g in groups if has_speech(g) and count_tokens(g)]
-        if spoken:
-            chunks += [_Chunk(group, gap_s) for group in spoken[:-1]]
-            chunks.append(_Chunk(spoken[-1], paragraph_gap_s))
-    if not chunks:
-        raise ValueError(
-            f"text must contain something to say. Received: text={text[:80]!r}"
-        )
-    chunks[-1] = chunks[-1]._replace(pause_s=0.0)
-    return chunks
+def _is_marked(text: Any) -> bool:
+    is_list = isinstance(text, list | tuple)
+    return is_list and all(isinstance(part, Passage) for part in text)
 
 
 def _only(**given: Any) -> Any:
@@ -539,6 +525,10 @@ def _check(max_attempts, gap_s, paragraph_gap_s, continue_from) -> None:
         )
 
 
+def _is_same(voice: Any, other: Any) -> bool:
+    return voice is other or (isinstance(voice, str) and voice == other)
+
+
 def _load(processor: Any, voice: Any, text: str, max_length: int) -> VoicePreset | None:
     """Loads a voice in any form that the processor accepts."""
     if voice is None:
@@ -554,14 +544,17 @@ def _load(processor: Any, voice: Any, text: str, max_length: int) -> VoicePreset
 
 
 def stream_long(
-    model: Any, processor: Any, text: str, **options: Unpack[LongFormKeywords]
+    model: Any,
+    processor: Any,
+    text: str | Sequence[Passage],
+    **options: Unpack[LongFormKeywords],
 ) -> Iterator[tuple[np.ndarray, ChunkReport]]:
     """Speaks a text of any length, yielding each chunk as soon as it is ready.
 
     Args:
         model: `BarkModel`.
         processor: `BarkProcessor`.
-        text: Text to speak.
+        text: Text to speak; see `generate_long`.
         **options: Keywords of `generate_long`.
 
     Returns:
@@ -576,7 +569,10 @@ def stream_long(
 
 
 def generate_long(
-    model: Any, processor: Any, text: str, **options: Unpack[LongFormKeywords]
+    model: Any,
+    processor: Any,
+    text: str | Sequence[Passage],
+    **options: Unpack[LongFormKeywords],
 ) -> LongFormOutput:
     """Speaks a text of any length.
 
@@ -594,10 +590,12 @@ def generate_long(
     Args:
         model: `BarkModel`.
         processor: `BarkProcessor`.
-        text: Text to speak. A blank line ends a paragraph.
+        text: Text to speak. A blank line ends a paragraph. Or the passages of a text
+            with marks, from `bark_tf.text.marks.read_marks`.
         voice: Speaker, in any form that the processor accepts.
         voice_preset: Another name for `voice`; give only one.
         history_prompt: Another name for `voice`; give only one.
+        voices: The voices of the passages by name. Each continues from itself.
         seed: Seed of all random choices; None: a new one each time. A text of one
             chunk sounds as from `generate` with this seed.
         max_attempts: Takes per chunk, at least 1; greedy decoding makes one.

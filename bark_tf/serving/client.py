@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +20,14 @@ import numpy as np
 from bark_tf.audio.writing import write_audio
 from bark_tf.progress import Progress
 from bark_tf.serving.transports import Unreachable, transport_to
+from bark_tf.text.chunks import Chunk, ChunkReport, split_chunks
+from bark_tf.text.marks import Passage
 from bark_tf.text.sentences import (
     MAX_S,
     MAX_TOKENS,
     TARGET_S,
     estimate_seconds,
-    group_sentences,
     has_speech,
-    split_sentences,
 )
 
 __all__ = ["Client", "Spoken"]
@@ -214,11 +214,13 @@ class Client:
 
     def stream(
         self,
-        text: str,
+        text: str | Sequence[Passage],
         *,
         voice: str | None = None,
+        voices: Mapping[str, str] | None = None,
         seed: int | None = None,
         progress: Progress | None = None,
+        on_chunk: Callable[[ChunkReport], None] | None = None,
         **sampling: float | None,
     ) -> Iterator[np.ndarray]:
         """Speaks a text of any length, stage by stage, in many short requests.
@@ -227,10 +229,13 @@ class Client:
         first.
 
         Args:
-            text: Text to speak.
+            text: Text to speak; or the passages of a text with marks, from
+                `bark_tf.text.marks.read_marks`.
             voice: Name of a voice; None: a random one.
+            voices: Names of the server's voices by those in the passages.
             seed: Seed of all random choices; None: a new one.
             progress: Called with (stage, done, total).
+            on_chunk: Called with a `ChunkReport` when a piece is spoken.
             **sampling: See `speak`.
 
         Yields:
@@ -242,18 +247,28 @@ class Client:
         """
         chunks = _chunks(text)
         values = self._sampling(1, sampling)
-        prompt = self._prompt(voice or "")
+        names = {**(voices or {}), "": voice}
+        prompts = {name: self._prompt(names[name] or "") for name in names}
         first = secrets.randbits(32) if seed is None else seed
         report = progress or (lambda *_: None)
-        gap = np.zeros(round(GAP_S * self.settings["sampling_rate"]), np.float32)
+        rate, position = self.settings["sampling_rate"], 0
         for number, chunk in enumerate(chunks):
             report("chunks", number, len(chunks))
-            if number:
-                yield gap
-            seeds = _seeds([(first + number) % 2**64], 1)
-            said = yield from self._stages(chunk, prompt, seeds, values, report)
+            lead, pause = (round(s * rate) for s in (chunk.lead_s, chunk.pause_s))
+            if lead:
+                yield np.zeros(lead, np.float32)
+            position += lead
+            seed, prompt = (first + number) % 2**64, prompts[chunk.voice]
+            said, size = yield from self._stages(
+                chunk.text, prompt, _seeds([seed], 1), values, report
+            )
             if not prompt.fine.size and said.fine.size:
-                prompt = said
+                prompts[chunk.voice] = said
+            if on_chunk is not None:
+                on_chunk(ChunkReport(chunk.text, 1, seed, size / rate, None, position))
+            if pause:
+                yield np.zeros(pause, np.float32)
+            position += size + pause
         report("chunks", len(chunks), len(chunks))
 
     def _prompt(self, voice: str) -> _Prompt:
@@ -263,7 +278,7 @@ class Client:
         return _Prompt(*(out[name] for name in names))
 
     def _stages(self, text, prompt, seeds, values, report):
-        """Yields the audio of a chunk; returns its `_Prompt`."""
+        """Yields the audio of a chunk; returns its `_Prompt` and number of samples."""
         limits = {k: v for k, v in values.items() if k.endswith("new_tokens")}
         heat = {
             stage: {"temperature": values[f"{stage}_temperature"]} for stage in _STAGES
@@ -298,19 +313,19 @@ class Client:
         inputs |= {**seeds, **heat["fine"]}
         fine = self._outputs("fine", inputs, "fine", "boundaries")
         report("fine", 1, 1)
-        start = 0
+        start = size = 0
         for end in fine["boundaries"][0].tolist():
             if end > start:
                 span = {
                     "start": _row(start, np.int32),
                     "num_frames": _row(end, np.int32),
                 }
-                yield self._outputs("decode", {"fine": fine["fine"], **span}, "audio")[
-                    "audio"
-                ][0]
-                start = end
+                inputs = {"fine": fine["fine"], **span}
+                audio = self._outputs("decode", inputs, "audio")["audio"][0]
+                yield audio
+                start, size = end, size + audio.size
         tokens = out["semantic"][:, : int(out["num_semantic"][0])]
-        return _Prompt(tokens, coarse, fine["fine"])
+        return _Prompt(tokens, coarse, fine["fine"]), size
 
     def _sampling(self, rows: int, given: Mapping[str, float | None]) -> dict:
         """The temperatures and limits of a request, each (rows,)."""
@@ -371,20 +386,17 @@ def _seeds(seed: int | Sequence[int] | None, rows: int) -> dict[str, np.ndarray]
     }
 
 
-def _chunks(text: str) -> list[str]:
-    if estimate_seconds(text) <= MAX_S and has_speech(text):
-        return [text]
+def _chunks(text: str | Sequence[Passage]) -> list[Chunk]:
+    if isinstance(text, str):
+        if estimate_seconds(text) <= MAX_S and has_speech(text):
+            return [Chunk(text)]
+        text = [Passage(text)]
     # Word pieces are not known here; they are rarely shorter than two letters.
-    groups = group_sentences(
-        split_sentences(text),
+    return split_chunks(
+        text,
         lambda piece: len(piece) // 2,
+        (GAP_S, None),
         max_tokens=MAX_TOKENS,
         target_s=TARGET_S,
         max_s=MAX_S,
     )
-    chunks = [group for group in groups if has_speech(group)]
-    if not chunks:
-        raise ValueError(
-            f"text must contain something to say. Received: text={text[:80]!r}"
-        )
-    return chunks

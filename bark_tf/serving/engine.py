@@ -14,11 +14,14 @@ from bark_tf.generation.long_form import LongForm, SpokenRow, rows_of
 from bark_tf.progress import Progress, Timings
 from bark_tf.serving.batching import Batcher, Gone, Row
 from bark_tf.serving.metrics import Metrics
+from bark_tf.text.marks import Passage, read_marks, voices_of
 from bark_tf.voices.presets import list_voices
 
 # The name of no voice: the model's own speaker, or a random one.
 DEFAULT_VOICE = "default"
 GATHER_S = 0.02
+# Silence that the marks of one text may ask for.
+MAX_PAUSES_S = 60.0
 
 # Long enough for several windows, so that every program is traced.
 _WARM_UP_TEXT = "one two three"
@@ -52,7 +55,13 @@ class Utterance:
         problems: Number of pieces with one of `long_form.PROBLEMS`.
     """
 
-    def __init__(self, engine: Engine, text: str, options: Mapping[str, Any], **how):
+    def __init__(
+        self,
+        engine: Engine,
+        text: Sequence[Passage],
+        options: Mapping[str, Any],
+        **how: Any,
+    ):
         self._engine, self._options = engine, dict(options)
         self._row: Row | None = None
         self.is_closed, self.num_samples, self.problems = False, 0, 0
@@ -156,7 +165,8 @@ class Engine:
         """Takes a place in the queue and prepares a text.
 
         Args:
-            text: What to say, of any length.
+            text: What to say, of any length; marks in it may name the voices of
+                `voices`, and pause for `MAX_PAUSES_S` in all.
             voice: One of `voices`.
             seed: Seed of all random choices; None: a new one.
             **options: Keywords of `generate`.
@@ -169,13 +179,23 @@ class Engine:
             ValueError: If an argument is invalid or the text says nothing.
         """
         voice = self.voice_of(voice)
+        passages = read_marks(text)
+        voices = voices_of(passages, self.voice_of)
+        pauses_s = sum(passage.pause_s or 0 for passage in passages)
+        if pauses_s > MAX_PAUSES_S:
+            raise ValueError(
+                f"text must have pauses of at most {MAX_PAUSES_S:g} s in all. "
+                f"Received: {pauses_s:g} s"
+            )
         with self._lock:
             if self._open >= self.max_requests:
                 batches = 1 + len(self.queue) / self.max_batch
                 raise Busy(max(1, math.ceil(self._batch_s * batches)))
             self._open += 1
         try:
-            return Utterance(self, text, options, voice=voice, seed=seed)
+            return Utterance(
+                self, passages, options, voice=voice, voices=voices, seed=seed
+            )
         except BaseException:
             self.leave()
             raise

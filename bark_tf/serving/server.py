@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from bark_tf.audio.encoding import RESPONSE_FORMATS, Encoder
 from bark_tf.generation.random import SEED_BITS
 from bark_tf.serving.batching import Gone
 from bark_tf.serving.engine import DEFAULT_VOICE, Busy, Engine, Utterance
-from bark_tf.serving.formats import RESPONSE_FORMATS, Encoder
 from bark_tf.serving.gate import HEALTH, Gate, error_response
 
 # Clients name these when nobody has told them better.

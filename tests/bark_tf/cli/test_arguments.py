@@ -21,8 +21,11 @@ from bark_tf.cli.main import main
         (["speak", "hi", "you"], "unrecognized arguments: you. Text with spaces needs"),
         (["speak", "hi", "--dtype", "bfloat"], "Did you mean 'bfloat16'"),
         (["speak", "hi", "--temp", "1"], "unrecognized arguments: --temp"),
-        (["speak"], "give TEXT, --file FILE, or -"),
-        (["speak", "hi", "--file", "text.txt"], "give TEXT, --file FILE, or -"),
+        (["speak"], "give TEXT, --file FILE, --texts FILE or"),
+        (
+            ["speak", "hi", "--file", "text.txt"],
+            "give TEXT, --file FILE, --texts FILE or",
+        ),
         (["speak", "hi", "--temperature", "-1"], "invalid non-negative number value"),
         (["speak", "hi", "--temperature", "nan"], "invalid non-negative number value"),
         (["speak", "hi", "--top-p", "1.5"], "invalid probability value: '1.5'"),

@@ -12,8 +12,8 @@ from toy_serving import processor as toy_processor
 from toy_serving import running
 
 from bark_tf import BarkModel, BarkProcessor
+from bark_tf.audio.encoding import PCM_RATE_HZ, RESPONSE_FORMATS, Encoder
 from bark_tf.serving.engine import Engine
-from bark_tf.serving.formats import PCM_RATE_HZ, RESPONSE_FORMATS, Encoder
 from bark_tf.serving.server import Server
 
 DIGITS = "zero one two three four five six seven eight nine".split()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from bark_tf.audio.encoding import PCM_RATE_HZ, RESPONSE_FORMATS, Encoder
 from bark_tf.audio.writing import to_pcm16
-from bark_tf.serving.formats import PCM_RATE_HZ, RESPONSE_FORMATS, Encoder
 
 FRAME_S = 0.13  # an MP3 encoder's delay and its frames
 
