@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bark_tf.audio.mel import HOP_S, hz_to_mel, mel_decibels
+from bark_tf.audio.mel import HOP_S, WINDOW_S, hz_to_mel, mel_decibels
 from bark_tf.audio.reading import check_rate
 from bark_tf.optional import required
 from bark_tf.progress import is_notebook
@@ -107,10 +107,12 @@ def spectrogram(
 
     Example:
         >>> spectrogram(np.zeros(16_000), 16_000).images[0].get_array().shape
-        (80, 84)
+        (80, 87)
     """
     samples, rate = _sound(audio, sampling_rate)
-    levels = mel_decibels(samples, rate).T  # (M, T)
+    # Windows stand in the middle of their frames.
+    margin = round((WINDOW_S - HOP_S) / 2 * rate)
+    levels = mel_decibels(np.pad(samples, margin), rate).T  # (M, T)
     levels = np.maximum(levels - levels.max(), -_RANGE_DB)
     axes = _axes(ax, (8, 3))
     top = float(hz_to_mel(rate / 2))
@@ -119,6 +121,7 @@ def spectrogram(
     marks = [hz for hz in _MARKS_HZ if hz <= rate / 2]
     axes.set_yticks(hz_to_mel(marks), [f"{hz / 1000:g}" for hz in marks])
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+    axes.set_xlim(0, len(samples) / rate)
     return axes
 
 

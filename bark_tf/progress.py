@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 Progress = Callable[[str, int, int], None]
+
+_REDRAWN_S = 0.1  # in a notebook
 
 
 class Timings:
@@ -75,6 +77,22 @@ def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
     if not enabled:
         yield lambda stage, done, total: None
         return
+    with _notebook_bars() if is_notebook() else _terminal_bars() as bars:
+        yield bars
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+# === Terminals ===
+
+
+@contextlib.contextmanager
+def _terminal_bars() -> Iterator[Progress]:
     from tqdm.contrib import DummyTqdmFile
 
     bars = _Bars(sys.stderr)
@@ -85,19 +103,9 @@ def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
             bars.close()
 
 
-def is_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return type(shell).__name__ == "ZMQInteractiveShell"
-
-
 def _bar_class() -> type:
     """A tqdm bar of which `seconds` is the elapsed time, so that it can stand still."""
-    with warnings.catch_warnings():
-        # Without ipywidgets tqdm warns and draws text instead, which will do.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     class Bar(tqdm):
         began = seconds = 0.0
@@ -140,3 +148,53 @@ class _Bars:
         """Leaves the bars as they are, one below the other."""
         for bar in self._bars.values():
             bar.close()
+
+
+# === Notebooks ===
+
+
+@contextlib.contextmanager
+def _notebook_bars() -> Iterator[Progress]:
+    table = _Table()
+    try:
+        yield table
+    finally:
+        table.close()
+
+
+class _Table:
+    """Bars in the output of a cell, which become one line of seconds at the end.
+
+    The bars are plain HTML: those of tqdm need widgets that not every notebook has.
+    """
+
+    def __init__(self):
+        self._timings, self._counts = Timings(clock=monotonic), {}
+        self._handle, self._drawn_at = None, -math.inf
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._timings(stage, done, total)
+        self._counts[stage] = done, total
+        if monotonic() - self._drawn_at >= _REDRAWN_S:
+            bars = (
+                f"<progress value={done} max={total}></progress> {stage} {done}/{total}"
+                for stage, (done, total) in self._counts.items()
+            )
+            self._draw("<br>".join(bars))
+
+    def close(self) -> None:
+        seconds = self._timings.seconds
+        if seconds:
+            parts = (f"{stage} {spent:.1f}" for stage, spent in seconds.items())
+            total = sum(seconds.values())
+            self._draw(f"<small>{total:.1f} s: {', '.join(parts)}</small>")
+
+    def _draw(self, html: str) -> None:
+        from IPython.display import display
+
+        shown = {"text/html": html, "text/plain": "progress"}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+        self._drawn_at = monotonic()

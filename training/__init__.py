@@ -6,7 +6,7 @@ Public names load on first use, so reading a recipe does not start TensorFlow.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bark_tf.backend import prepare
+from bark_tf import backend
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from .codec.trainer import AudioBatches as AudioBatches
@@ -89,7 +89,7 @@ if not TYPE_CHECKING:  # a type checker would take it for an attribute of any na
     def __getattr__(name: str) -> Any:
         if name not in _HOME_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        prepare()
+        backend.prepare()
         return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
 
 

@@ -14,7 +14,7 @@ _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27
 
 # Of a spectrogram.
-_WINDOW_S, HOP_S = 0.046, 0.0116
+WINDOW_S, HOP_S = 0.046, 0.0116
 _NUM_MELS = 80
 # Magnitudes below this (a sine of amplitude 1 reads 1) are silence: -80 dB.
 LEAST_MAGNITUDE = 1e-4
@@ -87,7 +87,7 @@ def mel_decibels(audio: np.ndarray, sample_rate: int) -> np.ndarray:
         float64 (T, M = 80), decibels below the magnitude of a sine of amplitude 1, at
         least -80. A frame starts every `HOP_S` seconds.
     """
-    window, hop = 2 * round(_WINDOW_S * sample_rate / 2), round(HOP_S * sample_rate)
+    window, hop = 2 * round(WINDOW_S * sample_rate / 2), round(HOP_S * sample_rate)
     bands = mel_matrix(window, _NUM_MELS, sample_rate)  # (F, M)
     levels = magnitudes(audio, window, hop) @ bands
     return 20 * np.log10(np.maximum(levels, LEAST_MAGNITUDE))

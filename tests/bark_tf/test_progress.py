@@ -48,9 +48,21 @@ def open_terminal(monkeypatch):
 
 @pytest.fixture
 def notebook(monkeypatch):
+    """Pretends to be a notebook; a list of what a cell shows, one after the other."""
+    seen = []
+
+    def display(shown, raw, display_id):
+        seen.append(shown["text/html"])
+        return types.SimpleNamespace(update=lambda new, raw: display(new, raw, True))
+
     shell = type("ZMQInteractiveShell", (), {})()
-    fake = types.SimpleNamespace(get_ipython=lambda: shell)
+    fake = types.ModuleType("IPython")
+    fake.get_ipython = lambda: shell
+    fake.display = types.ModuleType("IPython.display")
+    fake.display.display = display
     monkeypatch.setitem(sys.modules, "IPython", fake)
+    monkeypatch.setitem(sys.modules, "IPython.display", fake.display)
+    return seen
 
 
 def speak(report):
@@ -169,13 +181,21 @@ def test_no_report_is_no_error(open_terminal):
         pass
 
 
-def test_a_notebook_gets_bars_without_a_terminal(notebook, capsys):
+def test_a_notebook_shows_bars_and_then_the_seconds(notebook, capsys, monkeypatch):
+    """One output per call, without the widgets that tqdm's bars need."""
+    now = itertools.count()
+    monkeypatch.setattr(progress, "monotonic", now.__next__)
     with progress_bar() as report:
         speak(report)
-        report("semantic", 5, 768)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "semantic" in err and "100/100" in err and "coarse" in err and "5/768" in err
+    semantic = "<progress value=100 max=100></progress> semantic 100/100"
+    coarse = "<progress value=60 max=60></progress> coarse 60/60"
+    assert notebook[1:3] == [semantic, f"{semantic}<br>{coarse}"]
+    end = r"<small>\d+.0 s: semantic \d.0, coarse \d.0</small>"
+    assert re.fullmatch(end, notebook[3])
+    assert capsys.readouterr() == ("", "")
+    with progress_bar():
+        pass
+    assert len(notebook) == 4
 
 
 # === Timings ===
