@@ -19,7 +19,12 @@ import tensorflow as tf
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
-from bark_tf.convert.weights import load_weights, save_weights, stored_dtype
+from bark_tf.convert.weights import (
+    check_weights,
+    load_weights,
+    save_weights,
+    stored_dtype,
+)
 from bark_tf.files import local_path
 from bark_tf.generation.api import check_eager, checked_ids, checked_request
 from bark_tf.generation.fine import check_window
@@ -304,6 +309,13 @@ class BarkModel(Speaker):
         if generation is not None:
             generation = BarkGenerationConfig.from_json_file(generation)
         path = hub.find_weights(path_or_id, **where)
+        check_weights(
+            path,
+            {
+                part.checkpoint_prefix: getattr(config, part.config_class.part)
+                for part in PARTS.values()
+            },
+        )
         dtype = stored_dtype(path) if dtype == "auto" else dtype
         if offload and quantize is not None:
             raise ValueError(

@@ -50,7 +50,7 @@ MLP_RATIO = 4
 
 
 def _embedding(ours: str, theirs: str, rows: int, size: int) -> Rule:
-    return Rule(f"{ours}/embeddings", theirs, shape=(rows, size))
+    return Rule(f"{ours}/embeddings", theirs, (rows, size))
 
 
 def _body(config: BarkSubModelConfig, names: Names, norm_bias: bool) -> Iterator[Rule]:
@@ -62,14 +62,14 @@ def _body(config: BarkSubModelConfig, names: Names, norm_bias: bool) -> Iterator
     for i in range(config.num_layers):
         ours, theirs = f"block_{i}/", f"{names.block}.{i}."
         for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
-            yield from norm(ours + part, theirs + name, norm_bias, size)
+            yield from norm(ours + part, theirs + name, size, norm_bias)
         qkv, out = (theirs + name for name in names.attention)
-        yield from linear(f"{ours}attention/qkv", qkv, bias, (3 * size, size))
-        yield from linear(f"{ours}attention/out", out, bias, (size, size))
+        yield from linear(f"{ours}attention/qkv", qkv, (3 * size, size), bias)
+        yield from linear(f"{ours}attention/out", out, (size, size), bias)
         fc, proj = (theirs + name for name in names.mlp)
-        yield from linear(f"{ours}mlp/fc", fc, bias, (wide, size))
-        yield from linear(f"{ours}mlp/proj", proj, bias, (size, wide))
-    yield from norm("final_norm", names.final_norm, norm_bias, size)
+        yield from linear(f"{ours}mlp/fc", fc, (wide, size), bias)
+        yield from linear(f"{ours}mlp/proj", proj, (size, wide), bias)
+    yield from norm("final_norm", names.final_norm, size, norm_bias)
 
 
 def _causal_masks(config: BarkSubModelConfig, names: Names):
@@ -87,7 +87,7 @@ def _causal_table(config: BarkSubModelConfig, names: Names) -> Table:
     rules = (
         _embedding("token_embedding", tokens, config.input_vocab_size, size),
         *_body(config, names, norm_bias=config.bias),
-        Rule("lm_head/kernel", "lm_head.weight", shape=head_shape),
+        Rule("lm_head/kernel", "lm_head.weight", head_shape),
     )
     return Table(rules, constants=_causal_masks(config, names))
 
@@ -107,7 +107,7 @@ def _fine_table(config: BarkFineConfig, names: Names) -> Table:
             tuple(rules), aliases=dict(zip(heads, embeddings[1:], strict=False))
         )
     rules += [
-        Rule(f"lm_head_{i}/kernel", name, shape=(config.output_vocab_size, size))
+        Rule(f"lm_head_{i}/kernel", name, (config.output_vocab_size, size))
         for i, name in enumerate(heads)
     ]
     return Table(tuple(rules))

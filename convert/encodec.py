@@ -53,13 +53,6 @@ NAMES = {
     ),
 }
 
-LSTM_VARIABLES = {
-    "kernel": "weight_ih",
-    "recurrent_kernel": "weight_hh",
-    "input_bias": "bias_ih",
-    "recurrent_bias": "bias_hh",
-}
-
 
 def _kernel(
     config: EncodecConfig,
@@ -72,12 +65,12 @@ def _kernel(
     """The rules of a convolution with these names of weights and norm."""
     if config.norm_type == "weight_norm":
         scale = 1, 1, shape[-1]
-        yield Rule(f"{ours}/direction", f"{weights}.weight_v", REVERSE_AXES, shape)
-        yield Rule(f"{ours}/scale", f"{weights}.weight_g", REVERSE_AXES, scale)
+        yield Rule(f"{ours}/direction", f"{weights}.weight_v", shape, REVERSE_AXES)
+        yield Rule(f"{ours}/scale", f"{weights}.weight_g", scale, REVERSE_AXES)
     else:
-        yield Rule(f"{ours}/kernel", f"{weights}.weight", REVERSE_AXES, shape)
-        yield from norm(f"{ours}/norm", group_norm, size=channels)
-    yield Rule(f"{ours}/bias", f"{weights}.bias", shape=(channels,))
+        yield Rule(f"{ours}/kernel", f"{weights}.weight", shape, REVERSE_AXES)
+        yield from norm(f"{ours}/norm", group_norm, channels)
+    yield Rule(f"{ours}/bias", f"{weights}.bias", (channels,))
 
 
 def _convolution(
@@ -97,16 +90,24 @@ def _transposed(
     return _kernel(config, ours, weights, group_norm, shape, channels=shape[1])
 
 
+def lstm_rules(
+    ours: str, theirs: str, index: int, size: int, width: int
+) -> Iterator[Rule]:
+    """The rules of one of a stack of LSTMs, from `size` channels to `width`."""
+    for variable, tensor, *inputs in (
+        ("kernel", "weight_ih", size),
+        ("recurrent_kernel", "weight_hh", width),
+        ("input_bias", "bias_ih"),
+        ("recurrent_bias", "bias_hh"),
+    ):
+        name = f"{theirs}.{tensor}_l{index}"
+        yield Rule(f"{ours}/{variable}", name, (*inputs, 4 * width), REVERSE_AXES)
+
+
 def _lstm(config: EncodecConfig, ours: str, theirs: str, width: int) -> Iterator[Rule]:
-    gates = 4 * width
     for index in range(config.num_lstm_layers):
-        for variable, tensor in LSTM_VARIABLES.items():
-            yield Rule(
-                f"{ours}/layer_{index}/{variable}",
-                f"{theirs}.lstm.{tensor}_l{index}",
-                REVERSE_AXES,
-                (width, gates) if "kernel" in variable else (gates,),
-            )
+        layer = f"{ours}/layer_{index}"
+        yield from lstm_rules(layer, f"{theirs}.lstm", index, width, width)
 
 
 def _residual_unit(
@@ -160,7 +161,7 @@ def _quantizer(config: EncodecConfig, names: Names) -> Iterator[Rule]:
             ("embed_avg", entries),
         ):
             ours = f"quantizer/codebook_{index}/{variable}"
-            yield Rule(ours, f"{theirs}.{variable}", shape=shape)
+            yield Rule(ours, f"{theirs}.{variable}", shape)
 
 
 def _decoder(config: EncodecConfig, names: Names) -> Iterator[Rule]:

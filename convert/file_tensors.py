@@ -41,6 +41,10 @@ DTYPES = {
 }
 
 
+# Values looked at together: their bits fit into the cache of a core.
+_BLOCK_VALUES = 2**16
+
+
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, hostile or of an unsupported kind."""
 
@@ -106,6 +110,24 @@ class Contents(NamedTuple):
 
     tensors: dict[str, FileTensor]
     metadata: dict[str, Any]
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether it is a dtype of real floating-point numbers."""
+    return dtype.kind not in "?biuc"  # bfloat16 and float8 have kind V
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether a floating-point array holds neither NaN nor infinity.
+
+    Several times as fast as `np.isfinite` with half precision.
+    """
+    bits = array.view(f"u{array.dtype.itemsize}")
+    # The bits that are set in infinity and NaN, and in no other number.
+    exponent = np.array(np.inf, array.dtype).view(bits.dtype)
+    rows = max(1, _BLOCK_VALUES // max(1, bits[:1].size))
+    blocks = (bits[start : start + rows] for start in range(0, len(bits), rows))
+    return not any(((block & exponent) == exponent).any() for block in blocks)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bark_tf.config import HubertConfig, HubertQuantizerConfig
 
-from .encodec import LSTM_VARIABLES
+from .encodec import lstm_rules
 from .rules import REVERSE_AXES, Rule, Shapes, Table, linear, norm
 
 # Not visible in shapes, but the same in all published checkpoints.
@@ -103,38 +103,45 @@ def table(config: HubertConfig, names: str = "hf") -> Table:
     rules = [*_front(config, spelling), *_encoder(config, spelling)]
     dropped = spelling.heads
     if config.has_mask_embedding:
-        rules.append(Rule("mask_embedding", spelling.mask))
+        rules.append(Rule("mask_embedding", spelling.mask, (config.hidden_size,)))
     else:
         dropped = (*dropped, spelling.mask)
     return Table(tuple(rules), dropped=frozenset(dropped))
 
 
 def _front(config: HubertConfig, names: Names) -> Iterator[Rule]:
-    for index in range(len(config.conv_dim)):
+    channels = (1, *config.conv_dim)
+    for index, taps in enumerate(config.conv_kernel):
         theirs = f"{names.conv.format(index)}.weight"
-        yield Rule(f"front/conv_{index}/kernel", theirs, REVERSE_AXES)
-    yield from norm("front/norm", names.conv_norm.format(0))
+        shape = taps, *channels[index : index + 2]
+        yield Rule(f"front/conv_{index}/kernel", theirs, shape, REVERSE_AXES)
+    yield from norm("front/norm", names.conv_norm.format(0), channels[1])
     projection_norm, projection = names.projection
-    yield from norm("projection/norm", projection_norm)
-    yield from linear("projection/linear", projection)
+    yield from norm("projection/norm", projection_norm, channels[-1])
+    shape = config.hidden_size, channels[-1]
+    yield from linear("projection/linear", projection, shape)
 
 
 def _encoder(config: HubertConfig, names: Names) -> Iterator[Rule]:
-    yield Rule("positions/direction", f"{names.positions}.weight_v", REVERSE_AXES)
-    yield Rule("positions/scale", f"{names.positions}.weight_g", REVERSE_AXES)
-    yield Rule("positions/bias", f"{names.positions}.bias")
-    yield from norm("norm", "encoder.layer_norm")
+    size, taps = config.hidden_size, config.num_conv_pos_embeddings
+    shape = taps, size // config.num_conv_pos_embedding_groups, size
+    direction, scale = (f"{names.positions}.weight_{half}" for half in "vg")
+    yield Rule("positions/direction", direction, shape, REVERSE_AXES)
+    yield Rule("positions/scale", scale, (taps, 1, 1), REVERSE_AXES)
+    yield Rule("positions/bias", f"{names.positions}.bias", (size,))
+    yield from norm("norm", "encoder.layer_norm", size)
     for index in range(config.num_hidden_layers):
         ours, theirs = f"block_{index}", f"encoder.layers.{index}"
         for part in ("query", "key", "value", "out"):
             # Theirs are q_proj, k_proj, v_proj and out_proj.
             short = part if part == "out" else part[0]
             name = f"{theirs}.{names.attention}.{short}_proj"
-            yield from linear(f"{ours}/attention/{part}", name)
+            yield from linear(f"{ours}/attention/{part}", name, (size, size))
         for part, name in zip(("norm_1", "norm_2"), names.norms, strict=True):
-            yield from norm(f"{ours}/{part}", f"{theirs}.{name}")
-        for part, name in zip(("fc", "proj"), names.mlp, strict=True):
-            yield from linear(f"{ours}/{part}", f"{theirs}.{name}")
+            yield from norm(f"{ours}/{part}", f"{theirs}.{name}", size)
+        fc, proj = (f"{theirs}.{name}" for name in names.mlp)
+        yield from linear(f"{ours}/fc", fc, (config.intermediate_size, size))
+        yield from linear(f"{ours}/proj", proj, (size, config.intermediate_size))
 
 
 def quantizer_table(config: HubertQuantizerConfig) -> Table:
@@ -146,14 +153,16 @@ def quantizer_table(config: HubertQuantizerConfig) -> Table:
     Returns:
         The table, with paths below `HubertQuantizer`.
     """
-    rules = [
-        Rule(f"lstm_{index}/{ours}", f"lstm.{theirs}_l{index}", REVERSE_AXES)
-        for index in range(config.num_layers)
-        for ours, theirs in LSTM_VARIABLES.items()
-    ]
+    rules: list[Rule] = []
+    width, size = config.hidden_size, config.input_size
+    for index in range(config.num_layers):
+        rules += lstm_rules(f"lstm_{index}", "lstm", index, size, width)
+        size = width
     if config.intermediate_size:
-        rules += linear("intermediate", "intermediate")
-    rules += linear("head", "fc")
+        shape = config.intermediate_size, size
+        rules += linear("intermediate", "intermediate", shape)
+        size = config.intermediate_size
+    rules += linear("head", "fc", (config.output_size, size))
     return Table(tuple(rules))
 
 

@@ -13,13 +13,14 @@ tensor is used or listed as dropped.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .file_tensors import DTYPES, LazyTensor
+from .file_tensors import DTYPES, LazyTensor, all_finite, is_floating
 
 Shapes = Mapping[str, tuple[int, ...]]  # name or path -> shape
 
@@ -48,14 +49,15 @@ class Rule(NamedTuple):
     Attributes:
         ours: Path of the variable.
         theirs: Name of the tensor.
+        shape: Shape of ours, which follows from the configuration: what a file holds
+            is compared with it before a network is built.
         operation: Turns theirs into ours.
-        shape: Shape of ours, where a table must be usable without building a network.
     """
 
     ours: str
     theirs: str
+    shape: tuple[int, ...]
     operation: Operation = KEEP
-    shape: tuple[int, ...] | None = None
 
     def convert_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Turns the shape of ours into that of theirs, and the other way round."""
@@ -80,9 +82,14 @@ class Table(NamedTuple):
     dropped: frozenset[str] = frozenset()
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...] | None]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Path -> shape of our variables."""
         return {rule.ours: rule.shape for rule in self.rules}
+
+    @property
+    def num_values(self) -> int:
+        """Number of values in all our variables."""
+        return sum(math.prod(rule.shape) for rule in self.rules)
 
     def below(self, ours: str, theirs: str) -> Table:
         """The same table with prefixes, for a model that is part of a larger one."""
@@ -108,22 +115,19 @@ def join(*tables: Table) -> Table:
 
 
 def linear(
-    ours: str, theirs: str, has_bias: bool = True, shape: tuple[int, int] | None = None
+    ours: str, theirs: str, shape: tuple[int, int], has_bias: bool = True
 ) -> Iterator[Rule]:
     """The rules of a linear layer, whose kernel both sides store as (out, in)."""
-    yield Rule(f"{ours}/kernel", f"{theirs}.weight", shape=shape)
+    yield Rule(f"{ours}/kernel", f"{theirs}.weight", shape)
     if has_bias:
-        yield Rule(f"{ours}/bias", f"{theirs}.bias", shape=shape and shape[:1])
+        yield Rule(f"{ours}/bias", f"{theirs}.bias", shape[:1])
 
 
-def norm(
-    ours: str, theirs: str, has_bias: bool = True, size: int | None = None
-) -> Iterator[Rule]:
+def norm(ours: str, theirs: str, size: int, has_bias: bool = True) -> Iterator[Rule]:
     """The rules of a layer norm or group norm."""
-    shape = None if size is None else (size,)
-    yield Rule(f"{ours}/gamma", f"{theirs}.weight", shape=shape)
+    yield Rule(f"{ours}/gamma", f"{theirs}.weight", (size,))
     if has_bias:
-        yield Rule(f"{ours}/beta", f"{theirs}.bias", shape=shape)
+        yield Rule(f"{ours}/beta", f"{theirs}.bias", (size,))
 
 
 # === Names ===
@@ -177,21 +181,31 @@ def variables_of(model: Any) -> dict[str, Any]:
 
 # === Reading ===
 
+# What makes up most of a Bark, and how many rows of it are looked at.
+_LARGE = re.compile(r"block_\d+/.*/kernel|token_embedding/embeddings")
+_CHECKED_ROWS = 16
+
+
+class MisfitError(ValueError):
+    """A checkpoint that does not hold what a table says.
+
+    Attributes:
+        tensors: The first names that are missing, unknown or of another shape.
+    """
+
+    def __init__(self, message: str, *tensors: str):
+        super().__init__(message)
+        self.tensors = tensors
+
 
 def fit(
-    table: Table,
-    shapes: Shapes,
-    checkpoint: Any,
-    *,
-    prefix: str = "",
-    source: str = "the checkpoint",
+    table: Table, checkpoint: Any, *, prefix: str = "", source: str = "the checkpoint"
 ) -> dict[str, str]:
     """Finds the tensors of a table in a checkpoint that must hold exactly these.
 
     Args:
         table: What the checkpoint should hold.
-        shapes: Path -> shape of all variables of one model.
-        checkpoint: `Checkpoint`; only `names()` and `shape(name)` are called.
+        checkpoint: `Checkpoint`; no tensor is read.
         prefix: Considers only names that start with this and removes it, to read one
             part of a whole Bark.
         source: Named in errors.
@@ -200,10 +214,9 @@ def fit(
         Name in the table -> stored name, for all rules and all aliases that exist.
 
     Raises:
-        ValueError: If a tensor is missing, unknown, stored twice or of another shape.
-            The message names the tensors.
+        ValueError: If a tensor is missing, unknown, stored twice, of another shape or
+            not of floating-point numbers. The message names the tensors.
     """
-    _check_variables(table, shapes)
     stored = _stored_names(checkpoint, prefix, source)
     for second, first in table.aliases.items():
         if second in stored:
@@ -214,14 +227,25 @@ def fit(
     if missing or unknown:
         what = [f"lacks {_some(missing, prefix)}"] if missing else []
         what += [f"has no place for {_some(unknown, prefix)}"] if unknown else []
-        raise ValueError(f"{source} does not fit the model: it {'; it '.join(what)}")
+        raise MisfitError(
+            f"{source} does not fit the model: it {'; it '.join(what)}",
+            *_in_order(missing)[-1:],
+            *_in_order(unknown)[:1],
+        )
     for rule in table.rules:
-        shape = tuple(checkpoint.shape(stored[rule.theirs]))
-        expected = rule.convert_shape(tuple(shapes[rule.ours]))
+        name = stored[rule.theirs]
+        shape, dtype = tuple(checkpoint.shape(name)), checkpoint.dtype(name)
+        expected = rule.convert_shape(rule.shape)
         if shape != expected:
-            raise ValueError(
+            raise MisfitError(
                 f"{source} does not fit the model: tensor {prefix + rule.theirs!r} has "
-                f"shape {shape}, expected {expected}"
+                f"shape {shape}, expected {expected}",
+                rule.theirs,
+            )
+        if not is_floating(dtype):
+            raise ValueError(
+                f"{source} is damaged or quantized: tensor {prefix + rule.theirs!r} "
+                f"must hold floating-point numbers. Received: {dtype}"
             )
     return {name: stored[name] for name in stored.keys() & wanted}
 
@@ -240,8 +264,17 @@ def _stored_names(checkpoint: Any, prefix: str, source: str) -> dict[str, str]:
     return stored
 
 
+def _in_order(names: Set[str]) -> list[str]:
+    """Names sorted by the numbers in them, so that layer 10 comes after layer 9."""
+    return sorted(names, key=lambda name: re.sub(r"\d+", _padded, name))
+
+
+def _padded(number: re.Match) -> str:
+    return number[0].zfill(9)
+
+
 def _some(names: Set[str], prefix: str) -> str:
-    shown = ", ".join(prefix + name for name in sorted(names)[:5])
+    shown = ", ".join(prefix + name[:200] for name in _in_order(names)[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -255,6 +288,9 @@ def load(
 ) -> None:
     """Reads a checkpoint into Keras variables, one tensor at a time.
 
+    Some rows of the transformers' kernels and of the largest embeddings are checked for
+    NaN and infinity, and every value of all else: a whole Bark is not read twice.
+
     Args:
         table: What the checkpoint should hold.
         variables: Path -> Keras variable, all of one model.
@@ -263,15 +299,25 @@ def load(
         source: Named in errors.
 
     Raises:
-        ValueError: See `fit`; no variable has been changed.
+        ValueError: See `fit`; no variable has been changed. Or if a tensor holds NaN
+            or infinity; those before it have been read.
     """
-    shapes = {path: variable.shape for path, variable in variables.items()}
-    stored = fit(table, shapes, checkpoint, prefix=prefix, source=source)
+    _check_variables(table, variables)
+    stored = fit(table, checkpoint, prefix=prefix, source=source)
     # Late, so that converting from file to file does not load TensorFlow.
     from bark_tf.memory import put
 
     for rule in table.rules:
         array = checkpoint.read(stored[rule.theirs])
+        checked = array
+        if _LARGE.fullmatch(rule.ours):
+            checked = array[:: max(1, len(array) // _CHECKED_ROWS)]
+        if not all_finite(checked):
+            raise ValueError(
+                f"{source} is damaged: tensor {stored[rule.theirs]!r} holds NaN or "
+                "infinity. If it was converted to float16, convert it again, to "
+                "bfloat16 or float32"
+            )
         put(variables[rule.ours], rule.operation.to_ours(array), share=True)
 
 

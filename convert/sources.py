@@ -21,9 +21,9 @@ from bark_tf.config import CONFIG_NAME, BarkConfig, EncodecConfig
 from .checkpoints import Checkpoint, open_checkpoint
 from .configs import PARTS, codec_config, from_model_args, suno_part
 from .file_tensors import naming
-from .rules import Shapes, Table, canonical_name, fit
+from .rules import Shapes, Table, canonical_name
 from .safetensors_files import parse_json
-from .weights import spelling, table_for
+from .weights import find_network, spelling, table_for
 
 CODEC = "codec_model"
 # Part -> first part of the name of its original file.
@@ -197,10 +197,7 @@ class _File:
 
     def part(self, config: Any, prefix: str = "") -> Part:
         """The network whose tensors have this prefix."""
-        table = table_for(config, self.spelling)
-        stored = fit(
-            table, table.shapes, self.checkpoint, prefix=prefix, source=str(self.path)
-        )
+        table, stored = find_network(config, self.checkpoint, prefix, self.path)
         untied = self.untied(table, stored)
         if untied:
             raise ValueError(

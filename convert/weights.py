@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import os
+import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bark_tf.config import EncodecConfig, HubertConfig, HubertQuantizerConfig
+from bark_tf.config import CtcConfig, EncodecConfig, HubertConfig, HubertQuantizerConfig
 from bark_tf.files import atomic_write
 
-from . import bark, encodec, hubert
+from . import bark, ctc, encodec, hubert
 from .checkpoints import Checkpoint, open_checkpoint, write_checkpoint
-from .rules import Table, canonical_name, join, load, tensors, variables_of
+from .rules import (
+    MisfitError,
+    Table,
+    canonical_name,
+    fit,
+    join,
+    load,
+    tensors,
+    variables_of,
+)
 from .safetensors_files import write_safetensors
 
 # A tensor that only this kind of checkpoint has.
@@ -37,11 +49,17 @@ def table_for(config: Any, names: str = "hf") -> Table:
         config: Configuration of the network.
         names: `"hf"`, or for a Bark transformer `"suno"`, for the codec `"meta"`, for
             HuBERT `"fairseq"`.
+
+    Example:
+        >>> table_for(BarkConfig.preset("bark").semantic_config).num_values
+        446094336
     """
     if isinstance(config, HubertQuantizerConfig):
         return hubert.quantizer_table(config)
     if isinstance(config, HubertConfig):
         return hubert.table(config, names)
+    if isinstance(config, CtcConfig):
+        return ctc.table(config)
     module = encodec if isinstance(config, EncodecConfig) else bark
     return module.table(config, names)
 
@@ -103,6 +121,105 @@ def stored_dtype(path: str | os.PathLike) -> str:
     return max(floating, key=sizes.__getitem__, default="float32")
 
 
+# === Comparing a file with a configuration ===
+
+
+class Found(NamedTuple):
+    """Where a checkpoint holds a network.
+
+    Attributes:
+        table: The network's table, in the checkpoint's names.
+        stored: Name in the table -> name in the checkpoint.
+    """
+
+    table: Table
+    stored: Mapping[str, str]
+
+
+def find_network(
+    config: Any, checkpoint: Checkpoint, prefix: str, source: str | os.PathLike
+) -> Found:
+    """Finds a network in a checkpoint, without building it or reading a tensor.
+
+    Args:
+        config: Configuration of the network.
+        checkpoint: The checkpoint.
+        prefix: See `rules.fit`.
+        source: Named in errors.
+
+    Raises:
+        ValueError: If the checkpoint does not hold exactly this network. The message
+            names the tensor, and the fields of the configuration that decide about it.
+    """
+    names = spelling(checkpoint)
+    table = table_for(config, names)
+    try:
+        return Found(table, fit(table, checkpoint, prefix=prefix, source=str(source)))
+    except MisfitError as error:
+        fields = [
+            f"{name}={getattr(config, name)!r}"
+            for name in config.field_names()
+            if _decides(config, name, names, error.tensors)
+        ]
+        why = f". {type(config).__name__} has {', '.join(fields)}" if fields else ""
+        raise ValueError(f"{error}{why}") from None
+
+
+def _decides(config: Any, field: str, names: str, tensors: Sequence[str]) -> bool:
+    """Whether the presence or the shape of tensors depends on a field."""
+
+    def shapes(config: Any) -> list[tuple[int, ...] | None]:
+        found = {rule.theirs: rule.shape for rule in table_for(config, names).rules}
+        return [found.get(name) for name in tensors]
+
+    expected = shapes(config)
+    for value in _other_values(type(config), field, getattr(config, field)):
+        changed = copy.copy(config)
+        object.__setattr__(changed, field, value)  # what does not fit other fields, too
+        with contextlib.suppress(ArithmeticError):
+            if shapes(changed) != expected:
+                return True
+    return False
+
+
+def _other_values(cls: type, field: str, value: Any) -> tuple:
+    hint = typing.get_type_hints(cls)[field]
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    if isinstance(value, bool):
+        return (not value,)
+    if isinstance(value, int | float):
+        return value // 2, 2 * value
+    if isinstance(value, tuple):
+        return value[1:], (*value, value[-1]), tuple(2 * one for one in value)
+    return ()
+
+
+def check_weights(path: str | os.PathLike, configs: Mapping[str, Any]) -> None:
+    """Compares a file of weights with configurations, before networks are built.
+
+    Args:
+        path: See `load_weights`.
+        configs: Prefix in the checkpoint of a whole Bark -> configuration.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or holds other networks; see `find_network`.
+    """
+    with open_checkpoint(path) as checkpoint:
+        for prefix, config in configs.items():
+            find_network(config, checkpoint, _prefix(checkpoint, prefix), path)
+
+
+def _prefix(checkpoint: Checkpoint, prefix: str) -> str:
+    """The prefix if there are such tensors, else none: the network is there alone."""
+    names = map(canonical_name, checkpoint.names())
+    return prefix if any(name.startswith(prefix) for name in names) else ""
+
+
+# === Loading and saving ===
+
+
 def load_weights(model: Any, path: str | os.PathLike) -> None:
     """Reads a network's weights from its own checkpoint or from a whole Bark's.
 
@@ -113,12 +230,10 @@ def load_weights(model: Any, path: str | os.PathLike) -> None:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or holds another network. The model is then
-            unchanged, unless a compressed tensor was damaged.
+            unchanged, unless a tensor has damaged values.
     """
     with open_checkpoint(path) as checkpoint:
-        prefix = model.checkpoint_prefix
-        if not any(canonical_name(n).startswith(prefix) for n in checkpoint.names()):
-            prefix = ""
+        prefix = _prefix(checkpoint, model.checkpoint_prefix)
         table = table_for(model.config, spelling(checkpoint))
         variables = variables_of(model)
         load(table, variables, checkpoint, prefix=prefix, source=str(path))

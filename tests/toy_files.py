@@ -26,6 +26,9 @@ class DictCheckpoint:
     def shape(self, name):
         return self.arrays[name].shape
 
+    def dtype(self, name):
+        return self.arrays[name].dtype
+
     def read(self, name):
         self.num_reads += 1
         return self.arrays[name]

@@ -15,6 +15,7 @@ import tensorflow as tf
 from bark_tf import hub
 from bark_tf.config.base import Config
 from bark_tf.convert.weights import (
+    check_weights,
     load_weights,
     read_config,
     save_weights,
@@ -238,6 +239,7 @@ class PretrainedModel(keras.Model):
         }
         config = cls.config_class.from_pretrained(path_or_id, **where, **overrides)
         path = hub.find_weights(path_or_id, **where)
+        check_weights(path, {cls.checkpoint_prefix: config})
         with allocate_only():
             model = cls(config, dtype=stored_dtype(path) if dtype == "auto" else dtype)
         load_weights(model, path)
@@ -267,6 +269,7 @@ class PretrainedModel(keras.Model):
         """
         if config is None:
             config = read_config(cls.config_class, path, cls.checkpoint_prefix)
+        check_weights(path, {cls.checkpoint_prefix: config})
         with allocate_only():
             model = cls(config, dtype=dtype)
         load_weights(model, path)

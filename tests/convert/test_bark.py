@@ -124,7 +124,7 @@ def test_suno_names_of_a_compiled_module_with_masks(name, tmp_path):
     path = toy_files.save(tmp_path / "text.pt", arrays)
     table = bark.table(config, "suno")
     with open_checkpoint(path) as checkpoint:
-        stored = fit(table, table.shapes, checkpoint)
+        stored = fit(table, checkpoint)
     # ".attn.bias" is a mask, ".c_attn.bias" a bias.
     assert set(stored.values()) == {n for n in arrays if not n.endswith(".attn.bias")}
 

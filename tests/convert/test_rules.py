@@ -10,8 +10,8 @@ from bark_tf.convert.rules import REVERSE_AXES, Rule, Table
 
 TABLE = Table(
     (
-        Rule("linear/kernel", "linear.weight"),
-        Rule("conv/kernel", "conv.weight", REVERSE_AXES),
+        Rule("linear/kernel", "linear.weight", (2, 3)),
+        Rule("conv/kernel", "conv.weight", (3, 4, 5), REVERSE_AXES),
     ),
     aliases={"head.weight": "linear.weight"},
     constants={"mask": lambda: np.ones((1, 2), bool)},
@@ -19,10 +19,9 @@ TABLE = Table(
 
 
 def make_variables():
-    shapes = {"linear/kernel": (2, 3), "conv/kernel": (3, 4, 5)}
     return {
         path: keras.Variable(np.zeros(shape), dtype="float32")
-        for path, shape in shapes.items()
+        for path, shape in TABLE.shapes.items()
     }
 
 
@@ -178,8 +177,7 @@ def test_tables_that_do_not_fit_their_model():
 def test_fit_says_where_tensors_are_stored():
     arrays = make_arrays("_orig_mod.part.")
     arrays["part.head.weight"] = arrays["_orig_mod.part.linear.weight"]
-    shapes = {path: v.shape for path, v in make_variables().items()}
-    assert rules.fit(TABLE, shapes, DictCheckpoint(arrays), prefix="part.") == {
+    assert rules.fit(TABLE, DictCheckpoint(arrays), prefix="part.") == {
         "linear.weight": "_orig_mod.part.linear.weight",
         "conv.weight": "_orig_mod.part.conv.weight",
         "head.weight": "part.head.weight",
@@ -188,7 +186,9 @@ def test_fit_says_where_tensors_are_stored():
 
 def test_below_and_join():
     first = TABLE.below("a/", "a.")
-    assert first.rules[1] == Rule("a/conv/kernel", "a.conv.weight", REVERSE_AXES)
+    assert first.rules[1] == TABLE.rules[1]._replace(
+        ours="a/conv/kernel", theirs="a.conv.weight"
+    )
     assert first.aliases == {"a.head.weight": "a.linear.weight"}
     assert first.constants["a.mask"]().shape == (1, 2)
     joined = rules.join(first, TABLE.below("", "b."))
