@@ -181,8 +181,9 @@ def variables_of(model: Any) -> dict[str, Any]:
 
 # === Reading ===
 
-# What makes up most of a Bark, and how many rows of it are looked at.
+# What makes up most of a Bark: of such tensors, only some rows are checked if larger.
 _LARGE = re.compile(r"block_\d+/.*/kernel|token_embedding/embeddings")
+_SMALL_BYTES = 2**20
 _CHECKED_ROWS = 16
 
 
@@ -190,12 +191,13 @@ class MisfitError(ValueError):
     """A checkpoint that does not hold what a table says.
 
     Attributes:
-        tensors: The first names that are missing, unknown or of another shape.
+        shape: Whether a tensor has another shape; else some are missing or unknown.
+        tensors: The first of them.
     """
 
-    def __init__(self, message: str, *tensors: str):
+    def __init__(self, message: str, shape: bool, *tensors: str):
         super().__init__(message)
-        self.tensors = tensors
+        self.shape, self.tensors = shape, tensors
 
 
 def fit(
@@ -229,6 +231,7 @@ def fit(
         what += [f"has no place for {_some(unknown, prefix)}"] if unknown else []
         raise MisfitError(
             f"{source} does not fit the model: it {'; it '.join(what)}",
+            False,
             *_in_order(missing)[-1:],
             *_in_order(unknown)[:1],
         )
@@ -240,6 +243,7 @@ def fit(
             raise MisfitError(
                 f"{source} does not fit the model: tensor {prefix + rule.theirs!r} has "
                 f"shape {shape}, expected {expected}",
+                True,
                 rule.theirs,
             )
         if not is_floating(dtype):
@@ -278,47 +282,59 @@ def _some(names: Set[str], prefix: str) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def load(
-    table: Table,
-    variables: Mapping[str, Any],
-    checkpoint: Any,
-    *,
-    prefix: str = "",
-    source: str = "the checkpoint",
-) -> None:
-    """Reads a checkpoint into Keras variables, one tensor at a time.
+def read(
+    table: Table, checkpoint: Any, *, prefix: str = "", source: str = "the checkpoint"
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads a checkpoint, one tensor at a time.
 
     Some rows of the transformers' kernels and of the largest embeddings are checked for
     NaN and infinity, and every value of all else: a whole Bark is not read twice.
 
     Args:
         table: What the checkpoint should hold.
-        variables: Path -> Keras variable, all of one model.
         checkpoint: `Checkpoint`.
         prefix: See `fit`.
         source: Named in errors.
 
+    Yields:
+        The path of our variable, and its value.
+
     Raises:
-        ValueError: See `fit`; no variable has been changed. Or if a tensor holds NaN
-            or infinity; those before it have been read.
+        ValueError: See `fit`; or if a tensor holds NaN or infinity.
+    """
+    stored = fit(table, checkpoint, prefix=prefix, source=source)
+    for rule in table.rules:
+        name = stored[rule.theirs]
+        array = checkpoint.read(name)
+        step = 1
+        if array.nbytes > _SMALL_BYTES and _LARGE.fullmatch(rule.ours):
+            step = max(1, len(array) // _CHECKED_ROWS)
+        if not all_finite(array[::step]):
+            raise ValueError(
+                f"{source} is damaged: tensor {name!r} holds NaN or infinity. If it "
+                "was converted to float16, convert it again, to bfloat16 or float32"
+            )
+        yield rule.ours, rule.operation.to_ours(array)
+
+
+def load(table: Table, variables: Mapping[str, Any], *args: Any, **options) -> None:
+    """Reads a checkpoint into Keras variables; see `read`.
+
+    Args:
+        table: What the checkpoint should hold.
+        variables: Path -> Keras variable, all of one model.
+        *args: Of `read`.
+        **options: Of `read`.
+
+    Raises:
+        ValueError: See `fit`; no variable has been changed. Or see `read`.
     """
     _check_variables(table, variables)
-    stored = fit(table, checkpoint, prefix=prefix, source=source)
     # Late, so that converting from file to file does not load TensorFlow.
     from bark_tf.memory import put
 
-    for rule in table.rules:
-        array = checkpoint.read(stored[rule.theirs])
-        checked = array
-        if _LARGE.fullmatch(rule.ours):
-            checked = array[:: max(1, len(array) // _CHECKED_ROWS)]
-        if not all_finite(checked):
-            raise ValueError(
-                f"{source} is damaged: tensor {stored[rule.theirs]!r} holds NaN or "
-                "infinity. If it was converted to float16, convert it again, to "
-                "bfloat16 or float32"
-            )
-        put(variables[rule.ours], rule.operation.to_ours(array), share=True)
+    for path, array in read(table, *args, **options):
+        put(variables[path], array, share=True)
 
 
 # === Writing ===

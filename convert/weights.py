@@ -159,25 +159,25 @@ def find_network(
         fields = [
             f"{name}={getattr(config, name)!r}"
             for name in config.field_names()
-            if _decides(config, name, names, error.tensors)
+            if _decides(config, name, names, error)
         ]
         why = f". {type(config).__name__} has {', '.join(fields)}" if fields else ""
         raise ValueError(f"{error}{why}") from None
 
 
-def _decides(config: Any, field: str, names: str, tensors: Sequence[str]) -> bool:
-    """Whether the presence or the shape of tensors depends on a field."""
+def _decides(config: Any, field: str, names: str, misfit: MisfitError) -> bool:
+    """Whether it depends on a field that tensors exist, or have some shape."""
 
-    def shapes(config: Any) -> list[tuple[int, ...] | None]:
+    def facts(config: Any) -> list[Any]:
         found = {rule.theirs: rule.shape for rule in table_for(config, names).rules}
-        return [found.get(name) for name in tensors]
+        return [found.get(n) if misfit.shape else n in found for n in misfit.tensors]
 
-    expected = shapes(config)
+    expected = facts(config)
     for value in _other_values(type(config), field, getattr(config, field)):
         changed = copy.copy(config)
         object.__setattr__(changed, field, value)  # what does not fit other fields, too
-        with contextlib.suppress(ArithmeticError):
-            if shapes(changed) != expected:
+        with contextlib.suppress(ArithmeticError, LookupError):
+            if facts(changed) != expected:
                 return True
     return False
 
@@ -191,7 +191,8 @@ def _other_values(cls: type, field: str, value: Any) -> tuple:
     if isinstance(value, int | float):
         return value // 2, 2 * value
     if isinstance(value, tuple):
-        return value[1:], (*value, value[-1]), tuple(2 * one for one in value)
+        halves, doubles = zip(*((one // 2, 2 * one) for one in value), strict=True)
+        return value[1:], (*value, value[-1]), halves, doubles
     return ()
 
 

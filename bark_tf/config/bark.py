@@ -45,7 +45,7 @@ class BarkSubModelConfig(Config):
     block_size: Annotated[int, "[1, 20_000]"] = 1024
     input_vocab_size: Annotated[int, "[1, 10_000_000]"] = 10_048
     output_vocab_size: Annotated[int, "[1, 10_000_000]"] = 10_048
-    num_layers: Annotated[int, "[1, 1_000]"] = 12
+    num_layers: Annotated[int, "[1, 200]"] = 12
     num_heads: Annotated[int, "[1, 1_000]"] = 12
     hidden_size: Annotated[int, "[1, 100_000]"] = 768
     dropout: Annotated[float, "[0, 1)"] = 0.0

@@ -14,7 +14,7 @@ from bark_tf.config.fields import Positive, Share, check_field
 # Of a frame and of a dilation.
 MAX_SAMPLES = 2**20
 MAX_WIDTH = 100_000
-MAX_CODEBOOKS = 1024
+MAX_CODEBOOKS = 256
 
 _Kernel = Annotated[int, "[1, 1_000]"]
 _Bandwidths = Annotated[tuple[Positive, ...], "[1, 100]"]
@@ -105,7 +105,7 @@ class EncodecConfig(Config):
             self,
             "target_bandwidths",
             self.num_quantizers <= MAX_CODEBOOKS,
-            f"enough for at most {MAX_CODEBOOKS} codebooks of {self.codebook_nbits} "
+            f"low enough for {MAX_CODEBOOKS} codebooks of {self.codebook_nbits} "
             f"bits at {self.frame_rate} frames per second",
         )
         check_field(

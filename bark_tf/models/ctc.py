@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import CtcConfig
-from bark_tf.memory import drawn
+from bark_tf.convert.weights import table_for
+from bark_tf.memory import check_room, drawn
 from bark_tf.models.encodec.conv import build_all
 from bark_tf.models.layers import (
     NO_DROPOUT,
@@ -157,6 +158,7 @@ class CtcModel(keras.Model):
 
     def __init__(self, config: CtcConfig, name: str = "ctc", **kwargs):
         super().__init__(name=name, **kwargs)
+        check_room(table_for(config).num_values, self.variable_dtype, repr(config))
         self.config = config
         policy = self.dtype_policy
         self.front = _linear(config, config.hidden_size, "front", policy)

@@ -20,10 +20,11 @@ from bark_tf.convert.weights import (
     read_config,
     save_weights,
     stored_dtype,
+    table_for,
 )
 from bark_tf.files import local_path
 from bark_tf.habits import accepts_habits, refuse_habits
-from bark_tf.memory import allocate_only, put
+from bark_tf.memory import allocate_only, check_room, put
 
 
 def check_exclusive(**given: Any) -> None:
@@ -96,6 +97,7 @@ class PretrainedModel(keras.Model):
                 f"{type(self).__name__} takes a {self.config_class.__name__}. "
                 f"Received: {type(config).__name__}"
             )
+        check_room(table_for(config).num_values, self.variable_dtype, repr(config))
         self.config = config
         # Whether `release` has freed the weights.
         self.is_released = False

@@ -24,6 +24,7 @@ import tensorflow as tf
 from bark_tf.audio.mel import mel_matrix
 from bark_tf.config import CtcConfig
 from bark_tf.config.fields import Count, check_values
+from bark_tf.convert.weights import table_for
 from bark_tf.memory import allocate_only
 from bark_tf.models.ctc import CtcModel
 from bark_tf.semantic_tokens.features import fft_size, spectra
@@ -173,11 +174,10 @@ class CtcTokenizer(SemanticTokenizer):
         kinds = {"vocab_size": Count, "network": dict}
         check_values(settings, kinds, Path(directory) / FILE_NAME)
         config = CtcConfig.from_dict(settings["network"])
+        centres = {_CENTRES: (settings["vocab_size"], config.hidden_size)}
+        arrays = read_arrays(directory, table_for(config).shapes | centres)
         with allocate_only():
             network = CtcModel(config, dtype="float32")
-        shapes = {name: array.shape for name, array in network.arrays().items()}
-        shapes[_CENTRES] = (settings["vocab_size"], config.hidden_size)
-        arrays = read_arrays(directory, shapes)
         network.put_arrays(arrays)
         centres = arrays[_CENTRES].astype(np.float32)
         return cls(network, centres, rate_hz=float(settings["rate_hz"]))

@@ -18,7 +18,9 @@ import numpy as np
 
 from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.config.fields import check_values, shown
-from bark_tf.files import atomic_write, local_path, read_bytes, read_json_object
+from bark_tf.convert.checkpoints import open_checkpoint
+from bark_tf.convert.rules import Rule, Table, read
+from bark_tf.files import atomic_write, local_path, read_json_object
 
 FILE_NAME = "semantic_tokenizer.json"
 ARRAYS_NAME = "semantic_tokenizer.safetensors"
@@ -142,25 +144,15 @@ def read_arrays(
     """Reads a tokenizer's arrays.
 
     Raises:
-        ValueError: If the file is damaged, or an array is missing or has another shape.
+        ValueError: If the file is damaged, or an array is missing, unknown, of another
+            shape, or not of finite floating-point numbers.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     path = Path(directory) / ARRAYS_NAME
-    try:
-        arrays = load(read_bytes(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing beside {FILE_NAME}") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    for name, shape in shapes.items():
-        if name not in arrays or arrays[name].shape != shape:
-            found = arrays[name].shape if name in arrays else "nothing"
-            raise ValueError(f"{path}: {name} must be {shape}. Received: {found}")
-        if not np.all(np.isfinite(arrays[name])):
-            raise ValueError(f"{path}: {name} holds values that are not finite")
-    return arrays
+    if not path.is_file():
+        raise ValueError(f"{path} is missing beside {FILE_NAME}")
+    table = Table(tuple(Rule(name, name, shape) for name, shape in shapes.items()))
+    with open_checkpoint(path) as checkpoint:
+        return dict(read(table, checkpoint, source=str(path)))
 
 
 def checked_audio(audio: Any) -> np.ndarray:

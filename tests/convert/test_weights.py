@@ -5,19 +5,24 @@ import math
 import runpy
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import toy
 import toy_files
 
 from bark_tf.bark import BarkModel
-from bark_tf.config import BarkConfig
+from bark_tf.config import BarkConfig, CtcConfig, HubertQuantizerConfig
 from bark_tf.convert import rules, weights
 from bark_tf.convert.checkpoints import open_checkpoint
 from bark_tf.convert.configs import PARTS
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
+from bark_tf.models.ctc import CtcModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
+from bark_tf.models.hubert.model import HubertModel
+from bark_tf.models.hubert.quantizer import HubertQuantizer
 
 SEMANTIC = toy.semantic_config(bias=False)
 FINE = toy.fine_config()
@@ -154,6 +159,8 @@ def test_spelling(kind, name, tmp_path):
 # === Shapes from configurations alone ===
 
 CODEC = toy_files.CODEC.replace(codebook_size=8, target_bandwidths=(0.75,))
+QUANTIZER = HubertQuantizerConfig(input_size=6, hidden_size=4, output_size=7)
+CTC = CtcConfig(num_mels=3, hidden_size=4, num_heads=2, kernel_size=5, bias=False)
 NETWORKS = {
     "semantic": (BarkSemanticModel, toy.semantic_config(bias=False)),
     "coarse, bias": (BarkCoarseModel, toy.coarse_config(num_layers=3)),
@@ -184,6 +191,12 @@ NETWORKS = {
             residual_kernel_size=1,
         ),
     ),
+    "hubert": (HubertModel, toy.hubert_config()),
+    "hubert, unmasked": (HubertModel, toy.hubert_config(mask_time_prob=0.0)),
+    "quantizer": (HubertQuantizer, QUANTIZER),
+    "quantizer, new": (HubertQuantizer, QUANTIZER.replace(intermediate_size=5)),
+    "ctc": (CtcModel, CTC),
+    "ctc, trained": (CtcModel, CTC.replace(output_size=9, bias=True)),
 }
 
 
@@ -192,7 +205,88 @@ def test_shapes_are_those_of_the_networks(name):
     model_class, config = NETWORKS[name]
     variables = rules.variables_of(model_class(config))
     built = {path: tuple(variable.shape) for path, variable in variables.items()}
-    assert weights.table_for(config).shapes == built
+    table = weights.table_for(config)
+    assert table.shapes == built
+    assert table.num_values == sum(map(math.prod, built.values()))
+
+
+WHOLE = toy_files.bark_config()
+# A change of a part's configuration, and what the error says of it.
+OTHER_SIZES = [
+    ("semantic", {"num_layers": 200}, "num_layers=200"),
+    ("semantic", {"num_layers": 1}, "num_layers=1"),
+    ("semantic", {"hidden_size": 99_000}, "input_vocab_size=40, hidden_size=99000"),
+    ("semantic", {"bias": True}, "num_layers=2, bias=True"),
+    ("fine_acoustics", {"n_codes_total": 128}, "n_codes_total=128"),
+    ("codec_model", {"target_bandwidths": (180.0,)}, "target_bandwidths=(180.0,), "),
+    ("codec_model", {"target_bandwidths": (3.0,)}, "target_bandwidths=(3.0,), "),
+    ("codec_model", {"num_residual_layers": 20}, "num_residual_layers=20, "),
+    ("codec_model", {"upsampling_ratios": (8, 5, 4, 3)}, "upsampling_ratios=(8, 5, "),
+    ("codec_model", {"codebook_size": 513}, "codebook_size=513"),
+    ("codec_model", {"norm_type": "time_group_norm"}, "norm_type='time_group_norm'"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "model.safetensors"
+    return toy_files.save(path, toy_files.bark_arrays(WHOLE))
+
+
+@pytest.mark.parametrize(("part", "changes", "fields"), OTHER_SIZES)
+def test_a_file_is_compared_with_a_configuration(part, changes, fields, whole):
+    """The message names the fields that decide about the tensor."""
+    path, own = whole, toy_files.part_config(WHOLE, part)
+    weights.check_weights(path, {f"{part}.": own})
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit") as caught:
+        weights.check_weights(path, {f"{part}.": own.replace(**changes)})
+    assert f" {part}." in str(caught.value).replace("'", " ")
+    assert fields in str(caught.value).rpartition(f"{type(own).__name__} has ")[2]
+    assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "complex64"])
+def test_tensors_of_other_kinds_are_refused(dtype, tmp_path):
+    """They were cast to numbers without a sense."""
+    arrays = toy_files.arrays(SEMANTIC)
+    arrays["lm_head.weight"] = arrays["lm_head.weight"].astype(dtype)
+    path = toy_files.save(tmp_path / "model.safetensors", arrays)
+    message = rf"'lm_head\.weight' must hold floating-point .*Received: {dtype}"
+    with pytest.raises(ValueError, match=message):
+        weights.load_weights(BarkSemanticModel(SEMANTIC), path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16])
+def test_values_that_are_no_numbers_are_refused(value, dtype, tmp_path):
+    """They made noise, silence, or tokens without a sense."""
+    for name in ("lm_head.weight", "layers.1.attn.att_proj.weight"):
+        arrays = toy_files.arrays(SEMANTIC)
+        arrays[name][-1, -1] = value
+        path = tmp_path / "model.safetensors"
+        halves = {name: array.astype(dtype) for name, array in arrays.items()}
+        path.write_bytes(safetensors.numpy.save(halves))
+        message = rf"{path} is damaged: tensor '{name}' holds NaN or inf.*bfloat16"
+        with pytest.raises(ValueError, match=message):
+            weights.load_weights(BarkSemanticModel(SEMANTIC), path)
+
+
+def test_of_large_kernels_only_some_rows_are_checked():
+    """A whole Bark is not read twice: 4 GB would take seconds from a disk."""
+    rows = np.zeros((2**12, 2**8), "float32")
+    rows[-1] = np.nan
+    names = "block_0/mlp/fc/kernel", "token_embedding/embeddings", "lm_head/kernel"
+    for name in names:
+        table = rules.Table((rules.Rule(name, "a", rows.shape),))
+        read = rules.read(table, toy_files.DictCheckpoint({"a": rows}))
+        if name == "lm_head/kernel":
+            with pytest.raises(ValueError, match="'a' holds NaN"):
+                dict(read)
+        else:
+            dict(read)
+    rows[:] = np.nan
+    with pytest.raises(ValueError, match="'a' holds NaN"):
+        dict(rules.read(table, toy_files.DictCheckpoint({"a": rows})))
 
 
 @pytest.mark.parametrize(

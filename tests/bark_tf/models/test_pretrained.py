@@ -14,8 +14,15 @@ import toy
 import toy_files
 
 from bark_tf import memory
+from bark_tf.bark import BarkModel
+from bark_tf.config import CtcConfig, HubertQuantizerConfig
 from bark_tf.models.causal import BarkSemanticModel
+from bark_tf.models.ctc import CtcModel
 from bark_tf.models.encodec.model import EncodecModel
+from bark_tf.models.fine import BarkFineModel
+from bark_tf.models.hubert.model import HubertModel
+from bark_tf.models.hubert.quantizer import HubertQuantizer
+from bark_tf.models.pretrained import PretrainedModel
 
 # Its token embeddings, 128 kB, are the only tensor large enough to be shared.
 CONFIG = toy.semantic_config(bias=False, input_vocab_size=2048)
@@ -49,6 +56,74 @@ def unaligned(path):
     header = json.dumps(json.loads(content[8 : 8 + length])).encode()
     header += b" " * (-len(header) % 64)  # the data follow at 64 n + 8
     path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+
+
+# === Nothing is built before it is believed ===
+
+
+@pytest.fixture
+def unbuilt(monkeypatch):
+    """Fails where a network is built."""
+    monkeypatch.setattr(PretrainedModel, "__init__", lambda *args, **kwargs: 1 / 0)
+
+
+HUBERT = toy.hubert_config()
+QUANTIZER = HubertQuantizerConfig(input_size=6, hidden_size=4, output_size=7)
+
+
+@pytest.mark.parametrize(
+    ("cls", "config", "wrong"),
+    [
+        (BarkSemanticModel, CONFIG, {"num_layers": 3}),
+        (BarkFineModel, toy.fine_config(), {"hidden_size": 32}),
+        (EncodecModel, toy_files.CODEC, {"codebook_size": 512}),
+        (HubertModel, HUBERT, {"num_hidden_layers": 99}),
+        (HubertQuantizer, QUANTIZER, {"output_size": 10**7}),
+    ],
+)
+def test_weights_of_other_sizes_are_refused_unbuilt(
+    cls, config, wrong, tmp_path, unbuilt
+):
+    """Whatever `config.json` said was built first, for hours or beyond memory."""
+    path = toy_files.save(tmp_path / "model.safetensors", toy_files.arrays(config))
+    wrong = config.replace(**wrong)
+    wrong.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"does not fit.*{type(config).__name__} has"):
+        cls.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not fit"):
+        cls.from_file(path, config=wrong)
+    with pytest.raises(ZeroDivisionError):
+        cls.from_file(path, config=config)
+
+
+def test_a_whole_bark_of_other_sizes_is_refused_unbuilt(tmp_path, unbuilt):
+    config = toy_files.bark_config()
+    toy_files.save_hf(tmp_path, config)
+    codec = config.codec_config.replace(num_lstm_layers=99)
+    config.replace(codec_config=codec).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"EncodecConfig has .*num_lstm_layers=99"):
+        BarkModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("cls", [BarkSemanticModel, CtcModel])
+def test_a_network_beyond_memory_is_refused(cls, monkeypatch):
+    """TensorFlow asked for 40 GB at a time, until the system killed the process."""
+    config = {BarkSemanticModel: CONFIG, CtcModel: CtcConfig(hidden_size=8)}[cls]
+    most = 4 * cls(config).count_params()
+    monkeypatch.setattr(memory, "machine_bytes", lambda: most)
+    cls(config)
+    cls(config, dtype="mixed_float16")
+    monkeypatch.setattr(memory, "machine_bytes", lambda: most - 1)
+    cls(config, dtype="float16")
+    message = rf"^{type(config).__name__}\(.*\) must fit into memory, .*Received: "
+    with pytest.raises(ValueError, match=message):
+        cls(config)
+    with memory.allocate_only():
+        cls(config)
+
+
+def test_the_memory_of_the_machine_is_known():
+    assert 10**8 < memory.machine_bytes() <= 10**12
 
 
 # === Habits of transformers ===

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import toy
@@ -113,7 +114,7 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, audio, tmp_path):
         ({"rate_hz": 0}, r"rate_hz must be a number in .*Received: rate_hz=0"),
         ({"rate_hz": "50"}, "rate_hz must be a number in"),
         ({"vocab_size": None}, "vocab_size must be a whole number in"),
-        ({"vocab_size": 41}, r"centres must be \(41, 8\). Received: \(40, 8\)"),
+        ({"vocab_size": 41}, r"'centres' has shape \(40, 8\), expected \(41, 8\)"),
         ({"network": None}, "network must be an object"),
         ({"network": {"num_heads": 3}}, "num_heads must be"),
     ],
@@ -126,13 +127,25 @@ def test_damaged_settings_are_refused(tokenizer, tmp_path, change, message):
         load_semantic_tokenizer(tmp_path)
 
 
+def test_arrays_are_compared_before_a_network_is_built(
+    tokenizer, tmp_path, monkeypatch
+):
+    tokenizer.save(tmp_path)
+    settings = json.loads((tmp_path / FILE_NAME).read_text())
+    settings["network"]["hidden_size"] *= 2
+    (tmp_path / FILE_NAME).write_text(json.dumps(settings))
+    monkeypatch.setattr(keras.Model, "__init__", None)
+    with pytest.raises(ValueError, match=r"tensor 'front/kernel' has shape \(8, "):
+        load_semantic_tokenizer(tmp_path)
+
+
 def test_damaged_arrays_are_refused(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     path = tmp_path / ARRAYS_NAME
     arrays = load(path.read_bytes())
     del arrays["front/bias"]
     path.write_bytes(save(arrays))
-    with pytest.raises(ValueError, match="front/bias must be"):
+    with pytest.raises(ValueError, match="lacks front/bias"):
         load_semantic_tokenizer(tmp_path)
 
 
