@@ -1,4 +1,4 @@
-"""What must be so before Keras and TensorFlow are imported."""
+"""What must be so before Keras and TensorFlow are imported, or used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _LOG_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
 # Without information about the CPU and XLA. Warnings stay: one says that libraries of
 # the GPU are missing.
 _LOG_LEVEL = "1"
+# The process that built the first network.
+_owner: int | None = None
 
 
 def prepare() -> None:
@@ -38,6 +40,23 @@ def import_keras() -> None:
             _check(error.name)  # keras.json names it, and it is not installed
         raise
     _check(keras.config.backend())
+
+
+def check_process() -> None:
+    """Called before a network is built or used.
+
+    Raises:
+        ValueError: In a process that was forked from one with networks, where
+            TensorFlow would wait for ever: its threads stay behind.
+    """
+    global _owner
+    _owner = _owner or os.getpid()
+    if _owner != os.getpid():
+        raise ValueError(
+            "TensorFlow does not survive a fork: this process was forked from one that "
+            "had loaded a network. Start it with multiprocessing.get_context('spawn'), "
+            "or load networks in the new process only"
+        )
 
 
 def _check(backend: str) -> None:

@@ -34,6 +34,7 @@ from bark_tf.generation.keywords import (
     GenerationOptions,
     LongFormKeywords,
 )
+from bark_tf.generation.limits import speech_bytes
 from bark_tf.generation.long_form import (
     ChunkReport,
     LongFormOutput,
@@ -637,9 +638,14 @@ class BarkModel(Speaker):
                 voices_per_row(history_prompt, len(input_ids)),
                 functools.partial(self._load_voice, configs=configs),
             )
-        model = self.config.semantic_config
         return checked_request(
-            model, configs, input_ids, attention_mask, history_prompt, seed
+            self.config.semantic_config,
+            configs,
+            input_ids,
+            attention_mask,
+            history_prompt,
+            seed,
+            speech_bytes(self._parts, configs),
         )
 
     def _load_voice(self, voice: Any, configs: StageConfigs) -> VoicePreset:

@@ -1,4 +1,4 @@
-"""Memory of weights: uninitialised variables, mapped files, freeing."""
+"""Memory: what there is; uninitialised variables, mapped files, freeing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,61 @@ import functools
 import gc
 import mmap
 import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+# === What there is ===
+
+# No GPU has more, and TensorFlow does not say how much it has.
+_MOST_OF_A_GPU = 400 * 10**9
+_CGROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may use, with those that it uses already.
+
+    Rather too many than too few: it may use again what it has freed.
+
+    Returns:
+        None where the system does not say.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    free = re.findall(r"^(?:MemAvailable|SwapFree):\s*(\d+) kB", text, re.MULTILINE)
+    limits = [1024 * sum(map(int, free)) + pages * mmap.PAGESIZE]
+    for path in map(Path, _CGROUP_LIMITS):
+        with contextlib.suppress(OSError, ValueError):  # or "max", for none
+            limits.append(int(path.read_text()))
+    return min(limits) + _MOST_OF_A_GPU * len(tf.config.list_physical_devices("GPU"))
+
+
+def check_memory(count: int, each: int, what: str) -> None:
+    """Raises ValueError if there is not even the least memory that a call needs.
+
+    Args:
+        count: How many of something are asked for.
+        each: Bytes that one of them needs at least.
+        what: What they are, such as `"rows"`, which begins the message.
+    """
+    memory = available_memory()
+    if memory is not None and count * each > memory:
+        raise ValueError(
+            f"{count} {what} need at least {count * each / 1e9:.1f} GB of memory, and "
+            f"there are {memory / 1e9:.1f} GB: at most {memory // each} fit"
+        )
+
 
 # === Uninitialised variables ===
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bark_tf.backend import check_process
 from bark_tf.config import (
     BarkCoarseGenerationConfig,
     BarkFineGenerationConfig,
@@ -28,6 +29,7 @@ from bark_tf.generation.histories import (
     stack,
     voices_per_row,
 )
+from bark_tf.generation.limits import cache_bytes, check_rows, window_bytes
 from bark_tf.generation.loop import AllowedIds, Rows, programs_of
 from bark_tf.generation.options import StageConfigs, effective, stage_config
 from bark_tf.generation.pipeline import semantic_tokens
@@ -42,7 +44,8 @@ _PADDING_ID = 0
 
 
 def check_eager() -> None:
-    """Raises ValueError where tensors have no values, as in a traced function."""
+    """Raises ValueError in a traced function or a forked process: neither can wait."""
+    check_process()
     if not tf.executing_eagerly():
         raise ValueError(
             "generate needs eager execution, and compiles its loops itself: call it "
@@ -83,6 +86,7 @@ def checked_request(
     attention_mask: Any,
     voices: Any,
     seed: Any,
+    row_bytes: int,
 ) -> Request:
     """Checks the inputs of a call.
 
@@ -93,12 +97,14 @@ def checked_request(
         attention_mask: (B, time), 0 where `input_ids` is padding; None: no padding.
         voices: See `voices_per_row`.
         seed: See `keys_of`.
+        row_bytes: What a row needs at least, of `generation.limits`.
 
     Returns:
         `Request`.
 
     Raises:
-        ValueError: If shapes, dtypes, ids, the number of voices or seeds are wrong.
+        ValueError: If shapes, dtypes, ids, the number of voices or seeds are wrong, or
+            the rows cannot fit into memory.
     """
     if input_ids is None:
         raise ValueError(
@@ -112,6 +118,7 @@ def checked_request(
     read = input_ids[:, :length][is_text[:, :length]]
     check_vocabulary(read, model, configs.semantic)
     takes = configs.semantic.num_return_sequences
+    check_rows(takes * len(input_ids), row_bytes)
     return Request(
         text_ids=tf.repeat(tf.constant(input_ids, tf.int32), takes, axis=0),
         attention_mask=None if mask is None else tf.repeat(mask, takes, axis=0),
@@ -172,6 +179,7 @@ def generate_tokens(
     config = SamplingConfig().replace(**effective(options))
     input_ids = checked_ids("input_ids", input_ids)
     batch, length = input_ids.shape
+    check_rows(batch, cache_bytes(model))
     sizes = model.config
     if not 0 <= input_ids.min() <= input_ids.max() < sizes.input_vocab_size:
         raise ValueError(
@@ -230,7 +238,13 @@ def generate_semantic_tokens(
     config = stage_config(BarkSemanticGenerationConfig, semantic_generation_config)
     configs = StageConfigs(semantic=config.replace(**effective(options)))
     request = checked_request(
-        model.config, configs, input_ids, attention_mask, history_prompt, seed
+        model.config,
+        configs,
+        input_ids,
+        attention_mask,
+        history_prompt,
+        seed,
+        cache_bytes(model),
     )
     call = Call(SimpleNamespace(semantic=model), configs, compat, jit_compile)
     return semantic_tokens(call, request)[0]
@@ -259,6 +273,7 @@ def generate_coarse_tokens(
         codebook_size=codebook_size,
     )
     semantic = checked_ids("semantic_output", semantic_output).astype(np.int32)
+    check_rows(len(semantic), cache_bytes(model))
     voices = voices_per_row(history_prompt, len(semantic))
     stage = CoarseStage(
         Call(SimpleNamespace(coarse_acoustics=model), configs, compat, jit_compile),
@@ -298,6 +313,7 @@ def generate_fine_codes(
         codebook_size=codebook_size,
     )
     tokens = checked_ids("coarse_output", coarse_output).astype(np.int32)
+    check_rows(len(tokens), window_bytes(model, configs.fine.max_fine_input_length))
     lengths = (
         [tokens.shape[1]] * len(tokens) if output_lengths is None else output_lengths
     )

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf import hub
+from bark_tf.backend import check_process
 from bark_tf.config.base import Config
 from bark_tf.convert.weights import (
     check_weights,
@@ -85,6 +86,7 @@ class PretrainedModel(keras.Model):
     checkpoint_prefix: ClassVar[str] = ""
 
     def __init__(self, config, **kwargs):
+        check_process()
         if not tf.compat.v1.executing_eagerly_outside_functions():
             raise ValueError(
                 "Networks need eager execution: build them outside of tf.Graph, and do "

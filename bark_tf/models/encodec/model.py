@@ -15,7 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bark_tf.backend import check_process
 from bark_tf.config import EncodecConfig
+from bark_tf.memory import check_memory
 from bark_tf.models.encodec.conv import build_all, wide_dtype
 from bark_tf.models.encodec.quantizer import ResidualVectorQuantizer
 from bark_tf.models.encodec.seanet import Decoder, Encoder
@@ -236,6 +238,7 @@ class EncodecModel(PretrainedModel):
         audio = self._checked_audio(audio)
         if tf.inside_function():
             return self._encode(audio, num_codebooks)
+        self.check_frames(audio.shape[0] * -(-audio.shape[2] // self.config.hop_length))
         spec = tf.TensorSpec((None, self.config.audio_channels, None), audio.dtype)
         return self._encode_graph.get_concrete_function(spec, num_codebooks)(audio)
 
@@ -301,8 +304,17 @@ class EncodecModel(PretrainedModel):
         codes = self.quantizer.checked(codes)
         if tf.inside_function():
             return self._decode(codes)
+        self.check_frames(codes.shape[0] * codes.shape[2])
         spec = tf.TensorSpec((None, codes.shape[1], None), codes.dtype)
         return self._decode_graph.get_concrete_function(spec)(codes)
+
+    def check_frames(self, frames: int) -> None:
+        """Raises ValueError if as many frames at once, over all rows, cannot fit."""
+        check_process()
+        config = self.config
+        size = tf.as_dtype(self.compute_dtype).size  # of the outermost convolution
+        each = config.hop_length * config.num_filters * size
+        check_memory(frames, each, "frames of audio")
 
     def call(self, audio, bandwidth=None, training=False):
         """Encodes, quantizes and decodes."""

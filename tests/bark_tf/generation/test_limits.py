@@ -1,0 +1,126 @@
+"""What cannot fit into memory, or runs where TensorFlow cannot, is refused at once."""
+
+import os
+import signal
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+
+from bark_tf.memory import available_memory
+
+TEXTS = toy.texts(0)
+MANY = 10**9
+ROWS = np.zeros((8, 6), np.int32)
+# What is asked of a toy Bark -> the call; the semantic stage has the least to say.
+CALLS = {
+    "generate": lambda bark: bark.generate(**TEXTS, num_return_sequences=8),
+    "stream": lambda bark: bark.stream(**TEXTS, num_return_sequences=8),
+    "semantic": lambda bark: bark.semantic.generate(
+        **TEXTS, **CONFIG, num_return_sequences=8
+    ),
+    "coarse": lambda bark: bark.coarse_acoustics.generate(ROWS),
+    "fine": lambda bark: bark.fine_acoustics.generate(ROWS),
+    "encode": lambda bark: bark.codec_model.encode(np.zeros((8, 999), np.float32)),
+    "decode": lambda bark: bark.codec_model.decode(np.zeros((8, 4, 999), np.int32)),
+    "codec_decode": lambda bark: bark.codec_decode(np.zeros((8, 4, 999), np.int32)),
+}
+CONFIG = {"semantic_generation_config": toy.generation_config().semantic_config}
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    monkeypatch.setattr("bark_tf.memory.available_memory", lambda: 10_000)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_too_much_is_refused_with_what_fits(call, small_memory):
+    message = r"^\d+ (rows|frames) .* need at least 0\.\d GB .* at most \d+ fit$"
+    with pytest.raises(ValueError, match=message):
+        call(toy.shared_bark())
+
+
+def test_the_number_that_fits_does_fit(monkeypatch):
+    bark, row = toy.shared_bark(), 2 * 2 * 64 * 16 * 4  # keys and values of a row
+    monkeypatch.setattr("bark_tf.memory.available_memory", lambda: 5 * row)
+    with pytest.raises(ValueError, match=r"^6 rows .*: at most 5 fit"):
+        bark.stream(**TEXTS, num_return_sequences=6)
+    with pytest.raises(ValueError, match="one text at a time"):  # after the check
+        bark.stream(**TEXTS, num_return_sequences=5)
+
+
+def test_an_absurd_number_is_refused_before_work():
+    bark = toy.shared_bark()
+    for generate in (bark.generate, bark.stream):
+        with pytest.raises(ValueError, match=rf"^{MANY} rows .* at most \d+ fit"):
+            generate(**TEXTS, num_return_sequences=MANY)
+    with pytest.raises(ValueError, match=r"^\d+ frames of audio need at least"):
+        bark.generate(**TEXTS, semantic_rate_hz=0.01, coarse_rate_hz=10**6)
+
+
+def test_a_system_says_how_much_memory_there_is_or_does_not(monkeypatch):
+    assert 10**8 < available_memory() < 10**15
+    monkeypatch.setattr("bark_tf.memory._CGROUP_LIMITS", (__file__, "/proc/1/none"))
+    assert available_memory() > 10**8
+
+    def fail(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", fail)
+    assert available_memory() is None
+    with pytest.raises(ValueError, match="one text at a time"):
+        toy.shared_bark().stream(**TEXTS, num_return_sequences=8)
+
+
+# === Processes and traced functions ===
+
+TRACED = {
+    "generate": lambda bark, ids: bark.generate(ids),
+    "stream": lambda bark, ids: bark.stream(ids),
+    "semantic": lambda bark, ids: bark.semantic.generate(ids),
+    "coarse": lambda bark, ids: bark.coarse_acoustics.generate(ids),
+    "fine": lambda bark, ids: bark.fine_acoustics.generate(ids),
+}
+
+
+@pytest.mark.parametrize("call", TRACED.values(), ids=TRACED)
+def test_a_traced_function_is_refused(call):
+    bark = toy.shared_bark()
+    traced = tf.function(lambda ids: call(bark, ids), autograph=False)
+    with pytest.raises(ValueError, match=r"outside of tf.function and Dataset\.map"):
+        traced(ROWS)
+
+
+def test_a_forward_pass_may_be_traced():
+    semantic = toy.shared_bark().semantic
+    traced = tf.function(lambda ids: semantic(ids).logits)
+    np.testing.assert_allclose(traced(ROWS), semantic(ROWS).logits, atol=1e-5)
+
+
+def in_a_fork(call, *arguments):
+    """The error of a call in a forked process, which has five seconds."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
+        child = os.fork()
+    if not child:
+        signal.alarm(5)
+        try:
+            call(*arguments)
+        except BaseException as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, encoding="utf-8") as file:
+        return file.read()
+
+
+def test_a_forked_process_is_refused():
+    """It once waited for ever for threads that only its parent has."""
+    bark = toy.shared_bark()
+    for call in (*CALLS.values(), lambda _: toy.bark()):
+        assert "does not survive a fork" in in_a_fork(call, bark)
