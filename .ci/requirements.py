@@ -1,6 +1,8 @@
 """Prints the requirements in pyproject.toml except TensorFlow, one per line.
 
-Usage: python .ci/requirements.py EXTRA ...
+Usage: python .ci/requirements.py [--only] EXTRA ...
+
+With --only, those of the extras alone.
 """
 
 import sys
@@ -8,7 +10,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-extras = [project["optional-dependencies"][name] for name in sys.argv[1:]]
-for requirement in sum(extras, project["dependencies"]):
+names = [name for name in sys.argv[1:] if name != "--only"]
+own = [] if "--only" in sys.argv else project["dependencies"]
+for requirement in sum((project["optional-dependencies"][n] for n in names), own):
     if not requirement.startswith("tensorflow"):
         print(requirement)
