@@ -43,9 +43,10 @@ docs: .venv-docs/installed ## The documentation site, in build/site
 	.venv-docs/bin/python .ci/site.py
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
-lint: .venv/installed ## Style of the code
+lint: .venv/installed ## Style of the code, and the form of the workflows
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
 
 reference: .venv-reference/installed ## Comparison with the PyTorch implementations
 	.venv-reference/bin/pytest -m reference $(PARALLEL)

@@ -28,10 +28,7 @@ SOURCES = (
     "training/recipes/**/*.*",
 )
 # A page, and the pages that the site lists at its end.
-LISTS = {
-    "docs/decisions/README.md": "0*.md",
-    "benchmarks/README.md": "results/*.md",
-}
+LISTS = {"docs/decisions/README.md": "0*.md", "benchmarks/README.md": "results/*.md"}
 
 
 def commands() -> str:
