@@ -8,7 +8,7 @@ from typing import Any, Unpack, overload
 
 from bark_tf.audio.loudness import check_loudness
 from bark_tf.generation.keywords import SpeakKeywords
-from bark_tf.generation.long_form import generate_long
+from bark_tf.generation.long_form import LongForm
 from bark_tf.processor import BarkProcessor
 from bark_tf.progress import Progress, progress_bar
 from bark_tf.speech import Speech
@@ -65,7 +65,16 @@ class Speaker:
         self, text: Sequence[str], voice: Any = None, **keywords: Unpack[SpeakKeywords]
     ) -> list[Speech]: ...
 
-    def speak(self, text, voice=None, *, processor=None, progress=None, **keywords):
+    def speak(
+        self,
+        text,
+        voice=None,
+        *,
+        processor=None,
+        progress=None,
+        loudness=None,
+        **keywords,
+    ):
         """Speaks a text of any length.
 
         It is spoken sentence by sentence and checked, as by `generate_long`. A
@@ -80,11 +89,11 @@ class Speaker:
                 model was loaded.
             progress: True or False: a bar, or none. Or a callable (stage, done,
                 total).
+            loudness: LUFS, such as -16, with the extra `loudness`; None: as it is.
             **keywords: `seed`: an int or a list with one per text; None draws one,
                 which the result names. `marks=False` speaks `[pause 0.5]` and `[voice:
                 NAME]` as text. `aliases`: further voices for `[voice: NAME]`, by name.
-                `loudness`: LUFS, such as -16 (extra `loudness`). Also those of
-                `generate_long` and `generate`, such as `temperature`.
+                Also those of `generate_long` and `generate`, such as `temperature`.
 
         Returns:
             `Speech`; a list of them for a list of texts.
@@ -96,17 +105,27 @@ class Speaker:
         Example:
             >>> model.speak("Hello", seed=7).save("hello.mp3")  # doctest: +SKIP
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        is_list = isinstance(text, list | tuple)
+        texts = list(text) if is_list else [text]
         voices = per_text("voices", voice, len(texts))
         seeds = per_text("seeds", keywords.pop("seed", None), len(texts))
+        if loudness is not None:
+            check_loudness(loudness)
         processor = self._own_processor() if processor is None else processor
         keywords.setdefault("jit_compile", self.count_params() >= COMPILED_PARAMS)
+        spoken = []
         with shown(progress) as report:
-            spoken = [
-                _speak(self, processor, *row, progress=report, **keywords)
+            runs = [
+                _run(self, processor, *row, progress=report, **keywords)
                 for row in zip(texts, voices, seeds, strict=True)
             ]
-        return spoken[0] if isinstance(text, str) else spoken
+            for run in runs:
+                if len(runs) > 1:
+                    report("texts", len(spoken), len(runs))
+                spoken.append(_spoken(run, loudness))
+            if len(runs) > 1:
+                report("texts", len(runs), len(runs))
+        return spoken if is_list else spoken[0]
 
     def _own_processor(self) -> BarkProcessor:
         """The processor of the model's checkpoint, which is read once."""
@@ -121,7 +140,7 @@ class Speaker:
         return self._processor
 
 
-def _speak(
+def _run(
     model: Any,
     processor: Any,
     text: str,
@@ -130,18 +149,16 @@ def _speak(
     *,
     marks: bool = True,
     aliases: Mapping[str, Any] | None = None,
-    loudness: float | None = None,
     **keywords: Any,
-) -> Speech:
-    if loudness is not None:
-        check_loudness(loudness)
-    passages, voices = text, {}
+) -> LongForm:
     if marks:
-        passages = read_marks(text)
-        voices = voices_of(passages, voice_finder(processor, voice, aliases))
-    out = generate_long(
-        model, processor, passages, voice=voice, voices=voices, seed=seed, **keywords
-    )
+        text = read_marks(text)
+        keywords["voices"] = voices_of(text, voice_finder(processor, voice, aliases))
+    return LongForm(model, processor, text, voice=voice, seed=seed, **keywords)
+
+
+def _spoken(run: LongForm, loudness: float | None) -> Speech:
+    out = run.output()
     speech = Speech(out.audio, out.sample_rate, out.seed, out.chunks, out.voice)
     return speech if loudness is None else speech.with_loudness(loudness)
 

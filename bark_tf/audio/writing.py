@@ -127,7 +127,8 @@ def _check_encoding(
         )
 
 
-def _clipped(audio: np.ndarray) -> np.ndarray:
+def clipped(audio: np.ndarray) -> np.ndarray:
+    """Audio within [-1, 1]; a warning says if it was not."""
     peak = np.abs(audio).max(initial=0.0)
     if peak <= 1:
         return audio
@@ -152,7 +153,7 @@ def to_pcm16(audio: Any) -> np.ndarray:
     Returns:
         int16 (samples,), little-endian.
     """
-    scaled = np.rint(_clipped(_checked(audio)) * _PCM16_SCALE)
+    scaled = np.rint(clipped(_checked(audio)) * _PCM16_SCALE)
     # +1 itself is one step above the largest sample.
     return np.minimum(scaled, _PCM16_SCALE - 1).astype("<i2")
 
@@ -221,7 +222,7 @@ def write_audio(
     if subtype == "PCM_16":
         samples = to_pcm16(samples)
     elif subtype not in _UNBOUNDED:
-        samples = _clipped(samples)
+        samples = clipped(samples)
     _check_encoding(samples, sample_rate, name, subtype)
     data = _encode(samples, sample_rate, name, subtype)
     with atomic_write(path) as temporary:

@@ -105,10 +105,10 @@ _EXAMPLES = f"""examples:
   bark-tf speak "The same take again" --seed 7 --out again.wav
   bark-tf speak "In another voice" --voice v2/en_speaker_6
   bark-tf speak --file chapter.txt --out chapter.mp3 --subtitles chapter.srt
-  bark-tf speak --texts lines.txt --out line.opus     # line-1.opus, line-2.opus, ...
-  bark-tf speak "Which one is best?" --takes 5        # out-1.wav to out-5.wav
-  bark-tf speak "Hear it now [pause 0.5] and here" --play
-  bark-tf speak --file play.txt --alias anna=anna.npz # with lines [voice: anna] Hello!
+  bark-tf speak --texts lines.txt --out line.opus  # line-1.opus, line-2.opus
+  bark-tf speak "Which one is best?" --takes 5     # out-1.wav to out-5.wav
+  bark-tf speak "Hear it now. [pause 0.5] And again." --play
+  bark-tf speak --file play.txt --alias anna=anna.npz  # [voice: anna] Hello!
   echo "From a pipe" | bark-tf speak - --out pipe.ogg
   bark-tf speak "Without waiting" --stream --low-latency | aplay
   bark-tf speak "Keep my voice" --save-voice me.npz

@@ -64,21 +64,11 @@ class Checkpoint:
         from bark_tf.speech import Speech
         from bark_tf.text.chunks import ChunkReport
 
-        options = {**self._options(seed), "progress": self.report}
-        voice = self.arguments.voice
         if self._is_long(passages):
-            out = generate_long(
-                self.model,
-                self.processor,
-                passages,
-                voice=voice,
-                voices=self.voices(passages),
-                **options,
-            )
+            out = self._long(generate_long, passages, seed)
             return Speech(out.audio, out.sample_rate, seed, out.chunks, out.voice)
         text = passages[0].text
-        inputs = self.processor(text, voice=voice, return_tensors="np")
-        out = self.model.generate(**inputs, return_dict=True, **options)
+        out = self.model.generate(return_dict=True, **self._short(text, seed))
         audio = np.asarray(out.audio[0, : out.lengths[0]])
         chunk = ChunkReport(text, 1, seed, audio.size / self.rate, None, 0)
         return Speech(audio, self.rate, seed, (chunk,), out.voice)
@@ -87,21 +77,25 @@ class Checkpoint:
         """Speaks a text as pieces of audio, float32 (samples,)."""
         from bark_tf.generation.long_form import stream_long
 
-        options = {**self._options(seed), "progress": self.report}
-        voice = self.arguments.voice
         if self._is_long(passages):
-            long = stream_long(
-                self.model,
-                self.processor,
-                passages,
-                voice=voice,
-                voices=self.voices(passages),
-                **options,
-            )
-            return (audio for audio, _ in long)
-        inputs = self.processor(passages[0].text, voice=voice, return_tensors="np")
+            return (audio for audio, _ in self._long(stream_long, passages, seed))
         latency = "low" if self.arguments.low_latency else "exact"
-        return self.model.stream(**inputs, latency=latency, **options)
+        return self.model.stream(latency=latency, **self._short(passages[0].text, seed))
+
+    def _long(self, speak: Callable, passages: Sequence, seed: int) -> Any:
+        return speak(
+            self.model,
+            self.processor,
+            passages,
+            voice=self.arguments.voice,
+            voices=self.voices(passages),
+            **self._options(seed),
+        )
+
+    def _short(self, text: str, seed: int) -> dict[str, Any]:
+        voice = self.arguments.voice
+        inputs = self.processor(text, voice=voice, return_tensors="np")
+        return {**inputs, **self._options(seed)}
 
     def _options(self, seed: int) -> dict[str, Any]:
         """Collects the keywords for `generate` from the arguments."""
@@ -118,7 +112,8 @@ class Checkpoint:
         jit_compile = self.arguments.jit_compile
         if jit_compile is None:
             jit_compile = self.model.count_params() >= COMPILED_PARAMS
-        return {**options, "seed": seed, "jit_compile": jit_compile}
+        options |= {"seed": seed, "jit_compile": jit_compile, "progress": self.report}
+        return options
 
     def _is_long(self, passages: Sequence) -> bool:
         from bark_tf.generation.long_form import chunk_seconds
@@ -258,43 +253,33 @@ def speak_into_files(
     """Speaks every take of every text; each file appears complete or not at all."""
     for passages in texts:
         speaker.voices(passages)  # all errors before the first text
-    counts = (len(texts) if arguments.texts else 1, arguments.takes)
-    for number, passages in enumerate(texts, start=1):
+    takes = _numbers(arguments.takes) if arguments.takes > 1 else [""]
+    numbers = _numbers(len(texts)) if arguments.texts else [""]
+    for done, (number, passages) in enumerate(zip(numbers, texts, strict=True)):
         if len(texts) > 1:
-            speaker.report("texts", number - 1, len(texts))
-        for take in range(1, arguments.takes + 1):
-            place = _Place((number, take), counts, bool(arguments.texts))
-            out = place.of(arguments.out)
-            if arguments.resume and Path(out).exists():
+            speaker.report("texts", done, len(texts))
+        for index, take in enumerate(takes):
+            place = number + take
+            if arguments.resume and Path(_placed(arguments.out, place)).exists():
                 continue
-            speech = speaker.speech(passages, arguments.seed + take - 1)
+            speech = speaker.speech(passages, arguments.seed + index)
             note(arguments, _deliver(speech, place, arguments))
     if len(texts) > 1:
         speaker.report("texts", len(texts), len(texts))
 
 
-class _Place:
-    """Which of several texts and takes a speech is, for the names of its files."""
-
-    def __init__(
-        self, numbers: tuple[int, int], counts: tuple[int, int], is_listed: bool
-    ):
-        shown = (is_listed, counts[1] > 1)
-        self._ending = "".join(
-            f"-{number:0{len(str(count))}}"
-            for number, count, is_shown in zip(numbers, counts, shown, strict=True)
-            if is_shown
-        )
-
-    def of(self, path: str | None) -> str | None:
-        """The path with the numbers before its suffix."""
-        if path is None or not self._ending:
-            return path
-        plain = Path(path)
-        return str(plain.with_name(f"{plain.stem}{self._ending}{plain.suffix}"))
+def _numbers(count: int) -> list[str]:
+    """Ends of names that sort as they count: -01 to -12."""
+    return [f"-{number:0{len(str(count))}}" for number in range(1, count + 1)]
 
 
-def _deliver(speech: Any, place: _Place, arguments: argparse.Namespace) -> str:
+def _placed(path: str, place: str) -> str:
+    """The path with its number before the suffix."""
+    plain = Path(path)
+    return str(plain.with_name(plain.stem + place + plain.suffix))
+
+
+def _deliver(speech: Any, place: str, arguments: argparse.Namespace) -> str:
     """Writes and plays a speech; returns a summary."""
     if not speech.audio.size:
         raise ValueError(NOTHING_SAID)
@@ -302,13 +287,13 @@ def _deliver(speech: Any, place: _Place, arguments: argparse.Namespace) -> str:
         speech = speech.with_loudness(arguments.loudness)
     said = "spoken"
     if arguments.subtitles is not None:
-        speech.save_subtitles(place.of(arguments.subtitles))
+        speech.save_subtitles(_placed(arguments.subtitles, place))
     if arguments.out is not None:
-        said = repr(str(speech.save(place.of(arguments.out))))
+        said = repr(str(speech.save(_placed(arguments.out, place))))
     if arguments.save_voice:
         if speech.voice is None:
             raise ValueError("no piece of the text is good enough for --save-voice")
-        speech.voice.save(place.of(arguments.save_voice))
+        speech.voice.save(_placed(arguments.save_voice, place))
     if arguments.play:
         speech.play()
     return f"{said}: {speech.duration:.1f} s, seed {speech.seed}"
@@ -320,10 +305,12 @@ def stream(
     """Writes audio to standard output while it is made; returns a summary."""
     import numpy as np
 
+    from bark_tf.audio.writing import clipped
+
     encode = _encoder(arguments.stream_format, speaker.rate)
     num_samples, output = 0, sys.stdout.buffer
     for piece in speaker.pieces(passages, arguments.seed):
-        output.write(encode(piece, False))
+        output.write(encode(clipped(piece), False))
         output.flush()
         num_samples += piece.size
     if not num_samples:

@@ -288,7 +288,7 @@ class _History:
 class LongForm:
     """A long text that is spoken chunk by chunk; see `generate_long`.
 
-    Checks everything when it is made; `stream` does the work.
+    Checks everything when it is made; `stream` or `output` does the work.
 
     Args:
         speak: Speaks one row: called with the inputs of the processor, `history_prompt`
@@ -390,6 +390,17 @@ class LongForm:
                 self.on_chunk(report)
             yield audio, report
         self._report(len(self.chunks))
+
+    def output(self) -> LongFormOutput:
+        """As `generate_long`."""
+        audio, chunks = zip(*_with_warnings(self), strict=True)
+        return LongFormOutput(
+            audio=np.concatenate(audio),
+            chunks=chunks,
+            voice=self.history.prompt,
+            sample_rate=self.rates.sample_rate,
+            seed=self.seed,
+        )
 
     def _best_take(self, index: int) -> tuple[_Take, int]:
         """The first take without a problem, else the best; and the number of takes."""
@@ -621,12 +632,4 @@ def generate_long(
         >>> [chunk.problem for chunk in out.chunks]  # doctest: +SKIP
         [None, None, None]
     """
-    run = LongForm(model, processor, text, **options)
-    audio, chunks = zip(*_with_warnings(run), strict=True)
-    return LongFormOutput(
-        audio=np.concatenate(audio),
-        chunks=chunks,
-        voice=run.history.prompt,
-        sample_rate=run.rates.sample_rate,
-        seed=run.seed,
-    )
+    return LongForm(model, processor, text, **options).output()

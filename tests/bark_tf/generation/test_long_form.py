@@ -18,6 +18,7 @@ from bark_tf.generation.long_form import (
     generate_long,
     stream_long,
 )
+from bark_tf.text.marks import read_marks
 from bark_tf.text.sentences import estimate_seconds
 from bark_tf.text.tokenizer import BarkTokenizer
 from bark_tf.voices.presets import VoicePreset
@@ -99,6 +100,47 @@ def make_voice(num_tokens=500, value=5):
     return VoicePreset(
         np.full(num_tokens, value), np.full((2, frames), 1), np.full((8, frames), 1)
     )
+
+
+# === Passages ===
+
+
+def test_every_voice_continues_from_itself(processor):
+    ann, ben = make_voice(value=5), make_voice(value=6)
+    one, two, three = SENTENCES
+    text = f"{one}\n[voice: ben] {two}\n[voice: same] {three}\n[voice:] {one}"
+    model = FakeModel()
+    voices = {"ben": ben, "same": ann}
+    out = generate_long(
+        model, processor, read_marks(text), voice=ann, voices=voices, seed=1
+    )
+    assert model.histories[:2] == [ann, ben] and len(out.chunks) == 4
+    opened = [history.semantic_prompt[0] for history in model.histories]
+    assert opened == [5, 6, 5, 5]
+    # The third follows the first, and the last follows the third.
+    last = [history.semantic_prompt[-1] for history in model.histories[2:]]
+    takes = [speech(start=one.seed % 2**32).voice for one in out.chunks]
+    assert last == [takes[0].semantic_prompt[-1], takes[2].semantic_prompt[-1]]
+
+
+def test_pauses_of_marks_are_silent_and_exact(processor):
+    text = f"[pause 0.5] {SENTENCES[0]} [pause 0.125] {SENTENCES[1]} [pause 1]"
+    out = generate_long(FakeModel(), processor, read_marks(text), seed=1)
+    first, second = out.chunks
+    assert first.start_sample == 0.5 * RATE
+    end = first.start_sample + round(first.seconds * RATE)
+    assert second.start_sample == end + 0.125 * RATE
+    last = second.start_sample + round(second.seconds * RATE)
+    assert out.audio.size == last + RATE
+    for begin, stop in [(0, RATE // 2), (end, second.start_sample), (last, None)]:
+        assert not out.audio[begin:stop].any()
+
+
+def test_a_voice_that_is_missing_is_told(processor):
+    with pytest.raises(ValueError, match=r"without \['eve'\]"):
+        generate_long(FakeModel(), processor, read_marks("[voice: eve] One"))
+    with pytest.raises(ValueError, match=r"text must be a string. Received: list"):
+        generate_long(FakeModel(), processor, ["One", "Two"])
 
 
 # === Chunks and audio ===

@@ -10,6 +10,7 @@ import soundfile
 from serving_standins import HOP, RATE, FakeBark, GrpcStandIn, RestStandIn
 
 from bark_tf.serving.client import GAP_S, Client
+from bark_tf.text.marks import read_marks
 
 KINDS = {"grpc": GrpcStandIn, "rest": RestStandIn}
 
@@ -72,6 +73,27 @@ def test_a_long_text_keeps_the_first_voice(client, server):
     assert gaps == (len(prompts) - 1) * GAP_S * RATE
     with pytest.raises(ValueError, match="something to say"):
         list(client.stream(" * * * "))
+
+
+def test_marks_change_voices_and_pause(client, server):
+    text = "[pause 0.5] four\n[voice: a] two [pause 1]\n[voice:]\nsix"
+    chunks = []
+    pieces = client.stream(
+        read_marks(text), voices={"a": "alpha"}, seed=3, on_chunk=chunks.append
+    )
+    audio = np.concatenate(list(pieces))
+    assert [chunk.text for chunk in chunks] == ["four", "two", "six"]
+    starts = [chunk.start_sample for chunk in chunks]
+    assert (
+        starts
+        == np.cumsum([0.5 * RATE, 4 * HOP + GAP_S * RATE, 3 * HOP + RATE]).tolist()
+    )
+    assert [chunk.seconds * RATE for chunk in chunks] == [4 * HOP, 3 * HOP, 3 * HOP]
+    assert audio.size == starts[-1] + 3 * HOP and not audio[: RATE // 2].any()
+    fine = [x["fine_prompt"] for name, x in server.bark.asked if name == "fine"]
+    # A random voice, alpha, and the random voice again.
+    assert np.size(fine[0]) == 0 and np.size(fine[1]) > 0
+    assert fine[2][0, 0, 0] == ord("f")
 
 
 def test_words_of_the_server_reach_the_caller(client):

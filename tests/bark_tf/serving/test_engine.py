@@ -44,6 +44,21 @@ def test_a_long_text_is_spoken_as_generate_long_speaks_it(engine, model):
     utterance.close()
 
 
+def test_marks_of_strangers_name_listed_voices_and_pause_a_little(engine, tmp_path):
+    text = "word1 [pause 1]\n[voice: alloy] word2\n[voice: default] word3"
+    (first, _), (second, _), (third, _) = engine.start(text, VOICES[1], seed=1)
+    assert first.size == 1.4 * RATE and second.size == 0.65 * RATE and third.size
+    path = voice().save(tmp_path / "me.npz")
+    for name in (path, str(path)[:-4], "nobody", "../me"):
+        with pytest.raises(ValueError, match=r"^line 1: voice must be one of"):
+            engine.start(f"[voice: {name}] word1", DEFAULT_VOICE)
+    with pytest.raises(ValueError, match=r"pauses of at most 60 s in all.*: 61 s"):
+        engine.start("word1 [pause 60] word2 [pause 1]", DEFAULT_VOICE)
+    with pytest.raises(ValueError, match=r"^line 1: a pause is written"):
+        engine.start("word1 [pause 999999]", DEFAULT_VOICE)
+    assert engine._open == 1  # of the first text; nothing else took a place
+
+
 def test_places_are_bounded_and_come_back(engine):
     first = engine.start(TEXT, DEFAULT_VOICE)
     with pytest.raises(ValueError, match="something to say"):
