@@ -22,6 +22,8 @@ LFS_POINTER = (
 )
 # What stops a file from being written, also where the error names no file.
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
+# Bytes that systems allow in the name of a file.
+_LONGEST_NAME = 255
 # Characters of a name that its temporary file shows.
 _KEPT = 40
 # Characters shown of a path that is refused.
@@ -29,6 +31,7 @@ _SHOWN = 80
 # Parsed, a JSON file may be thirty times larger.
 _MAX_JSON_BYTES = 32 * 2**20
 _MAX_BYTES = 2**30
+_MAX_DEPTH = 100
 # Two characters at least: one is a drive of Windows. `Path` makes `gs:/` of `gs://`.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
@@ -171,7 +174,8 @@ def parse_json_object(text: str, where: str | os.PathLike) -> dict[str, Any]:
         ValueError: If the text holds something else.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_unique)
+        _check_depth(values)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
@@ -179,6 +183,30 @@ def parse_json_object(text: str, where: str | os.PathLike) -> dict[str, Any]:
             f"{where} must hold a JSON object. Received: {type(values).__name__}"
         )
     return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; readers disagree on keys that occur twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the key {twice[:_SHOWN]!r} twice")
+    return values
+
+
+def _check_depth(values: Any) -> None:
+    """Raises ValueError for what recursive functions cannot walk."""
+    level = [values]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
 def check_relative(path: str | os.PathLike, what: str) -> None:
@@ -191,16 +219,25 @@ def check_relative(path: str | os.PathLike, what: str) -> None:
         what: What the path is, for the error message.
 
     Raises:
-        ValueError: If the path is empty, absolute or contains `..`.
+        ValueError: If the path is empty, absolute or contains `..`, or no file can have
+            its names.
     """
     # The rules of Windows include those of POSIX: '/' starts and separates there too.
     windows = PureWindowsPath(path) if isinstance(path, str | os.PathLike) else None
     leaves = windows is None or windows.anchor or ".." in windows.parts
-    if leaves or not windows.parts or "\0" in str(windows):
+    if leaves or not windows.parts or not all(map(_is_name, windows.parts)):
         raise ValueError(
-            f"{what} must be a relative path without '..'. "
+            f"{what} must be a relative path without '..', of valid names. "
             f"Received: {str(path)[:_SHOWN]!r}"
         )
+
+
+def _is_name(part: str) -> bool:
+    """Whether a file may have this name."""
+    try:
+        return len(os.fsencode(part)) <= _LONGEST_NAME and "\0" not in part
+    except UnicodeEncodeError:  # half of a character
+        return False
 
 
 def remote_scheme(path: str | os.PathLike) -> str | None:

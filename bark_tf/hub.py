@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bark_tf._version import __version__
-from bark_tf.files import check_relative, local_path, remote_scheme
+from bark_tf.files import check_relative, local_path, read_json_object, remote_scheme
 
 # The small checkpoint in the package.
 SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
@@ -96,7 +95,7 @@ def find_file(
     directory = _as_directory(path_or_id)
     if directory is not None:
         path = directory / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise _FileMissingError(f"{str(directory)!r} has no file {name!r}")
         return path
     if cache_dir is not None:
@@ -164,14 +163,14 @@ def shard_names(index: str | os.PathLike) -> list[str]:
     Raises:
         ValueError: If the file is not an index, or names a file outside its directory.
     """
-    try:
-        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({os.fspath(name) for name in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    weight_map = read_json_object(index).get("weight_map")
+    is_map = isinstance(weight_map, dict) and weight_map
+    if not is_map or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(
-            f"{index} must hold a JSON object with a `weight_map` of tensor to file. "
-            f"Received: {type(error).__name__}: {error}"
-        ) from error
+            f"{index} must hold a `weight_map` of tensor to file. "
+            f"Received: {str(weight_map)[:80]}"
+        )
+    names = sorted({*weight_map.values()})
     for name in names:
         check_relative(name, f"A file in {index}")
     return names
@@ -182,9 +181,10 @@ def _as_directory(path_or_id: str | os.PathLike) -> Path | None:
     if remote_scheme(path_or_id) or os.fspath(path_or_id).startswith("file:"):
         path_or_id = local_path(path_or_id, "A checkpoint")
     text = os.fspath(path_or_id)
-    if text and Path(text).is_dir():
+    # Unlike the methods of `Path`, these say False for a name that is too long.
+    if os.path.isdir(text):
         return Path(text)
-    if text and Path(text).exists():
+    if os.path.exists(text):
         raise ValueError(
             f"Expected a directory or a repository id. Received: the file {text!r}"
         )

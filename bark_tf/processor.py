@@ -10,13 +10,14 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tokenizers
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
+from bark_tf.config.fields import Count, Positive, check_values, shown
 from bark_tf.files import atomic_write, check_relative, local_path, read_json_object
 from bark_tf.habits import ATTRIBUTES, accepts_habits, no_attribute
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
@@ -32,6 +33,13 @@ from bark_tf.voices.presets import (
 
 VOICE_DIRECTORY = "speaker_embeddings"
 PROCESSOR_CONFIG_NAME = "processor_config.json"
+
+_LIMITS = {"max_length": Annotated[int, "[1, 1_000_000]"], "voice_limits": dict}
+_VOICE_LIMITS = {
+    **dict.fromkeys(("semantic_vocab_size", "codebook_size"), Count),
+    **dict.fromkeys(("num_coarse", "num_fine"), Count),
+    "frames_per_token": Positive,
+}
 
 _TENSOR_KINDS = ("tf", "np", None)
 _PADDING = "max_length"
@@ -110,19 +118,15 @@ def _limits(
 
 def _checked_limits(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The limits in a `processor_config.json`; one of transformers has none."""
-    found = {
-        key: values[key] for key in ("max_length", "voice_limits") if key in values
-    }
+    found = {name: values[name] for name in _LIMITS if name in values}
+    check_values(found, {name: _LIMITS[name] for name in found}, path)
     limits = found.get("voice_limits", {})
-    is_right = isinstance(limits, dict) and limits.keys() <= {
-        *BarkGenerationConfig().voice_limits()
-    }
-    numbers = [found.get("max_length", 1), *limits.values()] if is_right else []
-    if not is_right or not all(isinstance(number, int | float) for number in numbers):
+    if unknown := limits.keys() - _VOICE_LIMITS:
         raise ValueError(
-            f"{path} must hold max_length and voice_limits as BarkProcessor saves "
-            f"them. Received: {found}"
+            f"{path}: voice_limits must be of {', '.join(_VOICE_LIMITS)}. "
+            f"Received: {shown(sorted(unknown))}"
         )
+    check_values(limits, {name: _VOICE_LIMITS[name] for name in limits}, path)
     return found
 
 

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from bark_tf.files import parse_json_object
+
 from .file_tensors import (
     DTYPES,
     CheckpointError,
@@ -92,25 +94,11 @@ def read_safetensors(handle: BinaryIO) -> Contents:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """Parses a JSON object; refuses repeated keys, on which readers disagree."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in made:
-                raise CheckpointError(f"it names {name[:200]!r} twice")
-            made[name] = value
-        return made
-
+    """`parse_json_object` of bytes."""
     try:
-        parsed = json.loads(text.decode(), object_pairs_hook=unique)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("its JSON is damaged") from error
-    if type(parsed) is not dict:
-        raise CheckpointError("expected a JSON object")
-    return parsed
+        return parse_json_object(text.decode(), "its text")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _is_text_map(value: Any) -> bool:

@@ -94,13 +94,29 @@ def test_the_longest_name_can_be_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not valid JSON"), ("[1]", "JSON object.*list")]
+    ("data", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[1]", "JSON object.*list"),
+        (b'{"a": 1, "b": 2, "a": 3}', "'a' twice"),
+        (b'{"a": %s}' % (b"9" * 5000), "not valid JSON"),
+        (b'{"a": %s1%s}' % (b"[" * 200, b"]" * 200), "more than 100 levels"),
+        (b'{"a": %s' % (b"[" * 10**5), "not valid JSON"),
+        (b'{"a": "\xff"}', "UTF-8"),
+    ],
 )
-def test_what_is_no_json_object_is_refused(tmp_path, text, message):
+def test_what_is_no_json_object_is_refused(tmp_path, data, message):
     path = tmp_path / "x.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=rf"x\.json.*{message}"):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"x\.json.*{message}") as found:
         read_json_object(path)
+    assert "\n" not in str(found.value) and len(str(found.value)) < 400
+
+
+def test_a_byte_order_mark_and_deep_values_are_read(tmp_path):
+    text = '{"a": ' + "[" * 90 + "]" * 90 + ', "b": {"a": 2}}'
+    (tmp_path / "x.json").write_text(text, encoding="utf-8-sig")
+    assert read_json_object(tmp_path / "x.json")["b"] == {"a": 2}
 
 
 # === Paths ===
@@ -108,7 +124,17 @@ def test_what_is_no_json_object_is_refused(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     "path",
-    ["a", "a.npy", "v2/a.npy", "v2/en/deep/a.npy", "v2\\a.npy", "a..b", "...", "é/中"],
+    [
+        "a",
+        "b" * 255,
+        "a.npy",
+        "v2/a.npy",
+        "v2/en/deep/a.npy",
+        "v2\\a.npy",
+        "a..b",
+        "...",
+        "é/中",
+    ],
 )
 def test_paths_that_stay(path):
     check_relative(path, "A path")
@@ -133,6 +159,9 @@ def test_paths_that_stay(path):
         "C:\\a",
         "c:/a",
         "a\0b",
+        "a/" + "b" * 256,
+        "é" * 128,
+        "a\ud800",
         3,
         None,
         b"a",

@@ -368,7 +368,7 @@ def test_a_processor_saved_alone_keeps_the_layout(tokenizer, tmp_path):
 def test_limits_that_are_none_are_refused(processor, tmp_path, values):
     processor.save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"processor_config\.json must hold"):
+    with pytest.raises(ValueError, match=r"processor_config\.json: .* must be"):
         BarkProcessor.from_pretrained(tmp_path)
 
 

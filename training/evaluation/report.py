@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bark_tf.files import atomic_write, local_path
+from bark_tf.files import atomic_write, blame, local_path, read_json_object
 from bark_tf.optional import required
 
 from .metrics import Edits, ErrorRate
@@ -154,10 +154,9 @@ class Evaluation:
         """
         path = Path(path)
         path = path / JSON_NAME if path.is_dir() else path
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        values = read_json_object(path)
+        with blame(path):
+            return cls.from_dict(values)
 
     # === Files ===
 

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bark_tf.files import atomic_write, read_json_object
+from bark_tf.files import atomic_write
 from bark_tf.voices.cloning import CONSENT
 
-from .records import DONE_NAME, RECORD_NAME
+from .records import DONE_NAME, RECORD_NAME, read_done, read_record
 
 CARD_NAME = "README.md"
 MARK = "<!-- bark-tf train writes this file; delete this line to keep your changes -->"
@@ -26,7 +26,7 @@ def write_card(out: Path, name: str) -> None:
     if path.is_file() and MARK not in path.read_text(encoding="utf-8"):
         return
     runs = [
-        {**read_json_object(record), **read_json_object(record.with_name(DONE_NAME))}
+        {**read_record(record), **read_done(record.with_name(DONE_NAME))}
         for record in sorted(out.glob(f"training/*/{RECORD_NAME}"))
         if record.with_name(DONE_NAME).is_file()
     ]
@@ -78,7 +78,7 @@ def _unique(texts) -> list[str]:
 
 
 def _about(run: dict[str, Any]) -> str:
-    data, speakers = run["data"], ", ".join(run["data"]["speakers"])
+    data, speakers = run["data"], ", ".join(map(str, run["data"]["speakers"]))
     return (
         f"- `{run['recipe']['data']}`: {data['recordings']} recordings, "
         f"{data['hours']:.2g} hours; {data['held_out']} held out; speakers: {speakers}"

@@ -22,7 +22,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from bark_tf.files import errors_name
+from bark_tf.config.fields import Count, check_values
+from bark_tf.files import errors_name, read_json_object
 
 _PREFIX = "step-"
 # Keras numbers objects in the order in which the process creates them.
@@ -153,7 +154,8 @@ def restore(
     """
     for folder in _folders(Path(directory)):
         try:
-            facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            facts = read_json_object(folder / _FACTS)
+            check_values(facts, {"step": Count}, folder / _FACTS)
             arrays = safetensors.numpy.load_file(folder / _ARRAYS)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             warnings.warn(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
+
+from bark_tf.files import parse_json_object
 
 LOG_NAME = "log.jsonl"
 
@@ -20,7 +22,14 @@ def read_log(path: Path) -> list[dict[str, float]]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(line))
+            values = parse_json_object(line, path)
         except ValueError:  # half a line, from a run that was killed
             break
+        if "step" not in values or not all(map(_is_number, values.values())):
+            break
+        lines.append(values)
     return lines
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)

@@ -26,7 +26,8 @@ import numpy as np
 import safetensors.numpy
 import tensorflow as tf
 
-from bark_tf.files import atomic_write
+from bark_tf.config.fields import Count, check_values
+from bark_tf.files import atomic_write, parse_json_object
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.layers import Projection
@@ -48,6 +49,16 @@ _SIZES = ("hidden_size", "num_layers", "num_heads")
 _SAMPLES = 32
 # Twice the relative rounding error of bfloat16.
 _SAMPLE_TOLERANCE = 2**-7
+
+
+_KINDS = {
+    "stage": str,
+    "rank": Count,
+    "alpha": float,
+    "targets": tuple[str, ...],
+    "config": dict,
+    "samples": tuple[float, ...],
+}
 
 
 class Adapters(NamedTuple):
@@ -293,14 +304,13 @@ def _from_metadata(metadata: Mapping[str, str]) -> Adapters:
             f"its format and version must be {FORMAT} {VERSION}. Received: "
             f"{found[0]} {found[1]}"
         )
-    about = Adapters(**{name: json.loads(metadata[name]) for name in Adapters._fields})
-    rank_is_right = type(about.rank) is int and about.rank > 0
-    if not rank_is_right or not isinstance(about.alpha, int | float):
-        raise ValueError(
-            "rank must be a positive whole number and alpha a number. "
-            f"Received: rank={about.rank!r}, alpha={about.alpha!r}"
-        )
-    return about._replace(targets=tuple(about.targets), samples=tuple(about.samples))
+    values = {}
+    for name in Adapters._fields:
+        where = f"its {name}"
+        value = parse_json_object(f'{{"{name}": {metadata[name]}}}', where)[name]
+        values[name] = tuple(value) if isinstance(value, list) else value
+    check_values(values, _KINDS, "its metadata")
+    return Adapters(**values)
 
 
 # === Checks ===

@@ -22,11 +22,19 @@ import numpy as np
 import safetensors.numpy
 
 from bark_tf.config import BarkSubModelConfig
+from bark_tf.config.fields import Positive, check_values
 from bark_tf.convert import bark
 from bark_tf.files import atomic_write, read_json_object
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+# What is read of the configuration, and what stands for what it leaves out.
+_KINDS = {
+    "use_rslora": bool,
+    "lora_alpha": Positive,
+    "alpha_pattern": dict[str, Positive],
+}
+_DEFAULTS = {"use_rslora": False, "lora_alpha": 1, "alpha_pattern": {}}
 _MATRICES = {"lora_kernel_a": "lora_B.weight", "lora_kernel_b": "lora_A.weight"}
 
 
@@ -105,7 +113,9 @@ def read_peft(
             layers of several ranks or scales.
     """
     directory = Path(directory)
-    settings = read_json_object(directory / CONFIG_NAME)
+    path = directory / CONFIG_NAME
+    settings = {k: v for k, v in read_json_object(path).items() if v is not None}
+    check_values({**_DEFAULTS, **settings}, _KINDS, path)
     if settings.get("peft_type") != "LORA" or settings.get("use_dora"):
         raise ValueError(
             f"{directory} must hold LoRA adapters, not of DoRA. Received: "

@@ -11,13 +11,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from bark_tf._version import __version__
 from bark_tf.config import BarkGenerationConfig
+from bark_tf.config.fields import Count, check_values
 from bark_tf.files import atomic_write, read_json_object
 
 from ..data.shards import ShardSet
@@ -30,6 +31,14 @@ RECORD_NAME, DONE_NAME = "recipe.json", "done.json"
 FREE = frozenset(
     "out model data callbacks checkpoint_every keep log_every sample_every".split()
 )
+# What is read of the record of a run, and in its groups.
+_RECORD = {
+    **dict.fromkeys(("recipe", "data"), dict),
+    **dict.fromkeys(("model_fingerprint", "data_fingerprint", "bark_tf"), str),
+    "others": Literal["model", "out"],
+}
+_RECIPE = {"steps": Count, "model": str | None, "data": str | None, "method": str}
+_DATA = {"recordings": int, "held_out": int, "hours": float, "speakers": list}
 _SHOWN = 12  # characters of a fingerprint in messages
 
 
@@ -138,8 +147,8 @@ def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
         return done.is_file()
     if not checkpoints.newest(folder):
         return False  # nothing is lost by other values
-    before, now = read_json_object(folder / RECORD_NAME), dict(record)
-    facts = read_json_object(done) if done.is_file() else {}
+    before, now = read_record(folder / RECORD_NAME), dict(record)
+    facts = read_done(done) if done.is_file() else {}
     was, steps = before["recipe"]["steps"], record["recipe"]["steps"]
     finished = facts.get("steps") == was
     stopped_at = facts.get("last", {}).get("step")
@@ -165,6 +174,31 @@ def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
             "the run with --restart"
         )
     return finished and not continues
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads what `write_record` wrote.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    record = read_json_object(path)
+    check_values(record, _RECORD, path)
+    check_values(record["recipe"], _RECIPE, path)
+    check_values(record["data"], _DATA, path)
+    return record
+
+
+def read_done(path: Path) -> dict[str, Any]:
+    """Reads what `write_done` wrote.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    facts = read_json_object(path)
+    check_values(facts, {"stage": str, "steps": Count, "last": dict}, path)
+    check_values(facts["last"], {"step": float}, path)
+    return facts
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ import keras
 
 from bark_tf.bark import BarkModel
 from bark_tf.config import BarkConfig, BarkGenerationConfig
-from bark_tf.files import atomic_write, read_json_object
+from bark_tf.files import atomic_write
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
@@ -211,7 +211,7 @@ def _others(recipe: Recipe) -> str:
         return "out"
     finished = [one for one in records.finished_stages(out) if one != recipe.stage]
     if not finished and record.is_file():
-        return read_json_object(record)["others"]
+        return records.read_record(record)["others"]
     is_own = not (out / "config.json").is_file() or (out / "training").is_dir()
     if not finished and is_own:
         return "model"

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from bark_tf.files import atomic_write
+from bark_tf.files import atomic_write, read_json_object
 
 from ..options import TrainingOptions
 from ..runs.records import content_of, digest_of
@@ -34,7 +34,7 @@ def claim(run: Path, inputs: Mapping[str, Any]) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(inputs, indent=2) + "\n", encoding="utf-8")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json_object(path)
     names = ", ".join(name for name in inputs if before.get(name) != inputs[name])
     if names:
         raise ValueError(

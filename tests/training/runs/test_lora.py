@@ -167,8 +167,9 @@ def changed(file, arrays=None, **metadata):
     [
         ({"format": "pt"}, "format and version must be bark_tf.lora 1"),
         ({"version": "2"}, "format and version must be bark_tf.lora 1"),
-        ({"rank": "0"}, "rank must be a positive"),
-        ({"alpha": '"a"'}, "alpha a number"),
+        ({"rank": "0"}, "metadata: rank must be a whole number in"),
+        ({"alpha": '"a"'}, "alpha must be a number. Received: alpha='a'"),
+        ({"samples": "[" * 10**4}, "samples is not valid JSON"),
         ({"rank": "3"}, "must have shape"),
         ({"targets": "5"}, "not a file of LoRA"),
         ({"targets": '["block_0/attention/qkv"]'}, "nothing else"),
