@@ -34,6 +34,10 @@ model.stream(ids, temprature=0.7)  # No parameter named "temprature"
 reveal_type(model.generate_long(None, "text", max_attempts=3))  # "LongFormOutput"
 model.generate_long(None, "text", max_attemps=3)  # No parameter named "max_attemps"
 
+reveal_type(model.speak("text", "alpha", temperature=0.7))  # "Speech"
+reveal_type(bark_tf.speak(["one", "two"], seed=[1, 2]))  # "list[Speech]"
+bark_tf.speak("text", temprature=0.7)  # No overloads for "speak"
+
 reveal_type(model.codec_model.encode([[0.5]], bandwidth=6.0))  # "Tensor"
 reveal_type(BarkConfig.preset("tiny").replace(codec_config=None))  # "BarkConfig"
 reveal_type(model.config.semantic_config.hidden_size)  # "int"

@@ -232,7 +232,7 @@ class Client:
             text: Text to speak; or the passages of a text with marks, from
                 `bark_tf.text.marks.read_marks`.
             voice: Name of a voice; None: a random one.
-            voices: Names of the server's voices by those in the passages.
+            voices: Names of the server's voices by other names in the passages.
             seed: Seed of all random choices; None: a new one.
             progress: Called with (stage, done, total).
             on_chunk: Called with a `ChunkReport` when a piece is spoken.
@@ -247,8 +247,10 @@ class Client:
         """
         chunks = _chunks(text)
         values = self._sampling(1, sampling)
-        names = {**(voices or {}), "": voice}
-        prompts = {name: self._prompt(names[name] or "") for name in names}
+        named = {chunk.voice: chunk.voice for chunk in chunks} | dict(voices or {})
+        prompts = {
+            name: self._prompt(one or "") for name, one in {**named, "": voice}.items()
+        }
         first = secrets.randbits(32) if seed is None else seed
         report = progress or (lambda *_: None)
         rate, position = self.settings["sampling_rate"], 0

@@ -94,6 +94,9 @@ def test_marks_change_voices_and_pause(client, server):
     # A random voice, alpha, and the random voice again.
     assert np.size(fine[0]) == 0 and np.size(fine[1]) > 0
     assert fine[2][0, 0, 0] == ord("f")
+    assert list(client.stream(read_marks("[voice: kumo] two"), seed=3))
+    with pytest.raises(ValueError, match="voice must be empty or one of"):
+        list(client.stream(read_marks("[voice: a] two"), seed=3))
 
 
 def test_words_of_the_server_reach_the_caller(client):

@@ -90,6 +90,8 @@ def test_lists_are_those_that_clients_ask_for(server):
         ({"voice": None}, 400, "voice", "valid string"),
         ({"model": "whisper-1"}, 404, "model", "'toy', or one of OpenAI's"),
         ({"input": ""}, 400, "input", "something to say"),
+        ({"input": "word1\n[voice: me.npz] word2"}, 400, "input", "line 2: voice must"),
+        ({"input": "[pause 60] word1 [pause 1]"}, 400, "input", "at most 60 s in all"),
         ({"input": "word1 " * 100}, 400, "input", "at most 500 characters"),
         ({"input": "word1 " * 2000}, 413, None, "at most 10096 bytes"),
         ({"seed": -1}, 400, "seed", "greater than or equal to 0"),
