@@ -23,7 +23,7 @@ override VOICE := $(value VOICE)
 export TEXT OUT MODEL VOICE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow speak docs lint reference test-tf217 beam clean
+.PHONY: help test test-slow speak docs lint reference test-tf217 beam notebooks clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,10 @@ speak: .venv/installed ## Speak: make speak TEXT="Hello" [OUT=speech.wav] [MODEL
 docs: .venv-docs/installed ## The documentation site, in build/site
 	.venv-docs/bin/python .ci/site.py
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+notebooks: .venv/installed ## Every notebook, in JOBS processes
+	.venv/bin/pytest -m notebooks --numprocesses=$(JOBS) --dist=worksteal \
+		tests/test_notebooks.py
 
 lint: .venv/installed ## Style of the code, and the form of the workflows
 	.venv/bin/ruff check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 BACKEND_VARIABLE = "KERAS_BACKEND"
@@ -22,8 +23,21 @@ def prepare() -> None:
     Raises:
         ImportError: If the environment names another backend.
     """
-    os.environ.setdefault(_LOG_VARIABLE, _LOG_LEVEL)
+    if _LOG_VARIABLE not in os.environ:
+        os.environ[_LOG_VARIABLE] = _LOG_LEVEL
+        logging.getLogger(_BACKEND).addFilter(_is_worth_reading)
     _check(os.environ.get(BACKEND_VARIABLE) or _BACKEND)
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a line of TensorFlow's own log says something that a user can change.
+
+    In notebooks it says more than elsewhere. The programs of this package are traced
+    once per shape by design.
+    """
+    text = record.getMessage()
+    is_ours = "tf.function retracing" in text and "bark_tf." in text
+    return record.levelno >= logging.WARNING and not is_ours
 
 
 def import_keras() -> None:

@@ -36,7 +36,7 @@ def test_the_extra_for_training_can_be_installed_everywhere():
 def test_no_text_says_to_install_a_name_that_anybody_could_claim():
     """The package is on no index: what works is `pip install .` in the clone."""
     claim = re.compile(r"install(\s+-\S+)*\s+[\"'`]?bark[-_]tf\b")
-    folders = ("bark_tf", "convert", "training", "docs", "benchmarks")
+    folders = ("bark_tf", "convert", "training", "docs", "benchmarks", "notebooks")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
     texts = [path for path in (*files, *ROOT.glob("*.*")) if path.suffix in TEXTS]
     claims = [p for p in texts if claim.search(p.read_text(encoding="utf-8"))]

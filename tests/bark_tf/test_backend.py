@@ -50,3 +50,19 @@ def test_tensorflow_logs_less_unless_told_otherwise():
     code = code.format("TF_CPP_MIN_LOG_LEVEL")
     assert run(code).stdout == "1\n"
     assert run(code, TF_CPP_MIN_LOG_LEVEL="0").stdout == "0\n"
+
+
+def test_tensorflow_says_nothing_about_programs_of_ours():
+    code = """
+import logging
+import bark_tf; bark_tf.BarkConfig
+log = logging.getLogger("tensorflow")
+log.setLevel(logging.INFO)  # as in a notebook
+for whose in ("bark_tf.generation.loop.Programs", "mine"):
+    log.warning("5 calls to <%s> triggered tf.function retracing", whose)
+log.info("Assets written to: a")
+log.warning("no libraries for the GPU")
+"""
+    said = "5 calls to <mine> triggered tf.function retracing"
+    assert run(code).stderr.splitlines() == [said, "no libraries for the GPU"]
+    assert len(run(code, TF_CPP_MIN_LOG_LEVEL="0").stderr.splitlines()) == 3

@@ -25,7 +25,7 @@ import itertools
 import runpy
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -299,12 +299,29 @@ def only_stages(
     return [recipe for recipe in recipes if stages is None or recipe.stage in stages]
 
 
-def with_settings(recipes: Sequence[Recipe], settings: Sequence[str]) -> list[Recipe]:
+def with_settings(
+    recipes: Sequence[Recipe], settings: Sequence[str] | Mapping[str, Any]
+) -> list[Recipe]:
     """Applies the `key=value` and `stage.key=value` of `--set`.
+
+    Args:
+        recipes: Those of a file.
+        settings: Texts as after `--set`, or values by `key` and `stage.key`.
+
+    Returns:
+        The changed recipes.
 
     Raises:
         ValueError: If a setting is malformed, or no recipe has its key or stage.
+
+    Example:
+        >>> recipes, _ = load_recipe("lora")
+        >>> recipes = with_settings(recipes, {"data": "prepared", "coarse.steps": 50})
+        >>> recipes[0].options.steps
+        50
     """
+    if isinstance(settings, Mapping):
+        settings = [f"{key}={value}" for key, value in settings.items()]
     recipes = list(recipes)
     for setting in settings:
         key, sign, value = setting.partition("=")

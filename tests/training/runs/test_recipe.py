@@ -131,6 +131,8 @@ def test_a_group_is_set_by_a_dict_of_the_fields_to_change():
     codec = with_settings([recipe], [setting])[0].codec
     assert (codec.segment_s, codec.quantize_from) == (0.5, 2)
     assert codec.weights == CodecOptions(weights={"mel": 2}).weights
+    fields = {"quantize_from": 2, "weights": {"mel": 2}}
+    assert with_settings([recipe], {"codec.codec": fields})[0].codec == codec
     with pytest.raises(ValueError, match="A recipe has no 'nothing'"):
         with_settings([recipe], ["codec={'nothing': 2}"])
 
