@@ -59,6 +59,7 @@ from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.pretrained import PretrainedModel
 from bark_tf.models.transformer import TransformerModel
 from bark_tf.progress import Progress
+from bark_tf.saving import saving
 from bark_tf.serving.saved_model.export import export
 from bark_tf.speaker import Speaker
 from bark_tf.voices.presets import VoicePreset, load_voices, read_voice_index
@@ -354,19 +355,20 @@ class BarkModel(Speaker):
         """Writes a checkpoint directory that transformers can read too.
 
         Args:
-            directory: Created if missing. Files of an older save are replaced.
+            directory: Created if missing. Files of an older save are replaced, all
+                together: a process that is killed leaves the old or the new ones.
             max_shard_size: Bytes, or a string such as `"200MB"`; larger checkpoints
                 are split.
         """
         if self._reload is not None:
             raise ValueError("A model with offloaded parts cannot be saved")
         directory = local_path(directory, "The directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        save_weights(
-            list(self._parts.values()), directory, max_shard_size=max_shard_size
-        )
-        self.config.save_pretrained(directory)
-        self.generation_config.save_pretrained(directory)
+        with saving(directory):
+            save_weights(
+                list(self._parts.values()), directory, max_shard_size=max_shard_size
+            )
+            self.config.save_pretrained(directory)
+            self.generation_config.save_pretrained(directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads the checkpoint (see `hub.push_folder`); returns the commit's URL."""

@@ -9,12 +9,13 @@ import math
 import os
 import re
 import stat
-import uuid
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from bark_tf.locks import claim_temporary
 
 _LFS_HEAD = b"version https://git-lfs"
 LFS_POINTER = (
@@ -40,22 +41,24 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it on success.
 
-    Nothing half-written ever appears under the final name.
+    Nothing half-written ever appears under the final name. What a killed process has
+    left beside `path` is used again or removed.
 
     Raises:
         OSError: If it cannot be written, with `path` as its file name.
     """
     path = Path(path)
     stem, suffix = path.stem[:_KEPT], path.suffix[:_KEPT]  # no file name is too long
-    temporary = path.with_name(f".{stem}.{uuid.uuid4().hex}{suffix}")
-    try:
-        with errors_name(path, temporary):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    hidden = path.with_name(f".{stem}.saving-")
+    with errors_name(path, hidden):
+        temporary = claim_temporary(hidden, suffix)
+        try:
+            yield temporary.path
+            os.replace(temporary.path, path)
+        except BaseException:
+            temporary.remove()
+            raise
+        temporary.release()
 
 
 @contextlib.contextmanager

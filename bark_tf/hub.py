@@ -25,6 +25,7 @@ from typing import Any
 
 from bark_tf._version import __version__
 from bark_tf.files import check_relative, local_path, read_json_object, remote_scheme
+from bark_tf.saving import settle
 
 # The small checkpoint in the package.
 SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
@@ -95,6 +96,7 @@ def find_file(
     directory = _as_directory(path_or_id)
     if directory is not None:
         path = directory / name
+        settle(directory / (subfolder or ""))
         if not os.path.isfile(path):
             raise _FileMissingError(f"{str(directory)!r} has no file {name!r}")
         return path

@@ -18,8 +18,9 @@ import tokenizers
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
 from bark_tf.config.fields import Count, Positive, check_values, shown
-from bark_tf.files import atomic_write, check_relative, local_path, read_json_object
+from bark_tf.files import check_relative, local_path, read_json_object
 from bark_tf.habits import ATTRIBUTES, accepts_habits, no_attribute
+from bark_tf.saving import saving
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
 from bark_tf.voices.presets import (
     ROOT_KEY,
@@ -437,24 +438,23 @@ class BarkProcessor:
         check_relative(voice_directory, "speaker_embeddings_directory")
         check_speaker_embeddings(self.speaker_embeddings)
         voices = self._readable_voices()
-        self.tokenizer.save_pretrained(directory)
         limits = {"max_length": self._max_length, "voice_limits": self._voice_limits}
         config = {"processor_class": type(self).__name__, **limits}
-        _write_json(directory / PROCESSOR_CONFIG_NAME, config)
-        if not voices:
-            # The voices of an older save are none of this processor's.
-            (directory / index_name).unlink(missing_ok=True)
-            return
         index: dict[str, Any] = {ROOT_KEY: root}
-        for name, voice in voices.items():
-            index[name] = {
-                key: f"{Path(voice_directory, name).as_posix()}_{key}.npy"
-                for key in voice
-            }
-            for key, path in index[name].items():
-                _write_array(directory / path, voice[key])
-        # Written last, so that it never names a missing file.
-        _write_json(directory / index_name, index)
+        with saving(directory) as change:
+            self.tokenizer.save_pretrained(directory)
+            _write_json(change.path / PROCESSOR_CONFIG_NAME, config)
+            for name, voice in voices.items():
+                index[name] = {
+                    key: f"{Path(voice_directory, name).as_posix()}_{key}.npy"
+                    for key in voice
+                }
+                for key, path in index[name].items():
+                    _write_array(change.path / path, voice[key])
+            if voices:
+                _write_json(change.path / index_name, index)
+            else:  # the voices of an older save are none of this processor's
+                change.remove(index_name)
 
     def _readable_voices(self) -> dict[str, VoicePreset]:
         """Loads all voices; warns about those that cannot be read."""
@@ -477,11 +477,11 @@ class BarkProcessor:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+    with open(path, "wb") as file:
         np.save(file, array.astype(np.int64), allow_pickle=False)

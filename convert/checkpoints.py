@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bark_tf.files import LFS_POINTER, is_lfs_pointer, local_path
+from bark_tf.saving import saving, settle
 
 from .file_tensors import CheckpointError, Contents, LazyTensor, naming
 from .safetensors_files import (
@@ -137,6 +136,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
 def _weights_path(path: Path) -> Path:
     if not path.is_dir():
         return path
+    settle(path)
     for name in WEIGHT_NAMES:
         if (path / name).is_file():
             return path / name
@@ -224,7 +224,8 @@ def write_checkpoint(
     """Writes `model.safetensors`, or shards and their index, as Hugging Face does.
 
     All files are complete and on disk before the first gets its name. If anything
-    fails, an older checkpoint in the directory is unchanged; on success it is removed.
+    fails or the process is killed, an older checkpoint in the directory stays valid; on
+    success it is removed.
 
     Args:
         directory: Created if missing.
@@ -243,18 +244,16 @@ def write_checkpoint(
     directory = local_path(directory, "The directory")
     by_name = _by_name(tensors)
     shards, index = _plan(by_name, max_shard_size)
-    directory.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
-    try:
+    with saving(directory) as change:
         for file_name, names in shards.items():
             members = [by_name[name] for name in names]
-            write_safetensors(staging / file_name, members, metadata)
+            write_safetensors(change.path / file_name, members, metadata)
         if index is not None:
-            _write_index(staging / SAFETENSORS_INDEX_NAME, index)
+            _write_index(change.path / SAFETENSORS_INDEX_NAME, index)
         files = [*shards, SAFETENSORS_INDEX_NAME] if index else list(shards)
-        _publish(staging, directory, files)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for path in directory.glob("model*"):
+            if _OUR_NAMES.fullmatch(path.name) and path.name not in files:
+                change.remove(path.name)
     return [directory / name for name in files]
 
 
@@ -294,55 +293,3 @@ def _write_index(path: Path, index: dict[str, Any]) -> None:
         handle.write(json.dumps(index, indent=2, sort_keys=True) + "\n")
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def _publish(staging: Path, directory: Path, names: list[str]) -> None:
-    """Moves finished files into place and removes those of an older checkpoint.
-
-    Readers prefer the single file, then the index, so the older checkpoint stays valid
-    until the new single file or index is in place, or the older single file is removed.
-    Only shards with the same names are set aside first, after their index, so that a
-    crash leaves no index rather than mixed shards.
-    """
-    *shards, last = names
-    single = directory / SAFETENSORS_NAME
-    replaced = staging / "replaced"
-    replaced.mkdir()
-    try:
-        older = [name for name in shards if (directory / name).exists()]
-        if (older or (shards and single.exists())) and (directory / last).exists():
-            older.insert(0, last)
-        for name in older:
-            os.replace(directory / name, replaced / name)
-        for name in names:
-            os.replace(staging / name, directory / name)
-        if shards:
-            single.unlink(missing_ok=True)
-    except BaseException:
-        is_valid = not (staging / last).exists() and not (shards and single.exists())
-        if not is_valid:
-            _take_back(staging, directory, names)
-        raise
-    for path in directory.iterdir():
-        if _OUR_NAMES.fullmatch(path.name) and path.name not in names:
-            path.unlink()
-    _sync_directory(directory)
-
-
-def _take_back(staging: Path, directory: Path, names: list[str]) -> None:
-    for name in names:
-        if not (staging / name).exists():
-            (directory / name).unlink(missing_ok=True)
-    for path in (staging / "replaced").iterdir():
-        os.replace(path, directory / path.name)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes the renames survive a power failure, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,8 +15,7 @@ import json
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -26,6 +25,7 @@ from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
 from bark_tf.files import local_path
 from bark_tf.progress import Progress
+from bark_tf.saving import OWN_NAMES, saving
 from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
@@ -119,12 +119,13 @@ def convert_checkpoint(
     _check_choice("names", names, ("hf", "suno"))
     _check_choice("dtype", dtype, (None, *FLOATS))
     final = local_path(destination, "The destination").resolve()
-    _check_destination(final, overwrite, _local_paths(source, codec))
-    with contextlib.ExitStack() as files:
+    _check_place(final, _local_paths(source, codec))
+    with contextlib.ExitStack() as files, saving(final, wait_s=0) as change:
+        _check_contents(final, overwrite)
         found = open_source(source, files, codec=codec, config=config)
         write = _write_suno if names == "suno" else _write_hf
-        with _renamed_to(final) as directory:
-            write(found, directory, dtype, max_shard_size, progress)
+        write(found, change.path, dtype, max_shard_size, progress)
+        change.remove_others()
     return local_path(destination)
 
 
@@ -148,20 +149,20 @@ def _local_paths(*sources: Any) -> list[Path]:
     return [path.resolve() for path in paths if path.exists()]
 
 
-def _check_destination(
-    destination: Path, overwrite: bool, sources: Iterable[Path]
-) -> None:
+def _check_place(destination: Path, sources: Iterable[Path]) -> None:
+    if destination.exists() and not destination.is_dir():
+        raise FileExistsError(f"{str(destination)!r} is a file")
     for path in sources:
         if destination in (path, *path.parents):
             raise ValueError(
                 "Expected a destination outside of the source. "
                 f"Received: {str(destination)!r}, which holds {str(path)!r}"
             )
-    if not destination.exists():
-        return
-    if not destination.is_dir():
-        raise FileExistsError(f"{str(destination)!r} is a file")
-    there = sorted(path.name for path in destination.iterdir())
+
+
+def _check_contents(destination: Path, overwrite: bool) -> None:
+    paths = destination.iterdir() if destination.exists() else ()
+    there = sorted({path.name for path in paths} - OWN_NAMES)
     if there and not overwrite:
         raise FileExistsError(
             f"{str(destination)!r} is not empty: choose another directory, or ask to "
@@ -173,28 +174,6 @@ def _check_destination(
             f"{str(destination)!r} holds {others[0]!r}, which is not part of a "
             "checkpoint, so it is not overwritten"
         )
-
-
-@contextlib.contextmanager
-def _renamed_to(destination: Path) -> Iterator[Path]:
-    """Yields a temporary directory that becomes `destination` on success."""
-    temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
-    replaced = temporary.with_name(f"{temporary.name}.old")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if destination.exists():
-            os.replace(destination, replaced)
-        try:
-            os.replace(temporary, destination)
-        except BaseException:
-            if replaced.exists():
-                os.replace(replaced, destination)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if destination.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
 
 
 # === Writing ===

@@ -17,6 +17,7 @@ import numpy as np
 
 from bark_tf import hub
 from bark_tf.config import CONFIG_NAME, BarkConfig, EncodecConfig
+from bark_tf.saving import settle
 
 from .checkpoints import Checkpoint, open_checkpoint
 from .configs import PARTS, codec_config, from_model_args, suno_part
@@ -149,6 +150,7 @@ def _weights(source: Any) -> list[tuple[Path, Any]]:
     path = Path(source)
     if path.is_file():
         return [(path, None)]
+    settle(path)
     if path.is_dir() and not any((path / n).is_file() for n in hub.WEIGHTS_NAMES):
         files = _suno_files(path)
         if files:

@@ -24,8 +24,9 @@ FOLDERS = {
 # A module imports only from the rows above its own, and from its own folder in its row.
 # The longest name that fits decides.
 ROWS = (
-    ("_version", "backend", "tokens", "files", "habits", "optional"),
-    ("progress", "suggestions"),
+    ("_version", "backend", "tokens", "locks", "habits", "optional"),
+    ("files",),
+    ("saving", "progress", "suggestions"),
     ("hub", "memory"),
     ("config",),
     ("audio", "text", "voices.presets", "voices.array_files"),

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -23,8 +22,9 @@ import numpy as np
 
 from bark_tf import hub
 from bark_tf.config.fields import check_field, check_fields
-from bark_tf.files import atomic_write, local_path, read_json_object
+from bark_tf.files import local_path, read_json_object
 from bark_tf.habits import accepts_habits
+from bark_tf.saving import saving
 from bark_tf.suggestions import did_you_mean
 
 CONFIG_NAME = "config.json"
@@ -310,7 +310,6 @@ class Config:
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Writes the JSON file into `directory`, which is created if missing."""
-        directory = local_path(directory, "The directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        with atomic_write(Path(directory) / self.file_name) as temporary:
-            temporary.write_text(self.to_json_string(), encoding="utf-8")
+        with saving(local_path(directory, "The directory")) as change:
+            path = change.path / self.file_name
+            path.write_text(self.to_json_string(), encoding="utf-8")

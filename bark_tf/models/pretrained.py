@@ -26,6 +26,7 @@ from bark_tf.convert.weights import (
 from bark_tf.files import local_path
 from bark_tf.habits import accepts_habits, refuse_habits
 from bark_tf.memory import allocate_only, check_room, put
+from bark_tf.saving import saving
 
 
 def check_exclusive(**given: Any) -> None:
@@ -291,9 +292,9 @@ class PretrainedModel(keras.Model):
                 split.
         """
         directory = local_path(directory, "The directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        save_weights([self], directory, max_shard_size=max_shard_size)
-        self.config.save_pretrained(directory)
+        with saving(directory):
+            save_weights([self], directory, max_shard_size=max_shard_size)
+            self.config.save_pretrained(directory)
 
     def input_signature(self) -> list[tf.TensorSpec] | None:
         """What a call of the exported network takes, unless `export` is told."""

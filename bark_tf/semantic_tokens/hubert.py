@@ -29,6 +29,7 @@ from bark_tf.files import local_path
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel, Moments
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.pretrained import PretrainedModel
+from bark_tf.saving import saving
 from bark_tf.semantic_tokens.tokenizer import (
     ARRAYS_NAME,
     FILE_NAME,
@@ -256,9 +257,6 @@ class HubertTokenizer(SemanticTokenizer):
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the tokenizer with the weights that it uses; see the base class."""
         hubert = self.hubert.first_layers(self.layer)
-        directory = local_path(directory, "The directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file([hubert, self.quantizer], Path(directory) / ARRAYS_NAME)
         settings = {
             "kind": self.kind,
             "rate_hz": self.rate_hz,
@@ -266,7 +264,9 @@ class HubertTokenizer(SemanticTokenizer):
             "hubert": hubert.config.to_dict(),
             "quantizer": self.quantizer.config.to_dict(),
         }
-        write_settings(directory, settings)
+        with saving(local_path(directory, "The directory")) as change:
+            save_file([hubert, self.quantizer], change.path / ARRAYS_NAME)
+            write_settings(change.path, settings)
 
     @classmethod
     def load(

@@ -20,7 +20,8 @@ from bark_tf.config import BarkSemanticGenerationConfig
 from bark_tf.config.fields import check_values, shown
 from bark_tf.convert.checkpoints import open_checkpoint
 from bark_tf.convert.rules import Rule, Table, read
-from bark_tf.files import atomic_write, local_path, read_json_object
+from bark_tf.files import local_path, read_json_object
+from bark_tf.saving import saving, settle
 
 FILE_NAME = "semantic_tokenizer.json"
 ARRAYS_NAME = "semantic_tokenizer.safetensors"
@@ -92,6 +93,7 @@ def load_semantic_tokenizer(directory: str | os.PathLike) -> SemanticTokenizer:
         FileNotFoundError: If the directory has none.
         ValueError: If the files are damaged or of an unknown kind.
     """
+    settle(directory)
     path = Path(directory) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(
@@ -120,22 +122,19 @@ def write_files(
     settings: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Writes both files of a tokenizer, each atomically."""
+    """Writes both files of a tokenizer together."""
     from safetensors.numpy import save
 
-    directory = local_path(directory, "The directory")
-    directory.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    with atomic_write(directory / ARRAYS_NAME) as temporary:
-        temporary.write_bytes(save(contiguous))
-    write_settings(directory, settings)
+    with saving(local_path(directory, "The directory")) as change:
+        (change.path / ARRAYS_NAME).write_bytes(save(contiguous))
+        write_settings(change.path, settings)
 
 
-def write_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-    """Writes the JSON file of a tokenizer, last, since its presence marks one."""
+def write_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the JSON file of a tokenizer into the folder of a change."""
     text = json.dumps({"format": FORMAT, **settings}, indent=2) + "\n"
-    with atomic_write(Path(directory) / FILE_NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    (directory / FILE_NAME).write_text(text, encoding="utf-8")
 
 
 def read_arrays(

@@ -18,8 +18,9 @@ import tokenizers
 
 from bark_tf import hub
 from bark_tf.config.fields import shown
-from bark_tf.files import atomic_write, blame, local_path, read_json_object
+from bark_tf.files import blame, local_path, read_json_object
 from bark_tf.habits import accepts_habits
+from bark_tf.saving import saving
 from bark_tf.text.tokenizer_file import backend_errors, read_backend
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -354,15 +355,13 @@ class BarkTokenizer:
         Args:
             directory: Created if missing.
         """
-        directory = local_path(directory, "The directory")
-        directory.mkdir(parents=True, exist_ok=True)
         config = json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n"
-        for name, text in (
-            (TOKENIZER_NAME, self._backend.to_str(pretty=True)),
-            (TOKENIZER_CONFIG_NAME, config),
-        ):
-            with atomic_write(directory / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        with saving(local_path(directory, "The directory")) as change:
+            for name, text in (
+                (TOKENIZER_NAME, self._backend.to_str(pretty=True)),
+                (TOKENIZER_CONFIG_NAME, config),
+            ):
+                (change.path / name).write_text(text, encoding="utf-8")
 
     def _config(self) -> dict[str, Any]:
         """The content of tokenizer_config.json."""

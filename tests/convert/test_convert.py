@@ -411,18 +411,22 @@ def test_a_failure_half_way_leaves_no_trace(names, error, bark, tmp_path):
     toy_files.assert_same(weights(old), weights(bark))
 
 
-def test_the_old_checkpoint_comes_back_if_the_rename_fails(bark, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", ".saved"])
+def test_the_old_checkpoint_comes_back_if_a_rename_fails(
+    name, bark, tmp_path, monkeypatch
+):
     old = convert_checkpoint(bark, tmp_path / "old")
     replace = os.replace
 
     def fail(source, destination):
-        if Path(destination) == old and not str(source).endswith(".old"):
+        if Path(destination) == old / name and "/.saved/old/" not in str(source):
             raise OSError("no")
         replace(source, destination)
 
-    monkeypatch.setattr(convert.os, "replace", fail)
-    with pytest.raises(OSError, match="no"):
-        convert_checkpoint(bark, old, overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="no"):
+            convert_checkpoint(bark, old, dtype="float16", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bark", "old"]
     toy_files.assert_same(weights(old), weights(bark))
 

@@ -37,7 +37,7 @@ from .datasets import Recording, read_dataset
 from .encoding import Job, Maker, make_shard
 from .layouts import Skipped
 from .shards import DatasetInfo, is_finished, read_index, shard_path
-from .storage import RemotePath, atomic_write, explained, storage_path
+from .storage import RemotePath, atomic_write, explained, locked, storage_path
 
 SHARD_SIZE = 256
 SAMPLE_RATE = 24_000
@@ -108,6 +108,7 @@ def prepare(
         ValueError: If nothing is usable, on either side of `validation`, or `out` was
             made with other settings.
         ImportError: If the runner or the dataset needs a package that is missing.
+        BlockingIOError: If another process prepares in `out`. A URL cannot be locked.
         OSError: If the disk is full; finished shards stay.
     """
     _check_arguments(model, sample_rate, validation, limit, num_workers, runner)
@@ -126,13 +127,11 @@ def prepare(
         max_s=max_s,
         silence_s=silence_s,
     )
-    with tempfile.TemporaryDirectory() as temporary:
-        copies = temporary if dry_run else out / COPIES
-        recordings, problems = read_dataset(dataset, copies, limit)
-        if dry_run:
+    if dry_run:
+        with tempfile.TemporaryDirectory() as copies:
+            recordings, problems = read_dataset(dataset, copies, limit)
             splits = split_texts(recordings, validation)
             return _rehearse(splits, problems, Checks(settings), progress)
-    maker = Maker(settings)
 
     def run(pending: Sequence[Job], info: DatasetInfo) -> Iterator[int]:
         if runner is not None:
@@ -145,16 +144,19 @@ def prepare(
         else:
             yield from _run_here(pending, maker, info)
 
-    return make_shards(
-        recordings,
-        out,
-        maker,
-        validation=validation,
-        shard_size=shard_size,
-        problems=problems,
-        run=run,
-        progress=progress,
-    )
+    with locked(out):
+        recordings, problems = read_dataset(dataset, out / COPIES, limit)
+        maker = Maker(settings)
+        return make_shards(
+            recordings,
+            out,
+            maker,
+            validation=validation,
+            shard_size=shard_size,
+            problems=problems,
+            run=run,
+            progress=progress,
+        )
 
 
 def _check_arguments(
@@ -204,12 +206,13 @@ def make_shards(
 
     Raises:
         ValueError: If `out` was made with other settings, or a split is empty.
+        BlockingIOError: If another process makes shards in `out`.
         OSError: If the disk is full; finished shards stay.
     """
     info = maker.info(_fingerprint(recordings, validation, shard_size))
     out = storage_path(out, "OUT")
     jobs = list(_jobs(recordings, out, validation, shard_size))
-    with explained(out), _full_disk_explained(out):
+    with locked(out), explained(out), _full_disk_explained(out):
         _claim(out, jobs, info)
         pending = [job for job in jobs if not is_finished(job.path)]
         done = len(recordings) - sum(len(job.recordings) for job in pending)

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bark_tf import files
+from bark_tf import files, saving
 
 
 def storage_path(path: str | os.PathLike, what: str = "The path") -> Path | RemotePath:
@@ -143,6 +143,11 @@ def atomic_write(path: Path | RemotePath) -> Iterator[Path | RemotePath]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def locked(path: Path | RemotePath) -> contextlib.AbstractContextManager[None]:
+    """`bark_tf.saving.locked`; a folder behind a URL cannot be locked."""
+    return saving.locked(path) if isinstance(path, Path) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-from bark_tf.files import atomic_write
+from bark_tf.saving import Saving
 from bark_tf.voices.cloning import CONSENT
 
 from .records import DONE_NAME, RECORD_NAME, read_done, read_record
@@ -15,23 +14,23 @@ CARD_NAME = "README.md"
 MARK = "<!-- bark-tf train writes this file; delete this line to keep your changes -->"
 
 
-def write_card(out: Path, name: str) -> None:
+def write_card(change: Saving, name: str) -> None:
     """Writes the model card, unless there is one of somebody's own.
 
     Args:
-        out: The checkpoint, with the finished runs in its folder `training`.
+        change: The checkpoint that is being saved, with the finished runs in its folder
+            `training`.
         name: Its directory or URL, as the user gave it.
     """
-    path = out / CARD_NAME
+    path = change.directory / CARD_NAME
     if path.is_file() and MARK not in path.read_text(encoding="utf-8"):
         return
-    runs = [
-        {**read_record(record), **read_done(record.with_name(DONE_NAME))}
-        for record in sorted(out.glob(f"training/*/{RECORD_NAME}"))
-        if record.with_name(DONE_NAME).is_file()
-    ]
-    with atomic_write(path) as temporary:
-        temporary.write_text(_card(name, runs), encoding="utf-8")
+    runs = []
+    for record in sorted(change.directory.glob(f"training/*/{RECORD_NAME}")):
+        done = change.find(f"training/{record.parent.name}/{DONE_NAME}")
+        if done.is_file():
+            runs.append({**read_record(record), **read_done(done)})
+    (change.path / CARD_NAME).write_text(_card(name, runs), encoding="utf-8")
 
 
 def _card(name: str, runs: list[dict[str, Any]]) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +21,8 @@ import numpy as np
 import safetensors.numpy
 
 from bark_tf.config.fields import Count, check_values
-from bark_tf.files import errors_name, read_json_object
+from bark_tf.files import read_json_object
+from bark_tf.saving import saving, settle
 
 _PREFIX = "step-"
 # Keras numbers objects in the order in which the process creates them.
@@ -92,25 +91,17 @@ def save(
     arrays = {name: _plain(v.numpy()) for name, v in state_of(trainer).items()}
     if not writes:
         return final
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".{final.name}.{uuid.uuid4().hex}"
-    try:
-        with errors_name(final, temporary):
-            temporary.mkdir()
-            safetensors.numpy.save_file(arrays, temporary / _ARRAYS)
-            text = json.dumps({**facts, "step": step}, indent=2) + "\n"
-            (temporary / _FACTS).write_text(text, encoding="utf-8")
-            for name in (_ARRAYS, _FACTS):
-                with open(temporary / name, "rb") as file:
-                    os.fsync(file.fileno())
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    for old in _folders(directory)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    with saving(directory) as change:
+        new = change.path / final.name
+        new.mkdir()
+        safetensors.numpy.save_file(arrays, new / _ARRAYS)
+        text = json.dumps({**facts, "step": step}, indent=2) + "\n"
+        (new / _FACTS).write_text(text, encoding="utf-8")
+        for name in (_ARRAYS, _FACTS):
+            with open(new / name, "rb") as file:
+                os.fsync(file.fileno())
+        others = [old.name for old in _folders(directory) if old != final]
+        change.remove(final.name, *others[max(0, keep - 1) :])
     return final
 
 
@@ -122,6 +113,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 def _folders(directory: Path) -> list[Path]:
     """Complete checkpoints, newest first."""
+    settle(directory)
     found = directory.glob(f"{_PREFIX}*") if directory.is_dir() else []
     return sorted((p for p in found if (p / _FACTS).is_file()), reverse=True)
 

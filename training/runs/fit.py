@@ -6,6 +6,7 @@ checkpoint and ends with the same weights, bit for bit, as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,6 +19,7 @@ from typing import Any
 import keras
 
 from bark_tf.models.pretrained import half_precision
+from bark_tf.saving import locked
 
 from ..options import TrainingOptions
 from . import checkpoints, strategies
@@ -97,6 +99,7 @@ def train(
         ValueError: If `directory` holds a run with other options, the workers do not
             agree on it, or the weights to train are pure half precision. More `steps`
             than those of a finished run continue it.
+        BlockingIOError: If another process trains in `directory`.
         ConnectionError: If another worker is lost.
         FloatingPointError: If the loss is not finite; the last checkpoint is from
             before.
@@ -112,33 +115,34 @@ def train(
         _compile(trainer, options)
     values = dataclasses.asdict(options)
     check = functools.partial(_check_options, values, directory)
-    facts = checkpoints.restore(directory, trainer, check) or {"step": 0}
-    start = facts["step"]
-    workers.check_same(start, "newest checkpoint (step)")
-    workers.check_same(_fingerprint(values), "options (fingerprint)")
-    log = Log(directory, options, start, progress, writes=workers.is_chief)
-    workers.wait()  # until the log is truncated
-    validate = Validation(validation, log, workers)
-    if start < options.steps and not validate.is_over:
-        save = Checkpoints({"options": values}, log)
-        for callback in callbacks:
-            if isinstance(callback, StepCallback):
-                callback.start = start
-        callbacks = [log, validate, save, *callbacks]
-        with StopOnSignal() as stop:
-            steps = options.steps - start
-            workers.fit(trainer, batches, start, steps, callbacks, stop)
-        if stop.came:
-            raise KeyboardInterrupt(
-                f"stopped at step {log.step} of {options.steps}, which is saved in "
-                f"{str(directory)!r}; the same command goes on from there"
-            )
-    elif options.ema is not None:
-        trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
-    workers.wait()  # until everything is written
-    if options.patience is not None:
-        restore_best(directory, trainer)
-    return log.history()
+    with locked(directory) if workers.is_chief else contextlib.nullcontext():
+        facts = checkpoints.restore(directory, trainer, check) or {"step": 0}
+        start = facts["step"]
+        workers.check_same(start, "newest checkpoint (step)")
+        workers.check_same(_fingerprint(values), "options (fingerprint)")
+        log = Log(directory, options, start, progress, writes=workers.is_chief)
+        workers.wait()  # until the log is truncated
+        validate = Validation(validation, log, workers)
+        if start < options.steps and not validate.is_over:
+            save = Checkpoints({"options": values}, log)
+            for callback in callbacks:
+                if isinstance(callback, StepCallback):
+                    callback.start = start
+            callbacks = [log, validate, save, *callbacks]
+            with StopOnSignal() as stop:
+                steps = options.steps - start
+                workers.fit(trainer, batches, start, steps, callbacks, stop)
+            if stop.came:
+                raise KeyboardInterrupt(
+                    f"stopped at step {log.step} of {options.steps}, which is saved in "
+                    f"{str(directory)!r}; the same command goes on from there"
+                )
+        elif options.ema is not None:
+            trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+        workers.wait()  # until everything is written
+        if options.patience is not None:
+            restore_best(directory, trainer)
+        return log.history()
 
 
 def _compile(trainer: keras.Model, options: TrainingOptions) -> None:

@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
+import safetensors
 import tensorflow as tf
 
 from bark_tf.config.fields import Count, check_values
+from bark_tf.convert.file_tensors import LazyTensor
+from bark_tf.convert.safetensors_files import write_safetensors
 from bark_tf.files import atomic_write, parse_json_object
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.layers import Projection
 from bark_tf.models.transformer import TransformerModel
+from bark_tf.saving import settle
 
 from . import peft
 
@@ -121,15 +124,16 @@ def save_lora(model: TransformerModel, path: str | os.PathLike) -> Path:
         config=model.config.to_dict(),
         samples=_samples(model),
     )
-    arrays = {
-        f"{name}/{matrix}": np.array(getattr(layer, matrix).value)
+    tensors = [
+        LazyTensor.constant(f"{name}/{matrix}", getattr(layer, matrix).numpy)
         for name, layer in layers.items()
         for matrix in _MATRICES
-    }
+    ]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In our own writer the metadata keeps its order; in the package's it is random.
     with atomic_write(path) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(arrays, _to_metadata(about)))
+        write_safetensors(temporary, tensors, _to_metadata(about))
     return path
 
 
@@ -173,6 +177,8 @@ def load_lora(model: TransformerModel, path: str | os.PathLike) -> Adapters:
         UserWarning: If the adapters were trained on another base.
     """
     path = Path(path)
+    for folder in (path, *path.parents[:2]):  # the adapters', and the checkpoint's
+        settle(folder)
     own = path / f"{stage_of(model)}.safetensors"
     if path.is_dir() and not own.is_file():
         about, arrays = _read_peft(model, path)

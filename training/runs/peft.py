@@ -24,7 +24,8 @@ import safetensors.numpy
 from bark_tf.config import BarkSubModelConfig
 from bark_tf.config.fields import Positive, check_values
 from bark_tf.convert import bark
-from bark_tf.files import atomic_write, read_json_object
+from bark_tf.files import read_json_object
+from bark_tf.saving import saving
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -89,12 +90,12 @@ def write_peft(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_write(directory / WEIGHTS_NAME) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
-    with atomic_write(directory / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(config, indent=2) + "\n"
+    with saving(directory) as change:
+        safetensors.numpy.save_file(
+            tensors, change.path / WEIGHTS_NAME, {"format": "pt"}
+        )
+        (change.path / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
 def read_peft(

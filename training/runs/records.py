@@ -20,6 +20,7 @@ from bark_tf._version import __version__
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.config.fields import Count, check_values
 from bark_tf.files import atomic_write, read_json_object
+from bark_tf.saving import Saving
 
 from ..data.shards import ShardSet
 from . import checkpoints
@@ -207,8 +208,10 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     _write_json(folder / RECORD_NAME, record)
 
 
-def write_done(folder: Path, recipe: Recipe, history: Mapping[str, Sequence[float]]):
+def write_done(change: Saving, recipe: Recipe, history: Mapping[str, Sequence[float]]):
     """Notes that a stage has finished, with the last values of its log."""
+    folder = change.path / "training" / recipe.stage
+    folder.mkdir(parents=True, exist_ok=True)
     last = {name: float(values[-1]) for name, values in history.items()}
     facts = {"stage": recipe.stage, "last": last, "steps": recipe.options.steps}
     _write_json(folder / DONE_NAME, facts)

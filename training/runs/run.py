@@ -25,11 +25,11 @@ import keras
 
 from bark_tf.bark import BarkModel
 from bark_tf.config import BarkConfig, BarkGenerationConfig
-from bark_tf.files import atomic_write
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.processor import BarkProcessor
+from bark_tf.saving import Saving, locked, saving
 
 from ..codec.discriminator import Discriminator
 from ..codec.trainer import AudioBatches, CodecTrainer, audio_level, start_at_level
@@ -91,15 +91,20 @@ def run(
     Raises:
         ValueError: If something is missing or does not fit together, or `out` holds a
             run with other values.
+        BlockingIOError: If another process is writing to `out`. A URL cannot be locked.
         ConnectionError: If another worker is lost.
     """
     recipes = _filled_in(recipes)
     workers = strategies.workers_of(strategy)
-    with mirrors() as places:
+    with mirrors() as places, contextlib.ExitStack() as stack:
         here = [_here(recipe, places) for recipe in recipes]
+        if workers.is_chief:
+            for out in dict.fromkeys(recipe.out for recipe in here):
+                stack.enter_context(locked(out))
         if restart and workers.is_chief:
             for recipe in here:
-                shutil.rmtree(_folder(recipe), ignore_errors=True)
+                with saving(recipe.out) as change:
+                    change.remove(f"training/{recipe.stage}")
                 places.push(recipe.out)
         workers.wait()
         for recipe, named in zip(here, recipes, strict=True):
@@ -192,9 +197,7 @@ def _run_one(recipe, named, strategy, workers, places, progress, callbacks):
         progress=progress,
     )
     if workers.is_chief:
-        _write(recipe, named, model, others)
-        records.write_done(folder, recipe, history)
-        write_card(Path(recipe.out), named.out)
+        _write(recipe, named, model, others, history)
         places.push(recipe.out)
 
 
@@ -229,8 +232,9 @@ def _make_base(recipe: Recipe) -> None:
     if not recipe.model and not (out / "config.json").is_file():
         config, generation_config, tokenizer = recipe.start()
         keras.utils.set_random_seed(recipe.options.seed)
-        BarkProcessor(tokenizer).save_pretrained(out)
-        BarkModel(config, generation_config).save_pretrained(out)
+        with saving(out):
+            BarkProcessor(tokenizer).save_pretrained(out)
+            BarkModel(config, generation_config).save_pretrained(out)
 
 
 def _model(recipe: Recipe, base: str):
@@ -330,27 +334,37 @@ def _prepare_transformer(recipe: Recipe, model, config, shards, held_out):
 # === The new checkpoint ===
 
 
-def _write(recipe: Recipe, named: Recipe, model, others: str) -> None:
+def _write(recipe: Recipe, named: Recipe, model, others: str, history) -> None:
     """Writes a complete checkpoint with the trained network in its place."""
     out = Path(recipe.out)
-    if recipe.method == "lora":
-        save_lora(model, out / "adapters" / f"{recipe.stage}.safetensors")
-        save_peft(out / "adapters", named.model)
-        merge_lora(model)
-    bark = BarkModel.from_pretrained(others)
-    part = bark.parts[_part(recipe)]
-    part.put_weights([weight.numpy() for weight in model.weights])
-    bark.save_pretrained(out)
-    if Path(others).resolve() != out.resolve():
-        BarkProcessor.from_pretrained(others).save_pretrained(out)
-        _copy_companions(Path(others), out)
+    with saving(out) as change:
+        if recipe.method == "lora":
+            _save_adapters(recipe, named, model, change)
+            merge_lora(model)
+        bark = BarkModel.from_pretrained(others)
+        part = bark.parts[_part(recipe)]
+        part.put_weights([weight.numpy() for weight in model.weights])
+        bark.save_pretrained(out)
+        if Path(others).resolve() != out.resolve():
+            BarkProcessor.from_pretrained(others).save_pretrained(out)
+            _copy(Path(others), change.path, _COMPANIONS)
+        records.write_done(change, recipe, history)
+        write_card(change, named.out)
 
 
-def _copy_companions(base: Path, out: Path) -> None:
-    for name in _COMPANIONS:
+def _save_adapters(recipe: Recipe, named: Recipe, model, change: Saving) -> None:
+    """Writes a stage's adapters, and for PEFT those of all stages."""
+    _copy(change.directory, change.path, ["adapters"])
+    folder = change.path / "adapters"
+    save_lora(model, folder / f"{recipe.stage}.safetensors")
+    save_peft(folder, named.model)
+
+
+def _copy(base: Path, out: Path, names: Sequence[str]) -> None:
+    """Copies those files and folders that exist."""
+    for name in names:
         source, target = base / name, out / name
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)
         elif source.is_file():
-            with atomic_write(target) as temporary:
-                shutil.copyfile(source, temporary)
+            shutil.copyfile(source, target)

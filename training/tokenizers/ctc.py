@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from bark_tf.files import atomic_write, local_path
 from bark_tf.memory import allocate_only
 from bark_tf.models.ctc import CtcModel
 from bark_tf.progress import Progress
+from bark_tf.saving import locked, saving
 from bark_tf.semantic_tokens.ctc import CtcTokenizer
 from bark_tf.semantic_tokens.kmeans import drawn_frames, fit_centres
 
@@ -188,23 +188,25 @@ def train_ctc(
         FileNotFoundError: If there are no recordings.
         ValueError: If arguments do not fit together, or no recording is usable; the
             message says which.
+        BlockingIOError: If another process is writing to `out`.
     """
     options = options or ctc_options()
     out = local_path(out, "The directory")
     vocab_size, rate_hz = token_sizes(out, vocab_size, rate_hz)
     config = _config(rate_hz, sizes or {})
     folder = out / "training"
-    if restart:
-        for name in ("ctc", "ctc_tokens"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    job = _job(data, config, rate_hz, options, batch_size, progress or _silent)
-    _check_vocabulary(job.recordings["train"], vocab_size)
-    layer = _checked_layer(layer, job.config)
-    network, audio = _train_network(job, dtype, folder / "ctc", announce)
-    tokenizer = _tokenizer(job, network, layer, vocab_size)
-    tokenizer.save(out)
-    centres, read = _read_tokens(job, network, layer, tokenizer, folder / "ctc_tokens")
-    return tokenizer, CtcScore(len(job.recordings["validation"]), audio, centres, read)
+    with locked(out):
+        if restart:
+            with saving(out) as change:
+                change.remove("training/ctc", "training/ctc_tokens")
+        job = _job(data, config, rate_hz, options, batch_size, progress or _silent)
+        _check_vocabulary(job.recordings["train"], vocab_size)
+        layer = _checked_layer(layer, job.config)
+        network, audio = _train_network(job, dtype, folder / "ctc", announce)
+        tokenizer = _tokenizer(job, network, layer, vocab_size)
+        tokenizer.save(out)
+        read = _read_tokens(job, network, layer, tokenizer, folder / "ctc_tokens")
+    return tokenizer, CtcScore(len(job.recordings["validation"]), audio, *read)
 
 
 def _silent(what: str, done: int, total: int) -> None:

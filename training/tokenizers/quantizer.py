@@ -15,8 +15,8 @@ Axes: B batch, T frames, N tokens, D width of a frame.
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.losses import IGNORED_LABEL
 from bark_tf.progress import Progress
+from bark_tf.saving import locked, saving
 from bark_tf.semantic_tokens.hubert import (
     LAYER,
     HubertTokenizer,
@@ -208,43 +209,50 @@ def train_quantizer(
     )
     if (out / GENERATION_CONFIG_NAME).is_file():
         check_tokenizer(tokenizer, BarkSemanticGenerationConfig.from_pretrained(out))
-    run = out / "training" / "quantizer"
-    if restart:
-        shutil.rmtree(run, ignore_errors=True)
-    claim(run, _inputs(pairs, hubert.first_layers(layer), network, quantizer))
+    with locked(out):
+        run = out / "training" / "quantizer"
+        if restart:
+            with saving(out) as change:
+                change.remove("training/quantizer")
+        claim(run, _inputs(pairs, hubert.first_layers(layer), network, quantizer))
+        batches = _batches(run, pairs, tokenizer, options.seed, batch_size, progress)
+        train(
+            QuantizerTrainer(network),
+            batches["train"],
+            options=options,
+            directory=run,
+            validation=batches["validation"],
+            progress=progress,
+        )
+        tokenizer.save(out)
+        score = quantizer_score(
+            tokenizer,
+            pairs["validation"],
+            lambda done, total: progress("held-out pairs", done, total),
+        )
+        return tokenizer, score
+
+
+def _batches(
+    run: Path,
+    pairs: Mapping[str, ShardSet],
+    tokenizer: HubertTokenizer,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> dict[str, Batches]:
+    """The batches of both splits, once their frames are computed."""
     batches = {}
     for split, shards in pairs.items():
-        frames = Frames(
-            run / "frames",
-            split,
-            shards,
-            tokenizer,
-            lambda done, total, split=split: progress(f"{split} frames", done, total),
-        )
+        report = functools.partial(progress, f"{split} frames")
+        frames = Frames(run / "frames", split, shards, tokenizer, report)
         examples = QuantizerExamples(
-            frames,
-            rate_hz=info.semantic_rate_hz,
-            config=hubert.config,
-            seed=options.seed,
+            frames, rate_hz=tokenizer.rate_hz, config=tokenizer.hubert.config, seed=seed
         )
         batches[split] = Batches(
-            examples, batch_size, seed=options.seed, shuffle=split == "train"
+            examples, batch_size, seed=seed, shuffle=split == "train"
         )
-    train(
-        QuantizerTrainer(network),
-        batches["train"],
-        options=options,
-        directory=run,
-        validation=batches["validation"],
-        progress=progress,
-    )
-    tokenizer.save(out)
-    score = quantizer_score(
-        tokenizer,
-        pairs["validation"],
-        lambda done, total: progress("held-out pairs", done, total),
-    )
-    return tokenizer, score
+    return batches
 
 
 def _pairs(data: Path | RemotePath) -> dict[str, ShardSet]:

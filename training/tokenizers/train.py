@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkSemanticGenerationConfig
+from bark_tf.saving import locked
 from bark_tf.semantic_tokens.kmeans import KMeansTokenizer
 from bark_tf.semantic_tokens.tokenizer import SemanticTokenizer
 
@@ -40,19 +41,21 @@ def train_tokenizer(
         FileNotFoundError: If `data` holds no shards.
         ValueError: If a number is neither given nor known from a model, or there is
             too little audio.
+        BlockingIOError: If another process is writing to `out`.
     """
     data, out = storage_path(data), Path(out)
     shards = ShardSet(data / "train" if (data / "train").is_dir() else data)
-    vocab_size, rate_hz = token_sizes(out, vocab_size, rate_hz)
-    tokenizer = KMeansTokenizer.fit(
-        shards.audios,
-        sample_rate=shards.info.sample_rate,
-        rate_hz=rate_hz,
-        vocab_size=vocab_size,
-        seed=seed,
-        progress=progress,
-    )
-    tokenizer.save(out)
+    with locked(out):
+        vocab_size, rate_hz = token_sizes(out, vocab_size, rate_hz)
+        tokenizer = KMeansTokenizer.fit(
+            shards.audios,
+            sample_rate=shards.info.sample_rate,
+            rate_hz=rate_hz,
+            vocab_size=vocab_size,
+            seed=seed,
+            progress=progress,
+        )
+        tokenizer.save(out)
     return tokenizer
 
 

@@ -7,17 +7,16 @@ unless it is asked for, no XLA.
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from bark_tf.files import errors_name, local_path
+from bark_tf.files import local_path
 from bark_tf.generation.options import StageConfigs
 from bark_tf.generation.stage import Call
+from bark_tf.saving import saving
 from bark_tf.serving.saved_model.checks import Limits
 from bark_tf.serving.saved_model.signatures import Signatures
 from bark_tf.serving.saved_model.text_graph import TextGraph
@@ -40,38 +39,28 @@ def export(
 ) -> Path:
     """See `BarkModel.export`."""
     directory = local_path(directory)
-    version = _new_version(directory, version)
-    _check_window(configs)
-    limits = Limits.of(model, configs)
-    voices = {
-        name: processor.load_voice(name) for name in processor.available_voice_presets
-    }
-    text = TextGraph(
-        processor.tokenizer.backend,
-        limits.text_length,
-        processor.tokenizer.pad_token_id,
-    )
-    table = VoiceTable(voices, limits)
-    call = Call(model, configs, compat, jit_compile)
-    signatures = Signatures(call, text, table)
-    functions = signatures.functions
-    is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
     # A server ignores directories whose names are not numbers.
-    temporary = directory / f".{version}.{uuid.uuid4().hex}"
-    try:
-        with errors_name(directory, temporary):
-            root = _root(functions, text, table)
-            tf.saved_model.save(root, str(temporary), functions)
-            hop = model.config.codec_config.hop_length
-            batches = XLA_BATCHES if jit_compile else XLA_BATCHES[:1]
-            write_warm_up(temporary, directory.name, functions, hop, batches)
-            os.replace(temporary, directory / str(version))
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if is_new:
-            directory.rmdir()
-        raise
+    with saving(directory, wait_s=0) as change:
+        version = _new_version(directory, version)
+        _check_window(configs)
+        limits = Limits.of(model, configs)
+        voices = {
+            name: processor.load_voice(name)
+            for name in processor.available_voice_presets
+        }
+        text = TextGraph(
+            processor.tokenizer.backend,
+            limits.text_length,
+            processor.tokenizer.pad_token_id,
+        )
+        table = VoiceTable(voices, limits)
+        call = Call(model, configs, compat, jit_compile)
+        functions = Signatures(call, text, table).functions
+        path = change.path / str(version)
+        tf.saved_model.save(_root(functions, text, table), str(path), functions)
+        hop = model.config.codec_config.hop_length
+        batches = XLA_BATCHES if jit_compile else XLA_BATCHES[:1]
+        write_warm_up(path, directory.name, functions, hop, batches)
     return directory / str(version)
 
 
