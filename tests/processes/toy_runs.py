@@ -9,10 +9,12 @@ import json
 import os
 import signal
 import sys
+import time
 
 import keras
 import numpy as np
 import tensorflow as tf
+from file_operations import killed_at
 from safetensors import numpy as files
 
 from bark_tf.cli import main as cli
@@ -24,9 +26,11 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     EncodecConfig,
 )
+from bark_tf.convert.convert import convert_checkpoint
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
+from bark_tf.saving import locked
 from bark_tf.training.data.batches import Batches
 from bark_tf.training.data.examples import StageExamples
 from bark_tf.training.data.shards import Utterance
@@ -244,6 +248,22 @@ def run_as_worker(directory, addresses, index, dies_at=None, **changes):
 
 def _keep(path, weights, **others):
     np.savez(path, *weights, **others)
+
+
+def hold(directory, ready, has_child=False):
+    """Locks a directory until killed; a child that it forks stays for a while."""
+    with locked(directory):
+        if has_child and os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        ready.touch()
+        time.sleep(600)
+
+
+def convert_and_die(number, source, destination, **options):
+    """Sends SIGKILL at a file operation; exits normally if there are fewer."""
+    with killed_at(number):
+        convert_checkpoint(source, destination, **options)
 
 
 def call(arguments, errors, addresses=(), index=0):
