@@ -218,6 +218,7 @@ def generate_tokens(
         tf.reduce_any(seen, axis=1),
     )
     state = programs.decode(state, tf.constant(max_new_tokens), rows, values)
+    state = state.checked(model.name)
     return tf.concat([ids, state.tokens[:, : state.count]], axis=1)[:batch]
 
 

@@ -399,6 +399,7 @@ class CoarseStage(Stage):
         )
         rows = Rows(state.padding, self.keys, self.padded_limits)
         decode = self.programs.decode(state.decode, until, rows, self.values)
+        decode = decode.checked(self.name)
         new = decode.tokens[
             :, state.step - state.prompt_step : until - state.prompt_step
         ]

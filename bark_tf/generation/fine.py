@@ -15,6 +15,7 @@ import tensorflow as tf
 from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
 from bark_tf.generation.arrays import TENSORS, Arrays
 from bark_tf.generation.cache import bucket, pad_rows
+from bark_tf.generation.finite import is_finite, require
 from bark_tf.generation.histories import Histories
 from bark_tf.generation.loop import cached
 from bark_tf.generation.sampling import by_temperature, sample_codes
@@ -155,7 +156,8 @@ class FineProgram:
             temperature: float32 (B,).
 
         Returns:
-            int32 (B, frames), the codebook with its new values.
+            int32 (B, frames), the codebook with its new values; and bool (), whether
+            all logits are finite.
         """
         x = self.model.embed(codebook, codes)
         x = self.model.forward(x, use_xla=self.use_xla)[0]
@@ -173,7 +175,8 @@ class FineProgram:
         else:
             new = sampled(temperature) if self.samples else greedy()
         written = tf.range(tf.shape(codes)[1])[None] >= first[:, None]
-        return tf.where(written, new, tf.gather(codes, codebook, axis=2))
+        new = tf.where(written, new, tf.gather(codes, codebook, axis=2))
+        return new, is_finite(logits)
 
 
 class FineState(NamedTuple):
@@ -285,8 +288,9 @@ class FineStage(Stage):
         first, keys = pad_rows(first, size), pad_rows(keys, size)
         temperature = pad_rows(temperature, size, 1.0)
         is_codebook = tf.range(config.n_fine_codebooks)
+        are_finite = tf.constant(True)
         for codebook in range(self.num_given, config.n_fine_codebooks):
-            new = self.program.run(
+            new, is_right = self.program.run(
                 pad_rows(shown, size),
                 tf.constant(codebook),
                 first,
@@ -295,7 +299,9 @@ class FineStage(Stage):
                 temperature,
             )
             shown = tf.where(is_codebook == codebook, new[:batch, :, None], shown)
+            are_finite &= is_right
             collect(self.model)
+        require(are_finite, "Logits of the fine stage")
         return shown
 
     def progress(self, state: FineState) -> tuple:

@@ -26,6 +26,7 @@ from bark_tf.generation.cache import (
     scatter,
     update_slice,
 )
+from bark_tf.generation.finite import require
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose, mark_seen
 
 # On a CPU, XLA would copy every kernel into another layout for the large products of a
@@ -85,6 +86,7 @@ class DecodeState(NamedTuple):
         position: int32 (), slot of the cache for `token`.
         token: int32 (B,), the last tokens.
         done: bool (B,), whether the row has ended.
+        failed: bool (B,), whether it ended because logits were NaN or infinite.
         tokens: int32 (B, N), the tokens chosen since the prefill.
         count: int32 (), length of `tokens` so far.
         seen: bool (B, V), ids seen so far; V = 0 when no rule needs them.
@@ -95,10 +97,16 @@ class DecodeState(NamedTuple):
     position: tf.Tensor
     token: tf.Tensor
     done: tf.Tensor
+    failed: tf.Tensor
     tokens: tf.Tensor
     count: tf.Tensor
     seen: tf.Tensor
     cache: tuple
+
+    def checked(self, stage: str) -> DecodeState:
+        """The state; raises an error if a row has failed, see `finite.require`."""
+        require(~tf.reduce_any(self.failed), f"Logits of the {stage} stage")
+        return self
 
     def shapes(self) -> DecodeState:
         """The shapes of the state, for a loop."""
@@ -147,6 +155,7 @@ class Programs:
             position=tf.constant(0),
             token=tf.zeros((batch,), tf.int32),
             done=tf.zeros((batch,), tf.bool),
+            failed=tf.zeros((batch,), tf.bool),
             tokens=tf.zeros((batch, self.slots), tf.int32),
             count=tf.constant(0),
             seen=tf.zeros((batch, self.num_seen), tf.bool),
@@ -185,6 +194,7 @@ class Programs:
             position=length - 1,
             token=tf.zeros((batch,), tf.int32),
             done=rows.limit <= step,
+            failed=tf.zeros((batch,), tf.bool),
             tokens=tf.fill((batch, self.slots), self.allowed.pad),
             count=tf.constant(0),
             seen=seen,
@@ -230,7 +240,10 @@ class Programs:
         group = state.step % allowed.groups if allowed.groups > 1 else 0
         first = allowed.first + group * allowed.stride
         logits = self.model.logits(x, first, allowed.size)[:, 0]
-        logits = self._filtered(tf.cast(logits, tf.float32), group)
+        logits = tf.cast(logits, tf.float32)
+        are_finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
+        failed = state.failed | ~(state.done | are_finite)
+        logits = self._filtered(logits, group)
         seen = None
         if self.rules.repetition_penalty:
             seen = tf.slice(state.seen, [0, first - allowed.first], [-1, allowed.size])
@@ -244,7 +257,7 @@ class Programs:
             eos=allowed.end,
         )
         token = tf.where(state.done, allowed.pad, first + choice)
-        done = state.done | (state.step + 1 >= rows.limit)
+        done = state.done | failed | (state.step + 1 >= rows.limit)
         if allowed.end is not None:
             done |= choice == allowed.end
         new_seen = state.seen
@@ -255,6 +268,7 @@ class Programs:
             position=state.position + 1,
             token=token,
             done=done,
+            failed=failed,
             tokens=write(state.tokens, token[:, None], 1, state.count),
             count=state.count + 1,
             seen=new_seen,

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from bark_tf.generation.coarse import CoarseStage
 from bark_tf.generation.fine import FineStage
+from bark_tf.generation.finite import is_finite, require
 from bark_tf.generation.histories import Request, RowOptions
 from bark_tf.generation.semantic import SemanticStage
 from bark_tf.generation.stage import Call
@@ -156,6 +157,7 @@ def _row(codec: Any, codes: tf.Tensor, ends: tf.Tensor, samples: tf.Tensor):
 def piece(codec: Any, codes: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
     """The samples of frames `start` to `end`, decoded with all frames before them."""
     audio = codec.decode(codes[None, :, :end])[0]
+    require(is_finite(audio), "Audio")
     return audio[start * codec.config.hop_length :]
 
 

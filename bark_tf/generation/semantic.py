@@ -182,7 +182,7 @@ class SemanticStage(Stage):
             embeds, tf.constant(0), self.rows, self.values, self._seen()
         )
         collect(self.model)
-        return state
+        return state.checked(self.name)
 
     def _seen(self) -> tf.Tensor:
         ids = tf.range(self.programs.num_seen)
@@ -197,7 +197,8 @@ class SemanticStage(Stage):
         """Chooses the next tokens."""
         count = self.limit if self.call.report is None else REPORT_EVERY
         until = tf.minimum(self.limit, state.step + count)
-        return self.programs.decode(state, until, self.rows, self.values)
+        state = self.programs.decode(state, until, self.rows, self.values)
+        return state.checked(self.name)
 
     def progress(self, state: DecodeState) -> tuple:
         """Tokens so far and the limit; equal at the end."""

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from bark_tf.backend import check_process
 from bark_tf.config import EncodecConfig
+from bark_tf.generation.finite import is_finite, require
 from bark_tf.memory import check_memory
 from bark_tf.models.encodec.conv import build_all, wide_dtype
 from bark_tf.models.encodec.quantizer import ResidualVectorQuantizer
@@ -213,8 +214,8 @@ class EncodecModel(PretrainedModel):
             [None] and `last_frame_pad_length` 0.
 
         Raises:
-            ValueError: If `audio` is empty or has another shape or dtype, or the codec
-                lacks `bandwidth` or `num_codebooks`.
+            ValueError: If `audio` is empty, not finite, or has another shape or dtype,
+                or the codec lacks `bandwidth` or `num_codebooks`.
         """
         if np.shape(bandwidth):  # transformers' order
             padding_mask, bandwidth, num_codebooks = bandwidth, num_codebooks, None
@@ -237,10 +238,13 @@ class EncodecModel(PretrainedModel):
             )
         audio = self._checked_audio(audio)
         if tf.inside_function():
-            return self._encode(audio, num_codebooks)
+            return self._encode(audio, num_codebooks)[0]
         self.check_frames(audio.shape[0] * -(-audio.shape[2] // self.config.hop_length))
         spec = tf.TensorSpec((None, self.config.audio_channels, None), audio.dtype)
-        return self._encode_graph.get_concrete_function(spec, num_codebooks)(audio)
+        encode = self._encode_graph.get_concrete_function(spec, num_codebooks)
+        codes, are_finite = encode(audio)
+        require(are_finite, "Audio and what the codec makes of it")
+        return codes
 
     @overload
     def decode(self, codes) -> tf.Tensor: ...
@@ -306,7 +310,9 @@ class EncodecModel(PretrainedModel):
             return self._decode(codes)
         self.check_frames(codes.shape[0] * codes.shape[2])
         spec = tf.TensorSpec((None, codes.shape[1], None), codes.dtype)
-        return self._decode_graph.get_concrete_function(spec)(codes)
+        audio = self._decode_graph.get_concrete_function(spec)(codes)
+        require(is_finite(audio), "Audio of the codec")
+        return audio
 
     def check_frames(self, frames: int) -> None:
         """Raises ValueError if as many frames at once, over all rows, cannot fit."""
@@ -337,7 +343,7 @@ class EncodecModel(PretrainedModel):
     def _encode(self, audio, num_codebooks):
         latent = self.encoder(tf.transpose(audio, [0, 2, 1]))  # (B, T, D)
         _, codes = self.quantizer(latent, num_codebooks=num_codebooks)
-        return codes
+        return codes, is_finite(latent)
 
     def _decode(self, codes):
         return self.decode_latent(self.quantizer.sum_of_entries(codes))
