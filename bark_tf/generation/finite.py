@@ -24,8 +24,8 @@ def require(is_finite: tf.Tensor, what: str) -> None:
     """
     message = (
         f"{what} must be finite. Received: NaN or infinity. The weights are damaged or "
-        "float16 is too small for them: load the model with dtype='bfloat16' or "
-        "'float32', and if that does not help, get the checkpoint again"
+        "float16 is too small for them: load the model with dtype bfloat16 or float32, "
+        "and if that does not help, get the checkpoint again"
     )
     if not tf.executing_eagerly():
         tf.debugging.Assert(is_finite, [message])

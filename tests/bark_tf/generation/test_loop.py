@@ -109,6 +109,22 @@ def test_greedy_tokens_are_the_likeliest(jit_compile):
     assert tokens.tolist() == [[3, 1, 4, 1, 5]]
 
 
+@pytest.mark.parametrize("jit_compile", [None, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_whose_logits_are_no_numbers_ends(jit_compile, value):
+    """It would choose some token as if nothing had happened; the others go on."""
+    logits = favouring([3, 1, 4], [3, 1, 4], [3, END, 4])
+    logits[1:, 2, 7] = value  # at the third step, when the last row has ended
+    tokens, state = decode(
+        table(logits), ENDING, limit=3, batch=3, jit_compile=jit_compile
+    )
+    assert tokens[:, :2].tolist() == [[3, 1], [3, 1], [3, END]] and tokens[0, 2] == 4
+    assert state.failed.numpy().tolist() == [False, True, False]
+    assert state.done.numpy().all()
+    with pytest.raises(ValueError, match="Logits of the x stage must be finite"):
+        state.checked("x")
+
+
 def test_every_token_is_fed_at_its_own_position():
     def rule(position, token):
         return (3 * token + position) % 7
