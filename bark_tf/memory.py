@@ -101,42 +101,18 @@ def drawn(initializer: str | Callable) -> Callable:
     return make
 
 
-# === How much there is ===
-
-# What no GPU has either.
-_MOST_BYTES = 10**12
-_CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
-
-
-def machine_bytes() -> int:
-    """The main memory that this process may use; a large number if that is unknown."""
-    limits = [_MOST_BYTES]
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
-        with open(_CGROUP_LIMIT, encoding="ascii") as file:
-            limits.append(int(file.read()))
-    return min(limits)
-
-
-def check_room(num_values: int, dtype: str, owner: str) -> None:
+def check_room(count: int, dtype: str, config: Any) -> None:
     """Raises ValueError if a new network's weights cannot fit into memory.
 
-    Inside `allocate_only` nothing is checked: the weights are in a file.
+    Inside `allocate_only` nothing is checked: the weights are pages of a file.
 
     Args:
-        num_values: Number of values in the weights.
+        count: Number of values in the weights.
         dtype: Their dtype.
-        owner: The network, for the error message.
+        config: Configuration of the network, for the error message.
     """
-    needed = num_values * tf.as_dtype(dtype).size
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    most = _MOST_BYTES if has_gpu else machine_bytes()
-    if needed > most and not _ALLOCATE_ONLY.get():
-        raise ValueError(
-            f"{owner} must fit into memory, {most / 1e9:.0f} GB. Received: sizes that "
-            f"make {num_values} weights, {needed / 1e9:.0f} GB"
-        )
+    if not _ALLOCATE_ONLY.get():
+        check_memory(count, tf.as_dtype(dtype).size, f"weights of {config!r}")
 
 
 # === Setting variables ===

@@ -158,7 +158,7 @@ class CtcModel(keras.Model):
 
     def __init__(self, config: CtcConfig, name: str = "ctc", **kwargs):
         super().__init__(name=name, **kwargs)
-        check_room(table_for(config).num_values, self.variable_dtype, repr(config))
+        check_room(table_for(config).num_values, self.variable_dtype, config)
         self.config = config
         policy = self.dtype_policy
         self.front = _linear(config, config.hidden_size, "front", policy)

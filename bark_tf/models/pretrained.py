@@ -100,7 +100,7 @@ class PretrainedModel(keras.Model):
                 f"{type(self).__name__} takes a {self.config_class.__name__}. "
                 f"Received: {type(config).__name__}"
             )
-        check_room(table_for(config).num_values, self.variable_dtype, repr(config))
+        check_room(table_for(config).num_values, self.variable_dtype, config)
         self.config = config
         # Whether `release` has freed the weights.
         self.is_released = False
