@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import shutil
+import signal
 import types
 import warnings
 from collections.abc import Callable
@@ -391,3 +392,27 @@ def test_every_kill(name, operations, eager, tmp_path):
 @pytest.mark.slow
 def test_every_kill_of_an_export(operations, tmp_path, monkeypatch):
     assert check(export(monkeypatch), tmp_path, operations) > 10
+
+
+@pytest.mark.slow
+def test_real_kills(start, operations, tmp_path):
+    """That the states which are put back above are those that kills leave."""
+    case, made = convert(tmp_path / "bark", overwrite=True), tmp_path / "root" / "made"
+    case.before(made.parent)
+    before = state_of(made.parent)
+    states = states_during(case.run, made.parent, operations)
+    options = {"dtype": "float16", "max_shard_size": "200KB", "overwrite": True}
+    number, code, found = 1, -signal.SIGKILL, []
+    while code == -signal.SIGKILL:
+        put_back(before, made.parent)
+        child = start("convert_and_die", number, tmp_path / "bark", made, **options)
+        code = child.exit_code()
+        found.append(without_lock(state_of(made.parent)))
+        number += 7
+    assert code == 0 and len(found) > 5
+    assert all(state in map(without_lock, states) for state in found)
+
+
+def without_lock(state):
+    """Its process differs."""
+    return {name: data for name, data in state.items() if "lock" not in name}

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bark_tf.files import atomic_write, blame, local_path, read_json_object
+from bark_tf.files import blame, local_path, read_json_object
 from bark_tf.optional import required
+from bark_tf.saving import saving
 
 from .metrics import Edits, ErrorRate
 from .scores import CodecScore, StageScore
@@ -177,10 +178,9 @@ class Evaluation:
         shown = "".join(f"\n![{Path(name).stem}]({name})\n" for name in files)
         files[JSON_NAME] = f"{text}\n".encode()
         files[MARKDOWN_NAME] = f"{self.markdown()}\n{shown}".encode()
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with atomic_write(directory / name) as temporary:
-                temporary.write_bytes(content)
+        with saving(directory) as change:
+            for name, content in files.items():
+                (change.path / name).write_bytes(content)
         return directory
 
     # === Tables ===

@@ -105,6 +105,13 @@ def test_block_1_is_not_confused_with_block_10(tmp_path):
     assert np.array_equal(logits(loaded), logits(model))
 
 
+def test_the_same_adapters_are_the_same_bytes(tmp_path):
+    """Bug: the metadata had a random order, so no two runs wrote the same file."""
+    model = adapted()
+    files = [save_lora(model, tmp_path / f"{i}.safetensors") for i in range(5)]
+    assert len({path.read_bytes() for path in files}) == 1
+
+
 def test_an_interrupted_save_keeps_the_old_file(file, monkeypatch):
     before = file.read_bytes()
 
