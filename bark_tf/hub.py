@@ -28,6 +28,8 @@ from bark_tf.files import check_relative, local_path, read_json_object, remote_s
 from bark_tf.saving import settle
 
 # The small checkpoint in the package.
+# Names the model of `bark_tf.speak` and of the commands that are given none.
+MODEL_VARIABLE = "BARK_TF_MODEL"
 SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
 ABOUT_SHIPPED = (
     "using the small voice that comes with bark-tf, which knows 147 words; the full "

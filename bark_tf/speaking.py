@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack, overload
 
 from bark_tf.bark import BarkModel
 from bark_tf.generation.keywords import SpeakKeywords
-from bark_tf.hub import shipped_checkpoint
+from bark_tf.hub import MODEL_VARIABLE, shipped_checkpoint
 from bark_tf.memory import return_free_memory
 from bark_tf.progress import Progress
 from bark_tf.speaker import shown
@@ -62,7 +62,8 @@ def speak(text, voice=None, *, model=None, dtype=None, quantize=None, **keywords
         text: The text, or a list of texts.
         voice: Speaker; see `BarkModel.speak`.
         model: A directory, an id of the hub such as `"suno/bark-small"`, or a
-            `BarkModel`. None: the small voice that comes with the package.
+            `BarkModel`. None: the environment variable `BARK_TF_MODEL`, or else the
+            small voice that comes with the package.
         dtype: See `BarkModel.from_pretrained`.
         quantize: See `BarkModel.from_pretrained`.
         **keywords: Those of `BarkModel.speak`: `seed`, `progress`, `temperature` and
@@ -97,7 +98,7 @@ def unload() -> None:
 
 
 def _loaded(name: Any, dtype: Any, quantize: str | None, report: Progress) -> BarkModel:
-    name = os.fspath(shipped_checkpoint() if name is None else name)
+    name = os.fspath(name or os.environ.get(MODEL_VARIABLE) or shipped_checkpoint())
     key, changed = (name, str(dtype), quantize), _last_change(Path(name))
     with _LOCK:
         kept = _KEPT.get(key)

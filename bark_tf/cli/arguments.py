@@ -14,7 +14,7 @@ from bark_tf.cli.console import WRONG_USAGE, UsageError, note, one_line
 from bark_tf.files import local_path
 from bark_tf.suggestions import did_you_mean
 
-MODEL_VARIABLE = "BARK_TF_MODEL"
+MODEL_VARIABLE = hub.MODEL_VARIABLE
 # Of a server: what it asks for, and what its client sends.
 TOKEN_VARIABLE = "BARK_TF_TOKEN"
 MODEL_HELP = (

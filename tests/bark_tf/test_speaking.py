@@ -66,9 +66,15 @@ def test_a_checkpoint_that_has_changed_is_loaded_again(loaded, checkpoint):
     assert len(loaded) == 2
 
 
-def test_without_a_name_the_shipped_voice_speaks(loaded):
+def test_without_a_name_the_environment_or_the_shipped_voice_speaks(
+    loaded, checkpoint, monkeypatch
+):
+    monkeypatch.delenv(hub.MODEL_VARIABLE, raising=False)
     bark_tf.speak("four two")
-    assert Path(loaded[0][0]).name == hub.SHIPPED_CHECKPOINT.name
+    monkeypatch.setenv(hub.MODEL_VARIABLE, str(checkpoint))
+    bark_tf.speak(TEXT)
+    names = [Path(name) for name, _ in loaded]
+    assert names == [hub.SHIPPED_CHECKPOINT, checkpoint]
 
 
 def test_a_model_in_memory_speaks_itself(loaded, checkpoint):
