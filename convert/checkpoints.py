@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bark_tf.files import LFS_POINTER, is_lfs_pointer, local_path
+from bark_tf.files import LFS_POINTER, check_file, is_lfs_pointer, local_path
 from bark_tf.saving import saving, settle
 
 from .file_tensors import CheckpointError, Contents, LazyTensor, naming
@@ -45,6 +45,7 @@ _OUR_NAMES = re.compile(
 _INDEX_SUFFIX = ".index.json"
 _MAX_INDEX_BYTES = 32 * 2**20
 _HEAD_BYTES = 32
+_MAX_NAME = 255
 
 
 class Checkpoint:
@@ -144,6 +145,7 @@ def _weights_path(path: Path) -> Path:
 
 
 def _read_file(path: Path, files: contextlib.ExitStack) -> Contents:
+    check_file(path)
     handle = files.enter_context(open(path, "rb"))
     with naming(path):
         return _reader(path, handle.read(_HEAD_BYTES))(handle)
@@ -187,6 +189,7 @@ def _read_shards(path: Path, files: contextlib.ExitStack) -> Contents:
 
 
 def _weight_map(path: Path) -> dict[str, Any]:
+    check_file(path)
     with open(path, "rb") as handle:
         text = handle.read(_MAX_INDEX_BYTES + 1)
     if len(text) > _MAX_INDEX_BYTES:
@@ -203,6 +206,7 @@ def _plain_file_name(name: Any) -> str:
         type(name) is str
         and name == PurePath(name).name
         and not re.search(r"[\\/:\0]", name)
+        and len(name) <= _MAX_NAME
     )
     if not is_plain:
         raise CheckpointError(

@@ -25,6 +25,7 @@ from bark_tf.config import (
     BarkSubModelConfig,
     EncodecConfig,
 )
+from bark_tf.config.fields import brief, shown
 
 from .rules import Shapes
 
@@ -129,7 +130,7 @@ def from_model_args(
     if missing:
         raise ValueError(
             f"Expected model_args with {', '.join(missing)}. "
-            f"Received: {', '.join(sorted(map(str, model_args))) or 'nothing'}"
+            f"Received: {brief(', '.join(sorted(map(str, model_args))) or 'nothing')}"
         )
     values = {}
     for theirs, ours in fields.items():
@@ -138,7 +139,7 @@ def from_model_args(
             if not isinstance(given[theirs], int | float):
                 raise ValueError(
                     "Expected model_args of numbers. "
-                    f"Received: {theirs}={given[theirs]!r}"
+                    f"Received: {theirs}={shown(given[theirs])}"
                 )
     return cls(**values | more)
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bark_tf.config.fields import brief
+
 from .file_tensors import DTYPES, LazyTensor, all_finite, is_floating
 
 Shapes = Mapping[str, tuple[int, ...]]  # name or path -> shape
@@ -278,8 +280,8 @@ def _padded(number: re.Match) -> str:
 
 
 def _some(names: Set[str], prefix: str) -> str:
-    shown = ", ".join(prefix + name[:200] for name in _in_order(names)[:5])
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    some = ", ".join(prefix + brief(name) for name in _in_order(names)[:5])
+    return some + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def read(

@@ -215,7 +215,8 @@ class _File:
         return [
             second
             for second, first in table.aliases.items()
-            if stored.get(second, stored.get(first)) != stored.get(first)
+            if first in stored
+            and stored.get(second, stored[first]) != stored[first]
             and not np.array_equal(read(stored[second]), read(stored[first]))
         ]
 

@@ -36,6 +36,8 @@ Count = Annotated[int, "[1, 1_000_000_000]"]
 # Samples per second of audio that is read or resampled.
 SampleRate = Annotated[int, "[4_000, 384_000]"]
 
+# Characters that a message quotes.
+_MOST = 200
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 100
 _SHOWN.maxtuple = _SHOWN.maxlist = _SHOWN.maxdict = 10
@@ -43,7 +45,13 @@ _SHOWN.maxtuple = _SHOWN.maxlist = _SHOWN.maxdict = 10
 
 def shown(value: Any) -> str:
     """A value as error messages show it; long ones are cut."""
-    return _SHOWN.repr(value)
+    text = _SHOWN.repr(value)
+    return text if len(text) <= _MOST else f"{text[:_MOST]}..."
+
+
+def brief(error: Exception | str) -> str:
+    """Another library's message, or a user's words, in ours: one line, not long."""
+    return " ".join(str(error).split())[:_MOST] or type(error).__name__
 
 
 def check_field(owner: Any, name: str, is_right: bool, expected: str) -> None:

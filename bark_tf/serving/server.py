@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from bark_tf.audio.encoding import RESPONSE_FORMATS, Encoder
+from bark_tf.config.fields import brief
 from bark_tf.generation.random import SEED_BITS
 from bark_tf.serving.batching import Gone
 from bark_tf.serving.engine import DEFAULT_VOICE, Busy, Engine, Utterance
@@ -335,9 +336,9 @@ async def _explain_validation(
     request: Request, error: RequestValidationError
 ) -> Response:
     first = error.errors()[0]
-    field = ".".join(map(str, first["loc"][1:])) or None
-    message = f"{field or 'body'}: {first['msg']}"
-    return error_response(400, message, param=field)
+    field = brief(".".join(map(str, first["loc"][1:])) or "body")
+    message = brief(f"{field}: {first['msg']}")
+    return error_response(400, message, param=None if field == "body" else field)
 
 
 async def _explain_status(request: Request, error: HTTPException) -> Response:

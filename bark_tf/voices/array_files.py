@@ -10,7 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from bark_tf.files import refuse_lfs_pointer
+from bark_tf.config.fields import brief
+from bark_tf.files import check_file, refuse_lfs_pointer
 
 # Two hours of eight codebooks. A header of a few bytes may claim any shape.
 _MAX_ARRAY_VALUES = 2**22
@@ -43,13 +44,14 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is broken or holds no array of numbers.
     """
+    check_file(path)
     with open(path, "rb") as file:
         try:
             return _read_array(file)
         # A malicious header can make its parser raise almost anything.
         except Exception as error:
             refuse_lfs_pointer(path)
-            raise ValueError(f"{path} is not an array file: {error}") from error
+            raise ValueError(f"{path} is not an array file: {brief(error)}") from error
 
 
 def read_npz(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, np.ndarray]:
@@ -63,6 +65,7 @@ def read_npz(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, np.ndarr
         FileNotFoundError: If there is no such file.
         ValueError: If the file is broken, or one of these is no array of numbers.
     """
+    check_file(path)
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -76,4 +79,4 @@ def read_npz(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, np.ndarr
         # As above, and a broken archive can fail in a dozen ways.
         except Exception as error:
             refuse_lfs_pointer(path)
-            raise ValueError(f"{path} is not a voice file: {error}") from error
+            raise ValueError(f"{path} is not a voice file: {brief(error)}") from error

@@ -38,7 +38,14 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bark_tf.config.fields import Count, check_field, check_fields, check_values, shown
+from bark_tf.config.fields import (
+    Count,
+    brief,
+    check_field,
+    check_fields,
+    check_values,
+    shown,
+)
 from bark_tf.files import parse_json_object
 
 from .layouts import Skipped
@@ -149,7 +156,7 @@ class DatasetInfo:
         try:
             return cls(**values)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {brief(error)}") from error
 
     def __post_init__(self):
         check_fields(self)

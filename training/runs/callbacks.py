@@ -23,6 +23,7 @@ from bark_tf.optional import required
 
 from ..codec.losses import magnitudes
 from . import checkpoints
+from .checkpoints import assign, plain, read_arrays
 from .log_file import LOG_NAME, read_log
 
 BEST_NAME = "best.safetensors"
@@ -181,13 +182,15 @@ class Validation(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def _save_best(directory: Path, model: keras.Model) -> None:
+def _saved(model: keras.Model) -> dict[str, keras.Variable]:
+    """The weights that `best.safetensors` holds, by name."""
     unsaved = {id(variable) for variable in getattr(model, "unsaved", ())}
-    weights = {
-        str(i): np.asarray(v.numpy())
-        for i, v in enumerate(model.weights)
-        if id(v) not in unsaved
-    }
+    numbered = enumerate(model.weights)
+    return {str(i): weight for i, weight in numbered if id(weight) not in unsaved}
+
+
+def _save_best(directory: Path, model: keras.Model) -> None:
+    weights = {i: plain(weight.numpy()) for i, weight in _saved(model).items()}
     with atomic_write(directory / BEST_NAME) as temporary:
         safetensors.numpy.save_file(weights, temporary)
 
@@ -196,9 +199,7 @@ def restore_best(directory: Path, model: keras.Model) -> None:
     """Loads the weights of the best validation into a model, if there was one."""
     path = directory / BEST_NAME
     if path.is_file():
-        weights = model.weights
-        for i, value in safetensors.numpy.load_file(path).items():
-            weights[int(i)].assign(value)
+        assign(_saved(model), read_arrays(path), path)
 
 
 class StopOnSignal:

@@ -20,8 +20,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from bark_tf.config.fields import Count, check_values
-from bark_tf.files import read_json_object
+from bark_tf.config.fields import Count, brief, check_values
+from bark_tf.files import check_file, read_json_object
 from bark_tf.saving import saving, settle
 
 _PREFIX = "step-"
@@ -88,7 +88,7 @@ def save(
     """
     directory = Path(directory)
     final = directory / f"{_PREFIX}{step:08d}"
-    arrays = {name: _plain(v.numpy()) for name, v in state_of(trainer).items()}
+    arrays = {name: plain(v.numpy()) for name, v in state_of(trainer).items()}
     if not writes:
         return final
     with saving(directory) as change:
@@ -105,7 +105,7 @@ def save(
     return final
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def plain(array: np.ndarray) -> np.ndarray:
     """A contiguous array that safetensors can store: bfloat16 as its bits."""
     array = np.ascontiguousarray(array).reshape(np.shape(array))
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
@@ -148,26 +148,45 @@ def restore(
         try:
             facts = read_json_object(folder / _FACTS)
             check_values(facts, {"step": Count}, folder / _FACTS)
-            arrays = safetensors.numpy.load_file(folder / _ARRAYS)
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            arrays = read_arrays(folder / _ARRAYS)
+        except (OSError, ValueError) as error:
             warnings.warn(
                 f"The checkpoint {str(folder)!r} is damaged and skipped: {error}",
                 stacklevel=2,
             )
             continue
         check(facts)
-        _assign(state_of(trainer), arrays, folder)
+        assign(state_of(trainer), arrays, folder)
         return facts
     return None
 
 
-def _assign(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], folder: Path):
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads a safetensors file.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    check_file(path)
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError) as error:  # an unknown dtype
+        raise ValueError(f"{path} is damaged: {brief(error)}") from error
+
+
+def assign(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], where: Path):
+    """Gives variables the values of a file.
+
+    Raises:
+        ValueError: If they are not those of the file; none has changed.
+    """
     different = sorted(set(state) ^ set(arrays)) or [
-        name for name, v in state.items() if tuple(v.shape) != arrays[name].shape
+        name for name, v in state.items() if not _fits(arrays[name], v)
     ]
     if different:
         raise ValueError(
-            f"{str(folder)!r} belongs to another model or optimizer: "
+            f"{str(where)!r} belongs to another model or optimizer: "
             f"{len(different)} variables differ, the first is {different[0]!r}. "
             "Choose another directory, or start again with --restart"
         )
@@ -176,3 +195,8 @@ def _assign(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray], folder: 
         if variable.dtype == "bfloat16":
             value = value.view(ml_dtypes.bfloat16)
         variable.assign(value)
+
+
+def _fits(array: np.ndarray, variable: keras.Variable) -> bool:
+    dtype = "uint16" if variable.dtype == "bfloat16" else variable.dtype
+    return (array.shape, array.dtype.name) == (tuple(variable.shape), dtype)

@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 
+from bark_tf.config.fields import check_values
 from bark_tf.models.pretrained import half_precision
 from bark_tf.saving import locked
 
@@ -157,6 +158,7 @@ def _compile(trainer: keras.Model, options: TrainingOptions) -> None:
 def _check_options(now: dict[str, Any], directory: Path, facts: dict[str, Any]) -> None:
     """Refuses other options; more `steps` than a finished run continue it."""
     before = facts.get("options", {})
+    check_values({"options": before}, {"options": dict}, directory)
     if before.get("steps") == facts["step"] < now["steps"]:
         before = {**before, "steps": now["steps"]}
     found = differences(before, now)

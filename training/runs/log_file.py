@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bark_tf.files import parse_json_object
+from bark_tf.files import parse_json_object, read_text
 
 LOG_NAME = "log.jsonl"
 
@@ -20,7 +20,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         try:
             values = parse_json_object(line, path)
         except ValueError:  # half a line, from a run that was killed

@@ -26,10 +26,10 @@ import numpy as np
 import safetensors
 import tensorflow as tf
 
-from bark_tf.config.fields import Count, check_values
+from bark_tf.config.fields import Count, brief, check_values
 from bark_tf.convert.file_tensors import LazyTensor
 from bark_tf.convert.safetensors_files import write_safetensors
-from bark_tf.files import atomic_write, parse_json_object
+from bark_tf.files import atomic_write, check_file, parse_json_object
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.models.layers import Projection
@@ -52,8 +52,7 @@ _SIZES = ("hidden_size", "num_layers", "num_heads")
 _SAMPLES = 32
 # Twice the relative rounding error of bfloat16.
 _SAMPLE_TOLERANCE = 2**-7
-
-
+# Fields of `Adapters` -> what they must be.
 _KINDS = {
     "stage": str,
     "rank": Count,
@@ -275,21 +274,15 @@ def _to_metadata(about: Adapters) -> dict[str, str]:
 def _read(path: Path) -> tuple[Adapters, dict[str, np.ndarray]]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file of LoRA adapters {str(path)!r}")
+    check_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             about = _from_metadata(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not a file of LoRA adapters: {error}") from error
-    expected = {f"{name}/{matrix}" for name in about.targets for matrix in _MATRICES}
-    if arrays.keys() != expected:
-        different = sorted(expected.symmetric_difference(arrays))
         raise ValueError(
-            f"{path} must hold both matrices of every target and nothing else. "
-            f"Received: missing or unknown {', '.join(different[:4])}"
-        )
-    if not all(np.all(np.isfinite(array)) for array in arrays.values()):
-        raise ValueError(f"{path} holds values that are not finite")
+            f"{path} is not a file of LoRA adapters: {brief(error)}"
+        ) from error
     return about, arrays
 
 
@@ -316,6 +309,8 @@ def _from_metadata(metadata: Mapping[str, str]) -> Adapters:
         value = parse_json_object(f'{{"{name}": {metadata[name]}}}', where)[name]
         values[name] = tuple(value) if isinstance(value, list) else value
     check_values(values, _KINDS, "its metadata")
+    if len(values["samples"]) not in (0, _SAMPLES):
+        raise ValueError(f"it must hold {_SAMPLES} samples of its base")
     return Adapters(**values)
 
 
@@ -328,6 +323,17 @@ def _check_fit(
     arrays: Mapping[str, np.ndarray],
     path: str | os.PathLike,
 ) -> None:
+    expected = {f"{name}/{matrix}" for name in about.targets for matrix in _MATRICES}
+    if arrays.keys() != expected:
+        different = sorted(expected.symmetric_difference(arrays))
+        raise ValueError(
+            f"{path} must hold both matrices of every target and nothing else. "
+            f"Received: missing or unknown {', '.join(map(brief, different[:4]))}"
+        )
+    for name, array in arrays.items():
+        # bfloat16 is no float for NumPy.
+        if array.dtype.kind in "biuc" or not np.all(np.isfinite(array)):
+            raise ValueError(f"{path}: {name} holds values that are not finite floats")
     stage = stage_of(model)
     if about.stage != stage:
         raise ValueError(

@@ -22,10 +22,12 @@ import numpy as np
 import safetensors.numpy
 
 from bark_tf.config import BarkSubModelConfig
-from bark_tf.config.fields import Positive, check_values
+from bark_tf.config.fields import Positive, check_values, shown
 from bark_tf.convert import bark
 from bark_tf.files import read_json_object
 from bark_tf.saving import saving
+
+from .checkpoints import read_arrays
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -120,13 +122,10 @@ def read_peft(
     if settings.get("peft_type") != "LORA" or settings.get("use_dora"):
         raise ValueError(
             f"{directory} must hold LoRA adapters, not of DoRA. Received: "
-            f"peft_type={settings.get('peft_type')!r}, "
-            f"use_dora={settings.get('use_dora')!r}"
+            f"peft_type={shown(settings.get('peft_type'))}, "
+            f"use_dora={shown(settings.get('use_dora'))}"
         )
-    try:
-        tensors = safetensors.numpy.load_file(directory / WEIGHTS_NAME)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{directory / WEIGHTS_NAME} is damaged: {error}") from error
+    tensors = read_arrays(directory / WEIGHTS_NAME)
     whole = any(name.startswith(_PREFIX + prefix) for name in tensors)
     names = _names(config, prefix if whole else "")
     found = {ours: theirs for ours, theirs in names.items() if theirs in tensors}
@@ -159,6 +158,8 @@ def _layer(name: str) -> str:
 
 def _scale(settings: Mapping[str, Any], name: str, array: np.ndarray):
     """Rank and alpha of a layer, given one of its matrices."""
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be a matrix. Received: shape {array.shape}")
     rank = array.shape[not name.endswith(_MATRICES["lora_kernel_b"])]
     alphas = settings.get("alpha_pattern") or {}
     alpha = alphas.get(_layer(name), settings.get("lora_alpha", rank))

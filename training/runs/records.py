@@ -18,7 +18,7 @@ import numpy as np
 
 from bark_tf._version import __version__
 from bark_tf.config import BarkGenerationConfig
-from bark_tf.config.fields import Count, check_values
+from bark_tf.config.fields import Count, brief, check_values, shown
 from bark_tf.files import atomic_write, read_json_object
 from bark_tf.saving import Saving
 
@@ -127,10 +127,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     common = [key for key in before if key in now and key not in FREE]
     return [
-        f"{key} was {before[key]} and is {now[key]}"
+        f"{key} was {_said(before[key])} and is {_said(now[key])}"
         for key in common
         if before[key] != now[key]
     ]
+
+
+def _said(value: Any) -> str:
+    return brief(value) if isinstance(value, str) else shown(value)
 
 
 def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
@@ -198,7 +202,8 @@ def read_done(path: Path) -> dict[str, Any]:
     """
     facts = read_json_object(path)
     check_values(facts, {"stage": str, "steps": Count, "last": dict}, path)
-    check_values(facts["last"], {"step": float}, path)
+    last = facts["last"]
+    check_values(last, dict.fromkeys([*last, "step"], float), path)
     return facts
 
 
