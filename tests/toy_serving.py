@@ -83,10 +83,12 @@ def running(server):
         bound.listen()
         thread = threading.Thread(target=http.run, args=([bound],))
         thread.start()
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}", http
-        if not server.gate.is_closing:
-            http.stop()
-        thread.join(WAIT_S)
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}", http
+        finally:  # a thread that runs on would keep the process alive
+            if not server.gate.is_closing:
+                http.stop()
+            thread.join(WAIT_S)
         assert not thread.is_alive(), "the server hangs"
 
 

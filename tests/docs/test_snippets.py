@@ -101,6 +101,7 @@ def check_command(words):
 
 def check_mention(words):
     """The same for a command in a sentence, which need not be complete."""
+    words = next(commands(" ".join(words)))
     parsers = {parser.prog: parser for parser in all_parsers(build_parser())}
     parser = parsers.get(" ".join(words[:2]), parsers["bark-tf"])
     assert words[1].startswith("-") or words[1].isupper() or parser.prog != "bark-tf"
@@ -183,8 +184,9 @@ def small_bark(tmp_path_factory):
     return folder
 
 
+# A toy knows few words, and says little.
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*not in the vocabulary:UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "page", ("README", "docs/from_transformers", "docs/from_suno", "docs/voices")
 )
@@ -194,6 +196,7 @@ def test_python_runs_on_a_toy(page, small_bark, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_client_runs_on_a_toy(small_bark, monkeypatch):
     monkeypatch.chdir(small_bark)
     with fake_server(aliases={"v2/en_speaker_6": "announcer"}) as server:
@@ -218,3 +221,21 @@ def test_the_tutorial_runs_with_the_voice_that_ships(tmp_path, monkeypatch):
                 assert main(arguments) == 0, arguments
     expected = "first.wav alpha.flac alpha.mp3 line_0.wav line_1.wav me.npz mine.wav"
     assert [name for name in expected.split() if not Path(name).exists()] == []
+
+
+@pytest.mark.slow
+def test_python_runs_with_the_voice_that_ships(tmp_path, monkeypatch):
+    """Under the name of another one, with shards of its own speech."""
+    import bark_tf
+
+    monkeypatch.chdir(tmp_path)
+    shipped = bark_tf.shipped_checkpoint()
+    Path("suno").mkdir()
+    Path("suno/bark-small").symlink_to(shipped)
+    for number, words in enumerate(("one two three", "four five six")):
+        bark_tf.speak(words, "kumo", seed=1).save(f"{number}.wav")
+        Path(f"{number}.txt").write_text(words)
+    prepare = ["prepare", ".", "prepared", "--model", str(shipped)]
+    assert main(prepare) == 0
+    for page in ("speaking", "keras"):
+        run((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
