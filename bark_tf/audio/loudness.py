@@ -54,7 +54,7 @@ def with_loudness(audio: np.ndarray, sampling_rate: int, lufs: float) -> np.ndar
         ImportError: See `check_loudness`.
     """
     check_loudness(lufs)
-    found = _loudness(audio, sampling_rate)
+    found = _loudness(audio, sampling_rate) if audio.any() else -math.inf
     if found == -math.inf:
         return audio
     gain = 10 ** ((lufs - found) / 20)
@@ -70,12 +70,9 @@ def with_loudness(audio: np.ndarray, sampling_rate: int, lufs: float) -> np.ndar
 
 
 def _loudness(audio: np.ndarray, sampling_rate: int) -> float:
-    """LUFS; -inf for silence."""
-    meter = required("pyloudnorm", "Loudness", "loudness").Meter(
-        sampling_rate, block_size=min(_BLOCK_S, audio.size / sampling_rate)
-    )
-    if not audio.any():
-        return -math.inf
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore")
-        return meter.integrated_loudness(audio.astype(np.float64))
+    """LUFS; -inf if hardly anything is there."""
+    from pyloudnorm import Meter
+
+    block_s = min(_BLOCK_S, audio.size / sampling_rate)
+    with np.errstate(divide="ignore"):
+        return Meter(sampling_rate, block_size=block_s).integrated_loudness(audio)

@@ -24,7 +24,9 @@ _MARK = re.compile(
     r")\]",
     re.IGNORECASE,
 )
-_DURATION = re.compile(r"(\d*\.?\d+)\s*(?:(ms)|s|sec|seconds?)?", re.IGNORECASE)
+_DURATION = re.compile(
+    r"(\d+(?:\.\d+)?|\.\d+)\s*(?:(ms)|s|sec|seconds?)?", re.IGNORECASE
+)
 
 
 class Passage(NamedTuple):
