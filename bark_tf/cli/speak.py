@@ -356,9 +356,9 @@ def _read_texts(arguments: argparse.Namespace) -> list[tuple[str, int]]:
     if arguments.texts is not None:
         return _lines(arguments.texts)
     if arguments.file is not None:
-        text = _decode(Path(arguments.file).read_bytes(), repr(arguments.file))
+        text = _contents(arguments.file)
     elif arguments.text == STANDARD_INPUT:
-        text = _decode(sys.stdin.buffer.read(), "standard input")
+        text = _contents(STANDARD_INPUT)
     else:
         text = arguments.text
     if not text.strip():
@@ -370,7 +370,7 @@ def _lines(path: str) -> list[tuple[str, int]]:
     """The lines of a file that are not blank, with their numbers."""
     from bark_tf.text.sentences import has_speech
 
-    text = _decode(Path(path).read_bytes(), repr(path))
+    text = _contents(path)
     lines = [
         (line.strip(), number)
         for number, line in enumerate(text.splitlines(), start=1)
@@ -384,7 +384,12 @@ def _lines(path: str) -> list[tuple[str, int]]:
     return lines
 
 
-def _decode(data: bytes, source: str) -> str:
+def _contents(path: str) -> str:
+    """The text of a file, or of standard input."""
+    if path == STANDARD_INPUT:
+        data, source = sys.stdin.buffer.read(), "standard input"
+    else:
+        data, source = Path(path).read_bytes(), repr(path)
     try:
         # Windows editors put a byte order mark first.
         return data.decode("utf-8-sig")

@@ -36,9 +36,8 @@ def test_it_saves_itself_by_the_ending(speech, suffix, kind, tmp_path):
 def test_an_unknown_ending_lists_the_known(speech):
     with pytest.raises(ValueError, match=r"must end in \.wav.*\.opus.*'x\.txt'"):
         speech.save("x.txt")
-    speech_file = speech.save_subtitles
     with pytest.raises(ValueError, match=r"must end in \.srt or \.vtt"):
-        speech_file("x.txt")
+        speech.save_subtitles("x.txt")
 
 
 def test_subtitles_loudness_and_loudspeakers(speech, tmp_path, monkeypatch):

@@ -69,6 +69,13 @@ def test_each_line_of_a_file_gets_a_file(fake, capsys):
     )
 
 
+def test_texts_come_from_standard_input_too(fake, monkeypatch):
+    data = io.TextIOWrapper(io.BytesIO(b"word1\nword2"))
+    monkeypatch.setattr(sys, "stdin", data)
+    assert main(["speak", "--texts", "-", "--out", "a.wav"]) == 0
+    assert names() == ["a-1.wav", "a-2.wav"]
+
+
 def test_a_list_is_resumed(fake, capsys):
     Path("texts.txt").write_text("word1\nword2\nword3")
     Path("out-2.wav").write_text("there")
