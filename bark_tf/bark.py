@@ -27,14 +27,13 @@ from bark_tf.convert.weights import (
 )
 from bark_tf.files import local_path
 from bark_tf.generation.api import check_eager, checked_ids, checked_request
-from bark_tf.generation.fine import check_window
 from bark_tf.generation.histories import Request, stack, voices_per_row
 from bark_tf.generation.keywords import (
     GenerateKeywords,
     GenerationOptions,
     LongFormKeywords,
 )
-from bark_tf.generation.limits import speech_bytes
+from bark_tf.generation.limits import check_fit, fitting_config, speech_bytes
 from bark_tf.generation.long_form import (
     ChunkReport,
     LongFormOutput,
@@ -48,7 +47,6 @@ from bark_tf.generation.outputs import (
     warn_of_empty_rows,
 )
 from bark_tf.generation.pipeline import speak
-from bark_tf.generation.semantic import check_semantic_limit
 from bark_tf.generation.stage import Call
 from bark_tf.generation.streaming import LATENCIES, stream
 from bark_tf.habits import accepts_habits, refuse_habits
@@ -308,8 +306,7 @@ class BarkModel(Speaker):
         }
         config = BarkConfig.from_pretrained(path_or_id, **where)
         generation = hub.find_optional(path_or_id, GENERATION_CONFIG_NAME, **where)
-        if generation is not None:
-            generation = BarkGenerationConfig.from_json_file(generation)
+        generation = generation and fitting_config(generation, config)
         path = hub.find_weights(path_or_id, **where)
         check_weights(
             path,
@@ -626,9 +623,7 @@ class BarkModel(Speaker):
         config, options = call_config(config, self.generation_config, options)
         compat = compat or config.compat
         configs = stage_configs(config, options, compat)
-        check_semantic_limit(self.config.semantic_config, configs.semantic)
-        configs.coarse_window.check(self.config.coarse_acoustics_config)
-        check_window(self.config.fine_acoustics_config, configs.fine)
+        check_fit(self.config, configs)
         return compat, configs
 
     def _request(
@@ -640,21 +635,14 @@ class BarkModel(Speaker):
                 voices_per_row(history_prompt, len(input_ids)),
                 functools.partial(self._load_voice, configs=configs),
             )
-        return checked_request(
-            self.config.semantic_config,
-            configs,
-            input_ids,
-            attention_mask,
-            history_prompt,
-            seed,
-            speech_bytes(self._parts, configs),
-        )
+        row_bytes = speech_bytes(self._parts, configs)
+        inputs = input_ids, attention_mask, history_prompt, seed, row_bytes
+        return checked_request(self.config.semantic_config, configs, *inputs)
 
     def _load_voice(self, voice: Any, configs: StageConfigs) -> VoicePreset:
         """Loads a voice of any form; names are those of the processor."""
         listed, options = {}, {}
-        is_name = isinstance(voice, str) and not voice.endswith(".npz")
-        if is_name and self._source is not None:
+        if isinstance(voice, str) and self._source and not voice.endswith(".npz"):
             path, options = self._source
             listed = read_voice_index(path, hub_options=options)
         # Voices of other rates are allowed: frames and tokens need not match.

@@ -77,6 +77,20 @@ def check_field(owner: Any, name: str, is_right: bool, expected: str) -> None:
         )
 
 
+def check_ids(owner: Any, vocabulary: str, size: int, *names: str) -> None:
+    """Raises ValueError unless these fields are ids of a vocabulary.
+
+    Args:
+        owner: The object that has the fields.
+        vocabulary: What the size is called, such as `"input_vocab_size"`.
+        size: Number of ids.
+        *names: The fields.
+    """
+    for name in names:
+        is_right = getattr(owner, name) < size
+        check_field(owner, name, is_right, f"less than {vocabulary}={size}")
+
+
 def check_fields(owner: Any) -> None:
     """Raises ValueError if a field of a dataclass is not what its annotation says.
 

@@ -238,15 +238,8 @@ def generate_semantic_tokens(
     check_eager()
     config = stage_config(BarkSemanticGenerationConfig, semantic_generation_config)
     configs = StageConfigs(semantic=config.replace(**effective(options)))
-    request = checked_request(
-        model.config,
-        configs,
-        input_ids,
-        attention_mask,
-        history_prompt,
-        seed,
-        cache_bytes(model),
-    )
+    inputs = input_ids, attention_mask, history_prompt, seed
+    request = checked_request(model.config, configs, *inputs, cache_bytes(model))
     call = Call(SimpleNamespace(semantic=model), configs, compat, jit_compile)
     return semantic_tokens(call, request)[0]
 

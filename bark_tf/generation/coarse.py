@@ -23,6 +23,7 @@ from bark_tf.config import (
     BarkSemanticGenerationConfig,
     BarkSubModelConfig,
 )
+from bark_tf.config.fields import check_ids
 from bark_tf.generation.arrays import TENSORS, Arrays, native
 from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories
@@ -82,7 +83,17 @@ class CoarseWindow(NamedTuple):
         return self.longest_prompt + self.coarse.sliding_window_len
 
     def check(self, model: BarkSubModelConfig) -> None:
-        """Raises ValueError if a window does not fit the position table."""
+        """Raises ValueError if ids or windows are beyond the network's tables."""
+        ids = "coarse_semantic_pad_token", "coarse_infer_token"
+        check_ids(self.coarse, "input_vocab_size", model.input_vocab_size, *ids)
+        needed = self.offset + self.coarse.n_coarse_codebooks * self.codebook_size
+        if needed > min(model.input_vocab_size, model.output_vocab_size):
+            raise ValueError(
+                "The coarse vocabulary must hold semantic_vocab_size + "
+                f"n_coarse_codebooks * codebook_size = {needed} ids. Received: "
+                f"input_vocab_size={model.input_vocab_size}, "
+                f"output_vocab_size={model.output_vocab_size}"
+            )
         if self.slots > model.block_size:
             raise ValueError(
                 "A coarse window must fit into the position table: "

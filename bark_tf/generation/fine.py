@@ -107,8 +107,22 @@ def window_buffer(
     return xp.where(is_history, history, xp.where(is_known, known, unknown))
 
 
-def check_window(model: BarkFineConfig, config: BarkFineGenerationConfig) -> None:
-    """Raises ValueError if a window does not fit the network."""
+def check_window(model: BarkFineConfig, configs: Any) -> None:
+    """Raises ValueError if `StageConfigs` do not fit the network."""
+    config, known = configs.fine, configs.coarse.n_coarse_codebooks
+    if not model.n_codes_given <= known <= config.n_fine_codebooks:
+        raise ValueError(
+            f"n_coarse_codebooks must be at least n_codes_given={model.n_codes_given} "
+            f"and at most n_fine_codebooks={config.n_fine_codebooks}. "
+            f"Received: n_coarse_codebooks={known}"
+        )
+    # One more stands for an unknown code.
+    most = min(model.input_vocab_size - 1, model.output_vocab_size)
+    if configs.codebook_size > most:
+        raise ValueError(
+            f"codebook_size must be at most {most}, as the fine vocabulary. "
+            f"Received: codebook_size={configs.codebook_size}"
+        )
     if config.max_fine_input_length > model.block_size:
         raise ValueError(
             f"max_fine_input_length must be at most block_size={model.block_size}. "
@@ -224,7 +238,7 @@ class FineStage(Stage):
         temperature: Any = None,
     ):
         model, config = call.networks.fine_acoustics, call.configs.fine
-        check_window(model.config, config)
+        check_window(model.config, call.configs)
         self.call, self.model, self.config = call, model, config
         self.unknown = call.configs.codebook_size
         self.coarse, self.frames, self.histories = coarse, frames, histories

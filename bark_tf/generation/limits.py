@@ -1,19 +1,55 @@
-"""Calls that cannot fit into memory are refused before any work.
+"""Calls that fit neither the networks nor the memory are refused before any work.
 
-Only what is certain to be in memory at one time counts, so that no call that works is
-refused: the caches of a decode loop, the largest tensor of a pass, the audio.
+Of memory, only what is certain to be there at one time counts, so that no call that
+works is refused: the caches of a decode loop, the largest tensor of a pass, the audio.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from bark_tf.config import BarkFineConfig, BarkSubModelConfig
-from bark_tf.generation.options import StageConfigs
+from bark_tf.config import (
+    BarkConfig,
+    BarkFineConfig,
+    BarkGenerationConfig,
+    BarkSubModelConfig,
+)
+from bark_tf.files import blame
+from bark_tf.generation.fine import check_window
+from bark_tf.generation.options import StageConfigs, stage_configs
+from bark_tf.generation.semantic import check_semantic_limit
 from bark_tf.memory import check_memory
+
+
+def check_fit(config: BarkConfig, configs: StageConfigs) -> None:
+    """Raises ValueError if generation asks for what the networks do not have."""
+    check_semantic_limit(config.semantic_config, configs.semantic)
+    configs.coarse_window.check(config.coarse_acoustics_config)
+    check_window(config.fine_acoustics_config, configs)
+    codec = config.codec_config
+    for name, value, most in (
+        ("codebook_size", configs.codebook_size, codec.codebook_size),
+        ("n_fine_codebooks", configs.fine.n_fine_codebooks, codec.num_quantizers),
+    ):
+        if value > most:
+            raise ValueError(
+                f"{name} must be at most {most}, as in the codec. "
+                f"Received: {name}={value}"
+            )
+
+
+def fitting_config(path: Path, config: BarkConfig) -> BarkGenerationConfig:
+    """Reads a `generation_config.json`; raises ValueError unless it fits `config`."""
+    generation = BarkGenerationConfig.from_json_file(path)
+    # A model without one is saved with the defaults, whatever its sizes.
+    if generation != BarkGenerationConfig(sample_rate=generation.sample_rate):
+        with blame(path):
+            check_fit(config, stage_configs(generation, {}))
+    return generation
 
 
 def check_rows(rows: int, row_bytes: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
+from bark_tf.config.fields import check_ids
 from bark_tf.generation.arrays import TENSORS, Arrays
 from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories, Request, RowOptions
@@ -111,7 +112,13 @@ def prompt_embeddings(model: Any, text, history, infer_token: int, tokens=None):
 def check_semantic_limit(
     model: BarkSubModelConfig, config: BarkSemanticGenerationConfig
 ) -> None:
-    """Raises ValueError if prompt and new tokens do not fit the position table."""
+    """Raises ValueError if ids or positions are beyond the network's tables."""
+    ids = "eos_token_id", "text_pad_token", "semantic_infer_token"
+    check_ids(config, "input_vocab_size", model.input_vocab_size, *ids)
+    check_ids(config, "output_vocab_size", model.output_vocab_size, "eos_token_id")
+    offset = "text_encoding_offset"
+    check_ids(config, "input_vocab_size", model.input_vocab_size, offset)
+    check_ids(config, "block_size", model.block_size, "max_input_semantic_length")
     # The last token is never fed, so it needs no position.
     most = model.block_size - config.max_input_semantic_length
     if config.max_new_tokens > most:
@@ -134,7 +141,7 @@ class SemanticStage(Stage):
         options: `RowOptions`; None: those of the configuration.
 
     Raises:
-        ValueError: If `max_new_tokens` does not fit into the position table.
+        ValueError: If an id or `max_new_tokens` is beyond the network's tables.
     """
 
     name = "semantic"

@@ -7,7 +7,11 @@ import pytest
 import tensorflow as tf
 import toy
 
-from bark_tf.config import BarkFineConfig, BarkFineGenerationConfig
+from bark_tf.config import (
+    BarkFineConfig,
+    BarkFineGenerationConfig,
+    BarkSemanticGenerationConfig,
+)
 from bark_tf.generation.arrays import NUMPY
 from bark_tf.generation.fine import FineStage, check_window, num_windows, window_at
 from bark_tf.generation.histories import histories_of, stack
@@ -82,12 +86,22 @@ def test_windows_fill_every_frame(num_frames, num_history):
     assert np.all(filled[num_history:]) and not np.any(filled[:num_history])
 
 
-def test_windows_must_fit_the_network():
-    check_window(BarkFineConfig(), REAL)
-    with pytest.raises(ValueError, match=r"block_size=1000\. .*=1024"):
-        check_window(BarkFineConfig(block_size=1000), REAL)
-    with pytest.raises(ValueError, match=r"n_codes_total=4\. .*=8"):
-        check_window(BarkFineConfig(n_codes_total=4), REAL)
+@pytest.mark.parametrize(
+    ("network", "configs", "message"),
+    [
+        ({"block_size": 1000}, {}, r"block_size=1000\. .*=1024"),
+        ({"n_codes_total": 4}, {}, r"n_codes_total=4\. .*=8"),
+        ({}, {"codebook_size": 2000}, r"codebook_size must be at most 1055.*=2000"),
+        ({"n_codes_given": 3}, {}, r"at least n_codes_given=3 .*n_coarse_codebooks=2"),
+        ({}, {"fine": REAL.replace(n_fine_codebooks=1)}, "at most n_fine_codebooks=1"),
+    ],
+)
+def test_windows_and_codes_must_fit_the_network(network, configs, message):
+    sizes = {"input_vocab_size": 1056, "output_vocab_size": 1056}
+    fitting = StageConfigs(BarkSemanticGenerationConfig(), fine=REAL)
+    check_window(BarkFineConfig(**sizes), fitting)
+    with pytest.raises(ValueError, match=message):
+        check_window(BarkFineConfig(**sizes, **network), fitting._replace(**configs))
 
 
 # === Codes ===

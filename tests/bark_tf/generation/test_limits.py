@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 import toy
 
+from bark_tf.config import BarkGenerationConfig
+from bark_tf.generation.limits import fitting_config
 from bark_tf.memory import available_memory
 
 TEXTS = toy.texts(0)
@@ -32,6 +34,7 @@ CONFIG = {"semantic_generation_config": toy.generation_config().semantic_config}
 
 @pytest.fixture
 def small_memory(monkeypatch):
+    toy.shared_bark()  # building networks needs memory too
     monkeypatch.setattr("bark_tf.memory.available_memory", lambda: 10_000)
 
 
@@ -124,3 +127,53 @@ def test_a_forked_process_is_refused():
     bark = toy.shared_bark()
     for call in (*CALLS.values(), lambda _: toy.bark()):
         assert "does not survive a fork" in in_a_fork(call, bark)
+
+
+# === Generation and networks ===
+
+UNFIT = {
+    "the end": (
+        {"semantic": {"eos_token_id": 26}},
+        "eos_token_id must be less than ou",
+    ),
+    "the pad": (
+        {"semantic": {"text_pad_token": 40}},
+        "text_pad_token must be less tha",
+    ),
+    "infer": ({"semantic": {"semantic_infer_token": 99}}, "input_vocab_size=40"),
+    "the offset": (
+        {"semantic": {"text_encoding_offset": 10**6}},
+        "text_encoding_offset",
+    ),
+    "the prompt": ({"semantic": {"max_input_semantic_length": 64}}, "block_size=64"),
+    "new tokens": ({"semantic": {"max_new_tokens": 57}}, "max_new_tokens must be at"),
+    "coarse infer": ({"coarse": {"coarse_infer_token": 40}}, "coarse_infer_token must"),
+    "coarse codes": ({"coarse": {"n_coarse_codebooks": 3}}, "ids. Received: input_voc"),
+    "a window": ({"coarse": {"max_coarse_history": 200}}, "into the position table"),
+    "fine codes": ({"fine": {"n_fine_codebooks": 9}}, "n_codes_total=4"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), UNFIT.values(), ids=UNFIT)
+def test_ids_and_lengths_must_fit_the_networks(changes, message, tmp_path):
+    """They once were TensorFlow's errors in the middle of speaking."""
+    config = toy.generation_config(**changes)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"generation_config\.json: .*{message}"):
+        fitting_config(tmp_path / "generation_config.json", toy.bark_config())
+    with pytest.raises(ValueError, match=message):
+        toy.shared_bark().stream(**TEXTS, generation_config=config)
+
+
+def test_the_codec_must_have_the_codes_and_defaults_are_read(tmp_path):
+    config, path = toy.bark_config(), tmp_path / "generation_config.json"
+    toy.generation_config().save_pretrained(tmp_path)
+    assert fitting_config(path, config) == toy.generation_config()
+    narrow = config.codec_config.replace(target_bandwidths=(18.0,))
+    with pytest.raises(ValueError, match="n_fine_codebooks must be at most 1, as in"):
+        fitting_config(path, config.replace(codec_config=narrow))
+    few = config.codec_config.replace(codebook_size=4)
+    with pytest.raises(ValueError, match="codebook_size must be at most 4, as in the"):
+        fitting_config(path, config.replace(codec_config=few))
+    BarkGenerationConfig().save_pretrained(tmp_path)
+    assert fitting_config(path, config) == BarkGenerationConfig()
