@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkConfig, BarkGenerationConfig
+from bark_tf.convert.configs import as_stored
 from bark_tf.convert.weights import (
     check_weights,
     load_weights,
@@ -364,7 +365,8 @@ class BarkModel(Speaker):
             save_weights(
                 list(self._parts.values()), directory, max_shard_size=max_shard_size
             )
-            self.config.save_pretrained(directory)
+            dtype = self._parts["semantic"].variable_dtype
+            as_stored(self.config, dtype).save_pretrained(directory)
             self.generation_config.save_pretrained(directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:

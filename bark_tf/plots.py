@@ -117,7 +117,7 @@ def spectrogram(
     axes = _axes(ax, (8, 3))
     top = float(hz_to_mel(rate / 2))
     place = (0, levels.shape[1] * HOP_S, 0, top)
-    _picture(axes, levels, place, cmap="magma", vmin=-_RANGE_DB, vmax=0, origin="lower")
+    _picture(axes, levels, place, cmap="magma", origin="lower")
     marks = [hz for hz in _MARKS_HZ if hz <= rate / 2]
     axes.set_yticks(hz_to_mel(marks), [f"{hz / 1000:g}" for hz in marks])
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")

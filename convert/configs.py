@@ -9,6 +9,7 @@ facebookresearch/encodec, `encodec/model.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,26 @@ _SUNO_FIELDS = {
 }
 _SUNO_FINE_FIELDS = {name: name for name in ("n_codes_total", "n_codes_given")}
 _OPTIONAL = ("bias", "dropout")
+
+
+def with_dtype(config: Any, dtype: str) -> Any:
+    """The configuration with the dtype in which transformers loads the weights."""
+    nested = {}
+    if isinstance(config, BarkConfig):
+        for cls in PARTS.values():
+            nested[cls.part] = with_dtype(getattr(config, cls.part), dtype)
+    extra = {key: value for key, value in config.extra.items() if key != "dtype"}
+    extra["torch_dtype"] = dtype
+    return dataclasses.replace(config, extra=extra, **nested)
+
+
+def as_stored(config: Any, dtype: str) -> Any:
+    """The configuration of weights that are stored in a dtype.
+
+    One that names no dtype stays as it is: transformers then follows the weights.
+    """
+    named = {"dtype", "torch_dtype"} & config.extra.keys()
+    return with_dtype(config, dtype) if named else config
 
 
 def published_generation_config() -> BarkGenerationConfig:

@@ -9,7 +9,6 @@ memory.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -29,7 +28,7 @@ from bark_tf.saving import OWN_NAMES, saving
 from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
-from .configs import PARTS, published_generation_config, to_model_args
+from .configs import PARTS, published_generation_config, to_model_args, with_dtype
 from .file_tensors import DTYPES, LazyTensor, naming
 from .rules import Rule
 from .safetensors_files import parse_json, write_safetensors
@@ -302,18 +301,7 @@ def _whole_or_part_config(found: Source, is_whole: bool, dtype: str | None) -> A
         config = (found.config or BarkConfig()).replace(**configs)
     else:
         (config,) = configs.values()
-    return config if dtype is None else _with_dtype(config, dtype)
-
-
-def _with_dtype(config: Any, dtype: str) -> Any:
-    """The configuration with the dtype in which transformers loads the weights."""
-    nested = {}
-    if isinstance(config, BarkConfig):
-        for cls in PARTS.values():
-            nested[cls.part] = _with_dtype(getattr(config, cls.part), dtype)
-    extra = {key: value for key, value in config.extra.items() if key != "dtype"}
-    extra["torch_dtype"] = dtype
-    return dataclasses.replace(config, extra=extra, **nested)
+    return config if dtype is None else with_dtype(config, dtype)
 
 
 def _copy_files(location: Any, directory: Path) -> None:

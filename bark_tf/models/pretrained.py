@@ -15,6 +15,7 @@ import tensorflow as tf
 from bark_tf import hub
 from bark_tf.backend import check_process
 from bark_tf.config.base import Config
+from bark_tf.convert.configs import as_stored
 from bark_tf.convert.weights import (
     check_weights,
     load_weights,
@@ -294,7 +295,7 @@ class PretrainedModel(keras.Model):
         directory = local_path(directory, "The directory")
         with saving(directory):
             save_weights([self], directory, max_shard_size=max_shard_size)
-            self.config.save_pretrained(directory)
+            as_stored(self.config, self.variable_dtype).save_pretrained(directory)
 
     def input_signature(self) -> list[tf.TensorSpec] | None:
         """What a call of the exported network takes, unless `export` is told."""

@@ -1,5 +1,6 @@
 """Text to audio through all four networks, at toy size."""
 
+import json
 import os
 import re
 import warnings
@@ -421,6 +422,21 @@ def test_a_saved_model_is_loaded_as_it_was(bark, tmp_path):
     for part, other in zip(bark.parts.values(), again.parts.values(), strict=True):
         for variable, loaded in zip(part.weights, other.weights, strict=True):
             np.testing.assert_array_equal(variable, loaded, err_msg=variable.path)
+
+
+def test_a_saved_configuration_names_the_dtype_of_the_weights(tmp_path):
+    """transformers loads in the dtype that it finds there."""
+    bark = toy.bark()
+    config = bark.config.replace(extra={"torch_dtype": "float16"})
+    BarkModel(config, bark.generation_config).save_pretrained(tmp_path / "whole")
+    again = BarkModel.from_pretrained(tmp_path / "whole", dtype="bfloat16")
+    assert again.config.extra["torch_dtype"] == "float32"
+    again.save_pretrained(tmp_path / "half")
+    half = BarkModel.from_pretrained(tmp_path / "half")
+    assert half.config.extra["torch_dtype"] == "bfloat16"
+    half.semantic.save_pretrained(tmp_path / "part")
+    text = (tmp_path / "part" / "config.json").read_text(encoding="utf-8")
+    assert json.loads(text)["torch_dtype"] == "float32"
 
 
 # === One part in memory at a time ===
