@@ -6,6 +6,7 @@ packages that the server needs.
 
 import contextlib
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,14 @@ from bark_tf.text.tokenizer import BarkTokenizer
 
 WORD_S = 0.4
 WAIT_S = 30  # what takes longer counts as hanging
+
+
+def wait_for(claim):
+    """Waits until a function returns something true."""
+    end = time.monotonic() + WAIT_S
+    while not claim():
+        assert time.monotonic() < end, "it never happens"
+        time.sleep(0.01)
 
 
 class FakeModel:
@@ -94,14 +103,21 @@ def running(server):
 
 @contextlib.contextmanager
 def fake_server(model=None, *, options=None, **engine):
-    """A running server of a fake model; yields (URL, `HttpServer`, model, `Engine`)."""
+    """A running server of a fake model.
+
+    Yields:
+        Its `url`, `http` server, `server`, `model` and `engine`.
+    """
     from bark_tf.serving.engine import Engine
     from bark_tf.serving.server import Server
 
     model = model or FakeModel()
     engine = Engine(model, processor(), **engine)
-    with running(Server(engine, "toy", **(options or {}))) as (url, http):
+    server = Server(engine, "toy", **(options or {}))
+    with running(server) as (url, http):
         try:
-            yield SimpleNamespace(url=url, http=http, model=model, engine=engine)
+            yield SimpleNamespace(
+                url=url, http=http, server=server, model=model, engine=engine
+            )
         finally:
             model.go.set()

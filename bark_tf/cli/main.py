@@ -32,7 +32,7 @@ from bark_tf.cli.console import (
     say,
 )
 from bark_tf.cli.convert import add_convert
-from bark_tf.cli.serving import add_export, add_serve
+from bark_tf.cli.serving import add_demo, add_export, add_serve
 from bark_tf.cli.speak import add_speak
 from bark_tf.cli.training import add_training
 from bark_tf.cli.voices import add_voice, add_voices
@@ -65,6 +65,7 @@ def build_parser() -> Parser:
     add_voices(commands)
     add_voice(commands)
     add_convert(commands)
+    add_demo(commands)
     add_serve(commands)
     add_export(commands)
     add_training(commands)

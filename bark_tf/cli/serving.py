@@ -1,12 +1,14 @@
-"""`bark-tf export` and `bark-tf serve`."""
+"""`bark-tf export`, `bark-tf serve` and `bark-tf demo`."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +123,23 @@ def add_serve(commands: Any) -> None:
         "speak over HTTP, by OpenAI's speech protocol",
         _SERVE_EXAMPLES,
     )
+    _add_server(parser, "always")
+
+
+def _add_server(parser: Parser, xla_default: str) -> Any:
+    """Adds the arguments of a server; returns the group of those about the model.
+
+    The help texts show the parser's own defaults.
+    """
     _add_network(parser)
     model = parser.add_argument_group("model")
+    _add_model(model, xla_default)
+    _add_limits(parser)
+    add_verbosity(parser)
+    return model
+
+
+def _add_model(model: Any, xla_default: str) -> None:
     model.add_argument("--model", metavar="DIR|ID", help=MODEL_HELP)
     model.add_argument(
         "--model-name",
@@ -144,10 +161,11 @@ def add_serve(commands: Any) -> None:
         "--quantize", choices=("int8",), help="use less memory for about the same sound"
     )
     model.add_argument(
-        "--no-xla",
+        "--xla",
         dest="jit_compile",
-        action="store_false",
-        help="do not compile with XLA: starts sooner, speaks slower",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help=f"compile with XLA: starts later, speaks faster; default: {xla_default}",
     )
     model.add_argument(
         "--no-warm-up",
@@ -155,8 +173,6 @@ def add_serve(commands: Any) -> None:
         action="store_false",
         help="listen at once; the first requests then wait for tracing and compiling",
     )
-    _add_limits(parser)
-    add_verbosity(parser)
 
 
 def _add_network(parser: Parser) -> None:
@@ -186,35 +202,50 @@ def _add_limits(parser: Parser) -> None:
         choices=[2**n for n in range(8)],
         default=16,
         metavar="N",
-        help="most sentences spoken together, a power of two; default: 16",
+        help="most sentences spoken together, a power of two; default: %(default)s",
     )
     group.add_argument(
         "--max-requests",
         type=whole,
         default=64,
         metavar="N",
-        help="most requests that are spoken or wait; others get 429; default: 64",
+        help="most requests that are spoken or wait; others get 429; "
+        "default: %(default)s",
     )
     group.add_argument(
         "--max-characters",
         type=whole,
         default=4096,
         metavar="N",
-        help="most characters of a text; default: 4096",
+        help="most characters of a text; default: %(default)s",
     )
     group.add_argument(
         "--timeout",
         type=positive,
         default=300.0,
         metavar="S",
-        help="most seconds from a request to its last byte; default: 300",
+        help="most seconds from a request to its last byte; default: %(default)g",
     )
 
 
 def _serve(arguments: argparse.Namespace) -> None:
     """Answers requests until SIGTERM or Ctrl-C."""
+    _run(arguments, arguments.quiet, lambda server, name: "v1")
+
+
+def _run(
+    arguments: argparse.Namespace, quiet: bool, prepare: Callable[[Any, str], str]
+) -> None:
+    """Runs a server.
+
+    Args:
+        arguments: Those of `_add_server`.
+        quiet: Whether to log no requests.
+        prepare: Called with the server and the name of its checkpoint, returns the
+            path to print.
+    """
     for module in ("fastapi", "uvicorn", "prometheus_client"):
-        required(module, "bark-tf serve", "serve")
+        required(module, arguments.parser.prog, "serve")
     from bark_tf.serving.running import HttpServer, bind, log_to
     from bark_tf.serving.server import Server
 
@@ -229,10 +260,11 @@ def _serve(arguments: argparse.Namespace) -> None:
             timeout_s=arguments.timeout,
             max_characters=arguments.max_characters,
         )
+        path = prepare(server, name)
         bound.listen()
-        port = bound.getsockname()[1]
-        note(arguments, f"listening on http://{arguments.host}:{port}/v1")
-        if not arguments.quiet:
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        note(arguments, f"listening on http://{host}:{bound.getsockname()[1]}/{path}")
+        if not quiet:
             logging.disable(logging.NOTSET)
             log_to(sys.stderr)
         HttpServer(server.gate).run([bound])
@@ -248,12 +280,15 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
     from bark_tf.bark import BarkModel
     from bark_tf.processor import BarkProcessor
     from bark_tf.serving.engine import Engine
+    from bark_tf.speaker import COMPILED_PARAMS
 
     aliases = parse_aliases(arguments.alias)
     processor = BarkProcessor.from_pretrained(name)
     model = BarkModel.from_pretrained(
         name, dtype=arguments.dtype, quantize=arguments.quantize
     )
+    if arguments.jit_compile is None:
+        arguments.jit_compile = model.count_params() >= COMPILED_PARAMS
     # From here on warnings would quote texts.
     warnings.simplefilter("ignore")
     engine = Engine(
@@ -288,3 +323,65 @@ def _token(arguments: argparse.Namespace) -> str | None:
     if not token:
         raise UsageError("the token is empty")
     return token
+
+
+# === demo ===
+
+_DEMO_EXAMPLES = """examples:
+  bark-tf demo                               # then open http://127.0.0.1:8000/
+  bark-tf demo --model suno/bark-small
+  # With voices of your own; the published Bark needs a tokenizer for them:
+  bark-tf demo --model suno/bark-small --semantic-tokenizer hubert
+
+It is `bark-tf serve` with a page and with defaults for a few people.
+"""
+
+
+def add_demo(commands: Any) -> None:
+    """Adds `bark-tf demo`."""
+    parser = add_command(
+        commands, "demo", _demo, "speak from a page in a browser", _DEMO_EXAMPLES
+    )
+    model = _add_server(parser, "for large models")
+    model.add_argument(
+        "--semantic-tokenizer",
+        metavar="DIR",
+        help="directory of the semantic tokenizer, which makes voices from recordings; "
+        "default: that of the model",
+    )
+    parser.set_defaults(
+        # As `bark-tf speak` decides, so that the audio is the same.
+        jit_compile=None,
+        max_batch=1,
+        max_requests=8,
+        max_characters=1000,
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    """Serves the page until SIGTERM or Ctrl-C."""
+
+    def add_page(server: Any, name: str) -> str:
+        from bark_tf.serving.page import Page
+
+        about = f"using {arguments.model_name or _name_of(name)}"
+        if name == str(hub.SHIPPED_CHECKPOINT):
+            about = hub.ABOUT_SHIPPED
+        Page(server, about, _make_voice(name, arguments))
+        return ""
+
+    _run(arguments, not arguments.verbose, add_page)
+
+
+def _make_voice(name: str, arguments: argparse.Namespace) -> Callable | None:
+    """Makes voices for a checkpoint; None without a semantic tokenizer."""
+    from bark_tf.voices.cloning import make_voice, tokenizer_of
+
+    try:
+        tokenizer = tokenizer_of(arguments.semantic_tokenizer, name)
+    except FileNotFoundError as error:
+        if arguments.semantic_tokenizer is not None:
+            raise
+        note(arguments, f"the page makes no voices: {error}")
+        return None
+    return functools.partial(make_voice, model=name, semantic_tokenizer=tokenizer)

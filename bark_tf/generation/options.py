@@ -51,6 +51,14 @@ class StageConfigs(NamedTuple):
         """The window that relates semantic and coarse tokens."""
         return CoarseWindow(self.semantic, self.coarse, self.codebook_size)
 
+    def temperatures(self) -> dict[str, float]:
+        """The temperature of each stage, under its keyword; 0: the stage is greedy."""
+        return {
+            "semantic_temperature": self.semantic.temperature * self.semantic.do_sample,
+            "coarse_temperature": self.coarse.temperature * self.coarse.do_sample,
+            "fine_temperature": self.fine.temperature if self.fine.samples else 0.0,
+        }
+
     def voice_limits(self) -> dict[str, Any]:
         """Arguments of `VoicePreset.validate` for this model."""
         return BarkGenerationConfig(

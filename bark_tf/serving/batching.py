@@ -31,6 +31,7 @@ class Row:
         inputs: `input_ids`, `attention_mask`, `history_prompt` and `seed` of one row.
         options: Keywords of `generate`; rows with equal ones may share a batch.
         is_gone: Returns whether nobody waits for the row any more.
+        report: Receives the progress of the row's batch.
 
     Attributes:
         spoken: Future of the `SpokenRow`.
@@ -41,8 +42,10 @@ class Row:
         inputs: Mapping[str, Any],
         options: Mapping[str, Any],
         is_gone: Callable[[], bool],
+        report: Progress = lambda stage, done, total: None,
     ):
-        self.inputs, self.options, self.is_gone = inputs, options, is_gone
+        self.inputs, self.options = inputs, options
+        self.is_gone, self.report = is_gone, report
         self.spoken: Future[SpokenRow] = Future()
 
 
@@ -75,6 +78,11 @@ class Batcher:
     def __len__(self) -> int:
         """Number of rows that wait."""
         return len(self._rows)
+
+    def ahead(self, row: Row) -> int:
+        """Number of rows that wait before a row; 0 once it is being spoken."""
+        with self._changed:
+            return self._rows.index(row) if row in self._rows else 0
 
     def add(self, row: Row) -> None:
         """Appends a row to the queue."""
@@ -121,6 +129,8 @@ class Batcher:
         def report(stage: str, done: int, total: int) -> None:
             if all(row.is_gone() for row in rows):
                 raise Gone
+            for row in rows:
+                row.report(stage, done, total)
 
         start = monotonic()
         try:

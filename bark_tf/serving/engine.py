@@ -64,7 +64,9 @@ class Utterance:
     ):
         self._engine, self._options = engine, dict(options)
         self._row: Row | None = None
+        self._stage: tuple[str, int, int] = ("waiting", 0, 1)
         self.is_closed, self.num_samples, self.problems = False, 0, 0
+        self._num_pieces = 0
         self._run = LongForm(
             engine.model, engine.processor, text, speak=self._speak, **how, **options
         )
@@ -72,19 +74,50 @@ class Utterance:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, bool]]:
         count = len(self._run.chunks)
-        for index, (audio, report) in enumerate(self._run.stream(), start=1):
+        for audio, report in self._run.stream():
+            self._num_pieces += 1
             self.num_samples += audio.size
             self.problems += report.problem is not None
-            yield audio, index == count
+            yield audio, self._num_pieces == count
 
     def _speak(self, **inputs: Any) -> SpokenRow:
         if self.is_closed:
             raise Gone
-        self._row = Row(inputs, self._options, lambda: self.is_closed)
+        self._stage = ("waiting", 0, 1)
+        self._row = Row(
+            inputs, self._options, lambda: self.is_closed, self._report_stage
+        )
         self._engine.queue.add(self._row)
         if self.is_closed:  # since the question above
             self._row.spoken.cancel()
         return self._row.spoken.result()
+
+    def _report_stage(self, *stage: Any) -> None:
+        self._stage = stage
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """How far it is.
+
+        `stage` is "waiting" or a stage's name, of which `done` of `total` is done, of
+        the piece number `piece` of `pieces`; `ahead` rows wait before it in the queue.
+        """
+        stage, done, total = self._stage
+        return {
+            "stage": stage,
+            "done": done,
+            "total": total,
+            "piece": min(self._num_pieces + 1, len(self._run.chunks)),
+            "pieces": len(self._run.chunks),
+            "ahead": 0 if self._row is None else self._engine.queue.ahead(self._row),
+        }
+
+    @property
+    def unknown_words(self) -> list[str]:
+        """The words that the model's vocabulary does not have, each once."""
+        find = self._engine.processor.tokenizer.unknown_words
+        words = (find(chunk.text) for chunk in self._run.chunks)
+        return list(dict.fromkeys(word for found in words for word in found))
 
     def close(self) -> None:
         """Frees the place in the queue; whoever iterates gets an exception."""
@@ -160,14 +193,18 @@ class Engine:
         return self._voices[name]
 
     def start(
-        self, text: str, voice: str, seed: int | None = None, **options: Any
+        self,
+        text: str,
+        voice: str | Mapping[str, Any],
+        seed: int | None = None,
+        **options: Any,
     ) -> Utterance:
         """Takes a place in the queue and prepares a text.
 
         Args:
             text: What to say, of any length; marks in it may name the voices of
                 `voices`, and pause for `MAX_PAUSES_S` in all.
-            voice: One of `voices`.
+            voice: One of `voices`, or the arrays of a `VoicePreset`.
             seed: Seed of all random choices; None: a new one.
             **options: Keywords of `generate`.
 
@@ -178,7 +215,8 @@ class Engine:
             Busy: If all places are taken.
             ValueError: If an argument is invalid or the text says nothing.
         """
-        voice = self.voice_of(voice)
+        if isinstance(voice, str):
+            voice = self.voice_of(voice)
         passages = read_marks(text)
         voices = voices_of(passages, self.voice_of)
         pauses_s = sum(passage.pause_s or 0 for passage in passages)

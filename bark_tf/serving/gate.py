@@ -47,6 +47,14 @@ def error_response(
     return JSONResponse({"error": error}, status, headers)
 
 
+class Refused(Exception):
+    """A request that gets an error; arguments are those of `error_response`."""
+
+    def __init__(self, status: int, message: str, **fields: Any):
+        super().__init__(message)
+        self.response = error_response(status, message, **fields)
+
+
 class Gate:
     """ASGI middleware that lets requests in, counts them, and logs a line for each.
 
@@ -57,6 +65,11 @@ class Gate:
         metrics: Where to count.
         token: Clients must send it as `Authorization: Bearer TOKEN`; None: all may in.
         max_body: Most bytes of a body.
+
+    Attributes:
+        is_closing: Whether no new request may in.
+        max_bodies: Most bytes of a body, for paths with another limit.
+        public: Paths that need no token.
     """
 
     def __init__(
@@ -66,6 +79,8 @@ class Gate:
         self._token = None if token is None else f"Bearer {token}".encode()
         self._changed, self._inside = threading.Condition(), 0
         self.is_closing = False
+        self.max_bodies: dict[str, int] = {}
+        self.public = {HEALTH}
 
     def close(self) -> None:
         """Lets no new request in; those inside go on."""
@@ -98,7 +113,7 @@ class Gate:
         self._count(1)
         try:
             app = self._refusal(scope) or self._app
-            await app(scope, self._limited(receive), send_on)
+            await app(scope, self._limited(scope, receive), send_on)
         except Exception as error:
             # Without its message, which may quote the text. A response that has begun
             # ends without its end, so the client sees that something is missing.
@@ -118,7 +133,7 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
-        if self._token is not None and path != HEALTH:
+        if self._token is not None and path not in self.public:
             given = headers.get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._token):
                 return error_response(
@@ -128,23 +143,24 @@ class Gate:
                 )
         if self.is_closing and path not in _ALWAYS_OPEN:
             return error_response(503, "The server is stopping", code="stopping")
-        if int(headers.get("content-length", "0") or 0) > self._max_body:
-            return error_response(413, self._too_large(), code="body_too_large")
+        limit = self._limit(scope)
+        if int(headers.get("content-length", "0") or 0) > limit:
+            return error_response(413, _too_large(limit), code="body_too_large")
         return None
 
-    def _too_large(self) -> str:
-        return f"The body of a request must have at most {self._max_body} bytes"
+    def _limit(self, scope: Scope) -> int:
+        return self.max_bodies.get(scope["path"], self._max_body)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Counts the bytes of a body that does not state its length."""
-        size = 0
+        size, limit = 0, self._limit(scope)
 
         async def limited() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._max_body:
-                raise HTTPException(413, self._too_large())
+            if size > limit:
+                raise HTTPException(413, _too_large(limit))
             return message
 
         return limited
@@ -155,3 +171,7 @@ class Gate:
         if route == "/v1/audio/speech":
             self._metrics.request_seconds.observe(seconds)
         LOGGER.info(json.dumps({**facts, "route": route, "seconds": round(seconds, 3)}))
+
+
+def _too_large(limit: int) -> str:
+    return f"The body of a request must have at most {limit} bytes"

@@ -7,11 +7,12 @@ is at the path where Open WebUI looks for it.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,23 +26,34 @@ from bark_tf.config.fields import brief
 from bark_tf.generation.random import SEED_BITS
 from bark_tf.serving.batching import Gone
 from bark_tf.serving.engine import DEFAULT_VOICE, Busy, Engine, Utterance
-from bark_tf.serving.gate import HEALTH, Gate, error_response
+from bark_tf.serving.events import MEDIA_TYPE, audio_events, event
+from bark_tf.serving.gate import HEALTH, Gate, Refused, error_response
+from bark_tf.voices.presets import PROMPT_RANKS
 
 # Clients name these when nobody has told them better.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 MAX_CHARACTERS = 4096  # OpenAI's
-# A character is up to 12 bytes of JSON (two escapes); the rest is for other fields.
-_BYTES_PER_CHARACTER, _OTHER_BYTES = 12, 4096
+# A character is up to 12 bytes of JSON (two escapes); the rest is for other fields, of
+# which the arrays of a voice of 13 s take half.
+_BYTES_PER_CHARACTER, _OTHER_BYTES = 12, 2**17
 TIMEOUT_S = 300.0
 _SPEECH = "/v1/audio/speech"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's, for logs
 _NOTHING_SAID = "The model said nothing. Try another seed or a longer text"
 
+TEMPERATURES = (
+    "temperature",
+    "semantic_temperature",
+    "coarse_temperature",
+    "fine_temperature",
+)
+
 _Value = TypeVar("_Value")
+_Temperature = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
 
 
 class SpeechRequest(BaseModel):
-    """The body of `POST /v1/audio/speech`; `seed` and `temperature` are ours."""
+    """The body of `POST /v1/audio/speech`; what follows `instructions` is ours."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,24 +62,34 @@ class SpeechRequest(BaseModel):
     voice: str = DEFAULT_VOICE
     response_format: str = "mp3"
     speed: float = 1.0
-    stream_format: Literal["audio"] = "audio"
+    stream_format: Literal["audio", "sse"] = "audio"
     instructions: str | None = None  # Bark has none, as OpenAI's tts-1
     seed: int | None = Field(None, ge=0, lt=2**SEED_BITS)
-    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
+    temperature: _Temperature = None
+    semantic_temperature: _Temperature = None
+    coarse_temperature: _Temperature = None
+    fine_temperature: _Temperature = None
+    history_prompt: dict[str, list] | None = None
 
     def options(self) -> dict[str, Any]:
         """Keywords of `generate`."""
-        if self.temperature is None:
-            return {}
-        return {"temperature": self.temperature, "do_sample": self.temperature > 0}
+        options = {}
+        for name in TEMPERATURES:
+            if (value := getattr(self, name)) is not None:
+                options[name] = value
+                options[name.replace("temperature", "do_sample")] = value > 0
+        return options
 
-
-class _Refused(Exception):
-    """A request that gets an error; arguments are those of `error_response`."""
-
-    def __init__(self, status: int, message: str, **fields: Any):
-        super().__init__(message)
-        self.response = error_response(status, message, **fields)
+    def spoken_by(self) -> str | dict[str, list]:
+        """The voice: its name, or its arrays."""
+        if self.history_prompt is None:
+            return self.voice
+        if self.voice != DEFAULT_VOICE:
+            raise ValueError(
+                f"voice must be left out beside history_prompt. "
+                f"Received: voice={self.voice[:80]!r}"
+            )
+        return self.history_prompt
 
 
 class _Speech(StreamingResponse):
@@ -97,6 +119,8 @@ class Server:
     Attributes:
         app: The FastAPI application.
         gate: `Gate`, the application with what stands before it; serve this one.
+        engine: The argument.
+        max_characters: The argument.
 
     Example:
         >>> engine = Engine(model, processor)
@@ -113,7 +137,7 @@ class Server:
         max_characters: int = MAX_CHARACTERS,
     ):
         self.engine, self._model_name = engine, model_name
-        self._timeout_s, self._max_characters = timeout_s, max_characters
+        self._timeout_s, self.max_characters = timeout_s, max_characters
         self._created = int(time.time())
         # One for each open utterance, and for rows of those that were given up.
         self._threads = ThreadPoolExecutor(
@@ -193,6 +217,10 @@ class Server:
         facts["voice"] = body.voice
         try:
             chunks = self._encoded(utterance, body.response_format, deadline, facts)
+            media_type = RESPONSE_FORMATS[body.response_format].media_type
+            if body.stream_format == "sse":
+                media_type = MEDIA_TYPE
+                chunks = self._events(request, utterance, chunks)
             first = await _unless_gone(request, anext(chunks))
         except BaseException:
             utterance.close()
@@ -200,13 +228,13 @@ class Server:
         return _Speech(
             utterance,
             _chain(first, chunks),
-            media_type=RESPONSE_FORMATS[body.response_format].media_type,
+            media_type=media_type,
             headers={"X-Seed": str(utterance.seed)},
         )
 
     def _check_model(self, name: str) -> None:
         if name not in (self._model_name, *OPENAI_MODELS):
-            raise _Refused(
+            raise Refused(
                 404,
                 f"model must be {self._model_name!r}, or one of OpenAI's names for it, "
                 f"{', '.join(OPENAI_MODELS)}. Received: model={name[:80]!r}",
@@ -217,23 +245,23 @@ class Server:
     def _check(self, body: SpeechRequest) -> None:
         self._check_model(body.model)
         if body.response_format not in RESPONSE_FORMATS:
-            raise _Refused(
+            raise Refused(
                 400,
                 f"response_format must be one of {', '.join(RESPONSE_FORMATS)}. "
                 f"Received: response_format={body.response_format[:80]!r}",
                 param="response_format",
             )
         if body.speed != 1:
-            raise _Refused(
+            raise Refused(
                 400,
                 "speed must be 1: Bark has no other; change it in the player. "
                 f"Received: speed={body.speed}",
                 param="speed",
             )
-        if len(body.input) > self._max_characters:
-            raise _Refused(
+        if len(body.input) > self.max_characters:
+            raise Refused(
                 400,
-                f"input must have at most {self._max_characters} characters. "
+                f"input must have at most {self.max_characters} characters. "
                 f"Received: {len(body.input)}",
                 param="input",
                 code="string_above_max_length",
@@ -243,13 +271,14 @@ class Server:
         try:
             return await self._in_thread(
                 lambda: self.engine.start(
-                    body.input, body.voice, body.seed, **body.options()
+                    body.input, body.spoken_by(), body.seed, **body.options()
                 )
             )
         except ValueError as error:
             message = str(error)
-            param = "voice" if message.startswith("voice") else "input"
-            raise _Refused(400, message, param=param) from error
+            is_voice = message.startswith(("voice", *PROMPT_RANKS, "A voice"))
+            param = "voice" if is_voice else "input"
+            raise Refused(400, message, param=param) from error
 
     async def _in_thread(self, function) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -266,7 +295,7 @@ class Server:
             if piece is None:
                 return None
             if not utterance.num_samples and piece[1]:
-                raise _Refused(500, _NOTHING_SAID, code="nothing_said")
+                raise Refused(500, _NOTHING_SAID, code="nothing_said")
             return encoder.add(*piece)
 
         while True:
@@ -281,6 +310,22 @@ class Server:
         seconds = utterance.num_samples / rate
         self.engine.metrics.audio_seconds.inc(seconds)
         facts |= {"audio_s": round(seconds, 3), "problems": utterance.problems}
+
+    async def _events(
+        self, request: Request, utterance: Utterance, chunks: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """The same as events. The status is gone, so an error is an event too."""
+        if words := utterance.unknown_words:
+            yield event("speech.unknown_words", words=words)
+        try:
+            async for data in audio_events(chunks, lambda: utterance.progress):
+                yield data
+        except Exception as error:
+            kind = next(kind for kind in _EXPLANATIONS if isinstance(error, kind))
+            response = await _EXPLANATIONS[kind](request, error)
+            yield event("error", **json.loads(response.body))
+            if kind is Exception:
+                raise
 
 
 async def _unless_gone(request: Request, value: Awaitable[_Value]) -> _Value:
@@ -314,7 +359,7 @@ async def _chain(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[by
 # === Errors ===
 
 
-async def _explain_refusal(request: Request, error: _Refused) -> Response:
+async def _explain_refusal(request: Request, error: Refused) -> Response:
     return error.response
 
 
@@ -329,7 +374,7 @@ async def _explain_timeout(request: Request, error: TimeoutError) -> Response:
 
 
 async def _explain_gone(request: Request, error: Gone) -> Response:
-    return Response(status_code=_CLIENT_CLOSED_REQUEST)  # nobody reads it
+    return error_response(_CLIENT_CLOSED_REQUEST, "The client has gone away")
 
 
 async def _explain_validation(
@@ -352,7 +397,7 @@ async def _explain_failure(request: Request, error: Exception) -> Response:
 
 
 _EXPLANATIONS = {
-    _Refused: _explain_refusal,
+    Refused: _explain_refusal,
     Busy: _explain_busy,
     TimeoutError: _explain_timeout,
     Gone: _explain_gone,

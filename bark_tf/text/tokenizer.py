@@ -437,6 +437,16 @@ class BarkTokenizer:
         with backend_errors(f"{self._name} cannot read this text"):
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Returns the words of a text that are not in the vocabulary, each once.
+
+        Raises:
+            ValueError: If the text has a lone surrogate.
+        """
+        _check_unicode(text)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return self._unknown_words(text, encoding)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Turns ids back into text; WordPiece does not preserve all spaces.
 

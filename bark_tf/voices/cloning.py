@@ -160,7 +160,7 @@ def make_voice(
     frame_hz = config.coarse_acoustics_config.coarse_rate_hz
     piece = _piece_of(load_opening(recording), recording, frame_hz)
     if not isinstance(semantic_tokenizer, SemanticTokenizer):
-        semantic_tokenizer = _tokenizer_of(semantic_tokenizer, model)
+        semantic_tokenizer = tokenizer_of(semantic_tokenizer, model)
     check_tokenizer(semantic_tokenizer, config.semantic_config)
     semantic = semantic_tokenizer(
         resample(piece.audio, piece.sample_rate, semantic_tokenizer.sample_rate)
@@ -417,9 +417,15 @@ def _text_doubts(piece: _Piece, text: str | None) -> list[str]:
 # === The model ===
 
 
-def _tokenizer_of(
+def tokenizer_of(
     directory: str | os.PathLike | None, model: str | os.PathLike
 ) -> SemanticTokenizer:
+    """Reads a semantic tokenizer from its directory; None: the model's own.
+
+    Raises:
+        FileNotFoundError: If there is none; the message says how to get one.
+        ValueError: If its files are damaged.
+    """
     if directory is not None or (Path(model) / FILE_NAME).is_file():
         return load_semantic_tokenizer(model if directory is None else directory)
     raise FileNotFoundError(

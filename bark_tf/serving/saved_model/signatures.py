@@ -245,20 +245,15 @@ class Signatures:
 
 def _settings(configs: StageConfigs, sampling_rate: int) -> dict[str, tf.Tensor]:
     """Rates, and the options of the configurations as inputs of a request."""
-    semantic, coarse, fine = configs.semantic, configs.coarse, configs.fine
-    heat = {
-        "semantic_temperature": semantic.temperature * semantic.do_sample,
-        "coarse_temperature": coarse.temperature * coarse.do_sample,
-        "fine_temperature": fine.temperature if fine.samples else 0.0,
-        "semantic_rate_hz": semantic.semantic_rate_hz,
-    }
+    semantic = configs.semantic
+    rates = {**configs.temperatures(), "semantic_rate_hz": semantic.semantic_rate_hz}
     counts = {
         "min_new_tokens": semantic.min_new_tokens or 0,
         "max_new_tokens": semantic.max_new_tokens,
         "sampling_rate": sampling_rate,
     }
     return {
-        **{name: tf.constant(value, tf.float32) for name, value in heat.items()},
+        **{name: tf.constant(value, tf.float32) for name, value in rates.items()},
         **{name: tf.constant(value, tf.int32) for name, value in counts.items()},
     }
 

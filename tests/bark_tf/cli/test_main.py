@@ -12,7 +12,7 @@ from toy_cli import TEXT, only_line
 from bark_tf import __version__
 from bark_tf.cli.main import build_parser, main
 
-COMMANDS = ("speak", "voices", "voice", "convert", "serve", "export")
+COMMANDS = ("speak", "voices", "voice", "convert", "demo", "serve", "export")
 COMMANDS += ("prepare", "train-tokenizer", "train", "evaluate", "completion")
 
 

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import re
 import signal
@@ -41,6 +42,47 @@ def test_what_cannot_work_is_said_before_the_model_is_loaded(fake, capsys):
     assert not hasattr(fake, "loaded")
     assert main(["serve", "--port", "0", "-q", "--alias", "alloy=nobody"]) == 1
     assert "voice must be one of announcer, v2/en" in only_line(capsys)
+
+
+def test_demo_is_a_server_with_a_page(fake, monkeypatch, capsys):
+    gates = []
+
+    class HttpServer:
+        def __init__(self, gate):
+            gates.append(gate)
+
+        def run(self, sockets):
+            pass
+
+    monkeypatch.setattr("bark_tf.serving.running.HttpServer", HttpServer)
+
+    async def get(*paths):
+        transport = httpx.ASGITransport(gates[-1])
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://x"
+        ) as client:
+            return [await client.get(path) for path in paths]
+
+    demo = ["demo", "--port", "0", "--no-warm-up", "--host", "::1"]
+    assert main(demo) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"listening on http://\[::1\]:\d+/\n", said)
+    assert re.search(r"the page makes no voices: .*--semantic-tokenizer", said)
+    page, models, settings = asyncio.run(get("/", "/v1/models", "/page/settings"))
+    assert page.text.startswith("<!doctype html>") and models.status_code == 200
+    assert settings.json()["max_characters"] == 1000
+    assert settings.json()["makes_voices"] is False
+    assert settings.json()["about"] == f"using {models.json()['data'][0]['id']}"
+
+    tokenizer = str(hub.SHIPPED_CHECKPOINT)
+    assert main([*demo, "-q", "--semantic-tokenizer", tokenizer]) == 0
+    (settings,) = asyncio.run(get("/page/settings"))
+    assert settings.json()["makes_voices"] is True
+    assert main([*demo, "-q", "--semantic-tokenizer", "nowhere"]) == 1
+    assert "'nowhere' has no semantic_tokenizer.json" in only_line(capsys)
+    assert main(["serve", "--port", "0", "--no-warm-up", "-q"]) == 0
+    (page,) = asyncio.run(get("/"))
+    assert page.status_code == 404
 
 
 @pytest.mark.slow

@@ -30,6 +30,20 @@ def test_without_keywords_the_configuration_holds():
     assert configs.coarse_window.max_semantic_history == 3  # 12 / 3.006
 
 
+def test_the_temperature_of_a_greedy_stage_is_0():
+    names = ("semantic", "coarse", "fine")
+    for options, expected in (
+        ({"temperature": 0.7, "do_sample": True}, [0.7, 0.7, 0.7]),
+        ({"temperature": 0.7, "do_sample": False}, [0, 0, 0]),
+        ({"temperature": 0.7, "coarse_do_sample": False}, [None, 0, 0.7]),
+        ({"fine_temperature": 1.0, "compat": "hf"}, [None, None, 0]),
+    ):
+        found = configs_of(**options).temperatures()
+        assert list(found) == [f"{name}_temperature" for name in names]
+        for value, wanted in zip(found.values(), expected, strict=True):
+            assert wanted is None or value == wanted
+
+
 def test_a_keyword_without_prefix_is_for_every_stage_that_knows_it():
     assert values("temperature", temperature=0.7) == [0.7] * 3
     assert values("do_sample", do_sample=True) == [True] * 3

@@ -62,6 +62,17 @@ def test_rows_that_wait_are_spoken_together_in_their_order(queue, speaker, add, 
     assert speaker.batches == [[0], [1, 2, 3, 4], [5, 6]] and counts == [1, 4, 2]
 
 
+def test_rows_know_who_is_first_and_hear_of_progress(queue, speaker, add):
+    reports = []
+    rows = [add(name) for name in range(3)]
+    last = Row(3, {}, lambda: False, lambda *stage: reports.append(stage))
+    queue.add(last)
+    assert [queue.ahead(row) for row in (*rows, last)] == [0, 0, 1, 2]
+    speaker.go.set()
+    last.spoken.result(WAIT_S)
+    assert queue.ahead(last) == 0 and set(reports) <= {("semantic", 0, 1)}
+
+
 def test_only_equal_options_share_a_batch(speaker, add):
     rows = [add(name, temperature=name % 2) for name in range(6)]
     speaker.go.set()

@@ -92,3 +92,21 @@ def test_only_listed_voices_are_loaded(engine, model, tmp_path, monkeypatch):
 def test_warming_up_speaks_at_every_batch_size(engine, model):
     engine.warm_up()
     assert [len(seeds) for seeds in model.batches] == 2 * [1, 2, 4, 8, 16]
+
+
+def test_a_voice_itself_speaks_as_its_name_does(engine, model):
+    audio = []
+    for one in (VOICES[0], voice()):
+        utterance = engine.start(TEXT, one, seed=5)
+        assert utterance.progress["stage"] == "waiting"
+        audio.append(np.concatenate([piece for piece, _ in utterance]))
+        utterance.close()
+    np.testing.assert_array_equal(*audio)
+    assert utterance.progress == {
+        "stage": "waiting",
+        "done": 0,
+        "total": 1,
+        "piece": 1,
+        "pieces": 1,
+        "ahead": 0,
+    }

@@ -406,6 +406,8 @@ def test_unknown_words_are_named_once(tokenizer):
         tokenizer(["my dog", "☃ dog ☂ ☃"])
     with pytest.warns(UserWarning, match="no '☃':"):
         tokenizer([["my", "☃"]], is_split_into_words=True)
+    assert tokenizer.unknown_words("☃ dog ☂ ☃") == ["☃", "☂"]
+    assert tokenizer.unknown_words("my dog") == tokenizer.unknown_words("") == []
 
 
 def test_words_in_pieces_are_unknown_to_a_closed_vocabulary(tokenizer, tmp_path):
