@@ -10,6 +10,7 @@ from bark_tf.generation.keywords import (
     GenerateKeywords,
     GenerationOptions,
     LongFormKeywords,
+    SpeakKeywords,
 )
 from bark_tf.generation.long_form import LongForm
 from bark_tf.generation.options import PREFIXES, effective, stage_configs
@@ -55,3 +56,12 @@ def test_every_keyword_is_typed(function, typed):
     passed_on = GenerateKeywords.__annotations__.keys() - OPTIONS - {"attention_mask"}
     extra = {"return_dict"} if function is BarkModel.generate else set()
     assert named - extra <= own <= named | passed_on
+
+
+def test_speak_takes_what_long_texts_take():
+    own, long = (
+        set(typed.__annotations__) - OPTIONS
+        for typed in (SpeakKeywords, LongFormKeywords)
+    )
+    given = {"voice", "voice_preset", "history_prompt", "voices", "speak"}
+    assert own == long - given | {"processor", "marks", "aliases", "loudness"}
