@@ -23,7 +23,7 @@ override VOICE := $(value VOICE)
 export TEXT OUT MODEL VOICE
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow speak docs lint reference test-tf217 beam notebooks clean
+.PHONY: help test test-slow hostile speak docs lint reference test-tf217 beam notebooks clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ test: .venv/installed ## The default tests, in JOBS processes
 
 test-slow: .venv/installed ## Slow tests: training from the command line
 	.venv/bin/pytest -m slow
+
+hostile: .venv/installed ## 5,000 damaged files of all formats: read or refused
+	.venv/bin/python tests/hostile --jobs $(JOBS)
 
 speak: .venv/installed ## Speak: make speak TEXT="Hello" [OUT=speech.wav] [MODEL=...] [VOICE=...]
 	@test -n "$$TEXT" || { echo 'Usage: make speak TEXT="Hello"' >&2; exit 2; }
