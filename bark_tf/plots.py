@@ -36,20 +36,17 @@ __all__ = ["attention", "codes", "losses", "semantic_tokens", "spectrogram", "wa
 
 # Marks on the axis of frequencies, in Hz.
 _MARKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16_000)
-# Below the loudest moment; what is quieter is drawn as silence.
-_RANGE_DB = 80
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The given axes, or those of a new figure, `size` in inches."""
-    figures = required("matplotlib.figure", "Drawing", "plots")
     if ax is not None:
         return ax
-    settings = {"figsize": size, "layout": "constrained"}
     if is_notebook() or "matplotlib.pyplot" in sys.modules:
-        pyplot = required("matplotlib.pyplot", "Drawing", "plots")
-        return pyplot.figure(**settings).add_subplot()
-    return figures.Figure(**settings).add_subplot()
+        new = required("matplotlib.pyplot", "Drawing", "plots").figure
+    else:
+        new = required("matplotlib.figure", "Drawing", "plots").Figure
+    return new(figsize=size, layout="constrained").add_subplot()
 
 
 # === Sound ===
@@ -61,8 +58,8 @@ def waveform(
     """Draws sound over time.
 
     Args:
-        audio: Float (samples,) or (1, samples) in [-1, 1], or what `generate(...,
-            return_dict=True)` and `generate_long` return.
+        audio: Float (samples,) or (1, samples) in [-1, 1], or what `speak` and
+            `generate(..., return_dict=True)` return.
         sampling_rate: Samples per second; None: that of `audio`.
         ax: Where to draw; None: a new figure.
 
@@ -99,7 +96,7 @@ def spectrogram(
 
     Returns:
         The axes: seconds, and kHz on the mel scale. The picture in `axes.images` holds
-        decibels relative to the loudest moment, at least -80.
+        decibels relative to the loudest moment.
 
     Raises:
         ValueError: See `waveform`.
@@ -113,11 +110,10 @@ def spectrogram(
     # Windows stand in the middle of their frames.
     margin = round((WINDOW_S - HOP_S) / 2 * rate)
     levels = mel_decibels(np.pad(samples, margin), rate).T  # (M, T)
-    levels = np.maximum(levels - levels.max(), -_RANGE_DB)
     axes = _axes(ax, (8, 3))
     top = float(hz_to_mel(rate / 2))
     place = (0, levels.shape[1] * HOP_S, 0, top)
-    _picture(axes, levels, place, cmap="magma", origin="lower")
+    _picture(axes, levels - levels.max(), place, cmap="magma", origin="lower")
     marks = [hz for hz in _MARKS_HZ if hz <= rate / 2]
     axes.set_yticks(hz_to_mel(marks), [f"{hz / 1000:g}" for hz in marks])
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
@@ -155,10 +151,10 @@ def _one_row(values: Any, name: str, shape: str, rank: int) -> np.ndarray:
     return array
 
 
-def _picture(axes: Axes, values: np.ndarray, place: tuple, **options: Any) -> Any:
+def _picture(axes: Axes, values: np.ndarray, place: tuple, **options: Any) -> None:
     """Draws a matrix; `place` is left, right, bottom, top."""
-    options = {"aspect": "auto", "interpolation": "nearest", **options}
-    return axes.imshow(values, extent=place, **options)
+    options |= {"aspect": "auto", "interpolation": "nearest"}
+    axes.imshow(values, extent=place, **options)
 
 
 # === Tokens ===

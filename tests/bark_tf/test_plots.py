@@ -41,7 +41,7 @@ def test_a_waveform_is_the_samples_over_seconds(tone):
 def test_a_spectrogram_is_brightest_at_the_pitch(tone):
     axes = plots.spectrogram(tone, RATE)
     levels, (left, right, bottom, top) = image(axes)
-    assert (levels.max(), levels.min() >= -80) == (0, True)
+    assert levels.max() == 0
     assert (left, bottom) == (0, 0)
     assert right == pytest.approx(0.5, abs=0.05)
     middle = levels[:, levels.shape[1] // 2].argmax() + 1
@@ -156,7 +156,8 @@ def test_a_folder_without_a_run_says_what_is_missing(tmp_path):
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for module in ("matplotlib.figure", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"extra `plots`"):
         plots.codes([[1]])
 
