@@ -112,7 +112,7 @@ def spectrogram(
     levels = mel_decibels(np.pad(samples, margin), rate).T  # (M, T)
     axes = _axes(ax, (8, 3))
     top = float(hz_to_mel(rate / 2))
-    place = (0, levels.shape[1] * HOP_S, 0, top)
+    place = (0, levels.shape[1] * round(HOP_S * rate) / rate, 0, top)
     _picture(axes, levels - levels.max(), place, cmap="magma", origin="lower")
     marks = [hz for hz in _MARKS_HZ if hz <= rate / 2]
     axes.set_yticks(hz_to_mel(marks), [f"{hz / 1000:g}" for hz in marks])
