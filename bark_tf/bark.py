@@ -35,12 +35,7 @@ from bark_tf.generation.keywords import (
     LongFormKeywords,
 )
 from bark_tf.generation.limits import check_fit, fitting_config, speech_bytes
-from bark_tf.generation.long_form import (
-    ChunkReport,
-    LongFormOutput,
-    generate_long,
-    stream_long,
-)
+from bark_tf.generation.long_form import LongFormOutput, generate_long, stream_long
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.outputs import (
     BarkOutput,
@@ -61,6 +56,7 @@ from bark_tf.progress import Progress
 from bark_tf.saving import saving
 from bark_tf.serving.saved_model.export import export
 from bark_tf.speaker import Speaker
+from bark_tf.text.chunks import ChunkReport
 from bark_tf.voices.presets import VoicePreset, load_voices, read_voice_index
 
 # The parts, named as in transformers.
