@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -77,8 +78,9 @@ def progress_bar(enabled: bool | None = None) -> Iterator[Progress]:
     if not enabled:
         yield lambda stage, done, total: None
         return
-    with _notebook_bars() if is_notebook() else _terminal_bars() as bars:
-        yield bars
+    bars = contextlib.closing(_Table()) if is_notebook() else _terminal_bars()
+    with bars as report:
+        yield report
 
 
 def is_notebook() -> bool:
@@ -153,15 +155,6 @@ class _Bars:
 # === Notebooks ===
 
 
-@contextlib.contextmanager
-def _notebook_bars() -> Iterator[Progress]:
-    table = _Table()
-    try:
-        yield table
-    finally:
-        table.close()
-
-
 class _Table:
     """Bars in the output of a cell, which become one line of seconds at the end.
 
@@ -177,10 +170,10 @@ class _Table:
         self._counts[stage] = done, total
         if monotonic() - self._drawn_at >= _REDRAWN_S:
             bars = (
-                f"<progress value={done} max={total}></progress> {stage} {done}/{total}"
-                for stage, (done, total) in self._counts.items()
+                f"<progress value={at} max={end}></progress> {name} {at}/{end}"
+                for name, (at, end) in self._counts.items()
             )
-            self._draw("<br>".join(bars))
+            self._draw("<br>\n".join(bars))
 
     def close(self) -> None:
         seconds = self._timings.seconds
@@ -192,7 +185,7 @@ class _Table:
     def _draw(self, html: str) -> None:
         from IPython.display import display
 
-        shown = {"text/html": html, "text/plain": "progress"}
+        shown = {"text/html": html, "text/plain": re.sub("<[^>]*>", "", html)}
         if self._handle is None:
             self._handle = display(shown, raw=True, display_id=True)
         else:

@@ -52,6 +52,7 @@ def notebook(monkeypatch):
     seen = []
 
     def display(shown, raw, display_id):
+        assert shown["text/plain"] == re.sub("<.*?>", "", shown["text/html"])
         seen.append(shown["text/html"])
         return types.SimpleNamespace(update=lambda new, raw: display(new, raw, True))
 
@@ -189,7 +190,7 @@ def test_a_notebook_shows_bars_and_then_the_seconds(notebook, capsys, monkeypatc
         speak(report)
     semantic = "<progress value=100 max=100></progress> semantic 100/100"
     coarse = "<progress value=60 max=60></progress> coarse 60/60"
-    assert notebook[1:3] == [semantic, f"{semantic}<br>{coarse}"]
+    assert notebook[1:3] == [semantic, f"{semantic}<br>\n{coarse}"]
     end = r"<small>\d+.0 s: semantic \d.0, coarse \d.0</small>"
     assert re.fullmatch(end, notebook[3])
     assert capsys.readouterr() == ("", "")
