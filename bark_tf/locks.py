@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import itertools
 import json
 import os
@@ -26,6 +27,8 @@ except ImportError:  # not on Windows
 
 LOCK_NAME = ".bark-tf.lock"
 _POLL_S = 0.02
+# Nobody's link must decide which file is written.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 # Without locks, a temporary file that is so old belongs to nobody.
 _ABANDONED_S = 24 * 3600.0
 
@@ -90,11 +93,11 @@ def claim(path: Path, is_abandoned: Callable[[Path], bool]) -> Claim | None:
     """
     is_new = not os.path.lexists(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if is_new:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+    except OSError as error:
+        if is_new or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
             raise
-        return None  # of another user
+        return None  # of another user, or a link
     is_locked = _lock(descriptor)
     if is_locked is None:
         os.close(descriptor)  # Windows neither renames nor removes an open file

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from bark_tf.files import errors_name
+from bark_tf.files import check_relative, errors_name
 from bark_tf.locks import LOCK_NAME, owned
 
 _SAVING, _SAVED = ".saving", ".saved"
@@ -31,6 +32,7 @@ _NEW, _OLD, _REMOVED = "new", "old", "removed.json"
 OWN_NAMES = frozenset([_SAVING, _SAVED, LOCK_NAME])
 # Saving is short: who finds a directory in use waits this long.
 _WAIT_S = 10.0
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Bytes of a name that the folder beside it shows; no file name is too long.
 _KEPT = 200
 
@@ -194,7 +196,9 @@ def settle(directory: str | os.PathLike) -> None:
         try:
             with locked(directory, _WAIT_S):
                 pass
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
             raise PermissionError(
                 f"{str(directory)!r} holds a save that was interrupted: open it once "
                 "as a user who may write to it, which finishes the save"
@@ -203,7 +207,10 @@ def settle(directory: str | os.PathLike) -> None:
 
 def _clean(folder: Path) -> None:
     """Finishes or removes what a killed process left in a directory."""
+    if (folder / _SAVING).is_symlink():
+        (folder / _SAVING).unlink()
     if (folder / _SAVED).is_dir():
+        _check(folder)
         _publish(folder, [])
         warnings.warn(
             f"A save of {str(folder)!r} was interrupted after everything was written; "
@@ -212,6 +219,24 @@ def _clean(folder: Path) -> None:
             stacklevel=2,
         )
     shutil.rmtree(folder / _SAVING, ignore_errors=True)
+
+
+def _check(folder: Path) -> None:
+    """Refuses to finish a save, which may be anybody's, that leads out of a directory.
+
+    Raises:
+        ValueError: If it does, or if the list of removed files is damaged.
+    """
+    saved = folder / _SAVED
+    for name in ["x", *_removed(saved), *_units(saved / _NEW, folder)]:
+        check_relative(name, f"A file in {saved / _REMOVED}")
+        for place in (folder, saved / _NEW, saved / _OLD):
+            parent = os.path.realpath((place / name).parent)
+            if not Path(parent).is_relative_to(folder):
+                raise ValueError(
+                    f"An interrupted save must stay in {str(folder)!r}: delete "
+                    f"{_SAVED!r} in it. Received: a link to {parent!r}"
+                )
 
 
 # === Renaming ===
@@ -276,7 +301,12 @@ def _take_back(folder: Path, placed: list[str]) -> None:
 
 def _removed(saved: Path) -> list[str]:
     path = saved / _REMOVED
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} must hold a list of names: {error}") from error
 
 
 def _units(new: Path, folder: Path, inner: str = "") -> list[str]:

@@ -3,8 +3,9 @@
 import errno
 import json
 import os
-import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -17,6 +18,21 @@ from bark_tf.saving import locked
 LOCK = ".bark-tf.lock"
 
 
+_HOLD = """
+import os, sys, time
+from pathlib import Path
+from bark_tf.saving import locked
+
+folder, ready, has_child = sys.argv[1:]
+with locked(folder):
+    if has_child == "True" and os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    Path(ready).touch()
+    time.sleep(600)
+"""
+
+
 def wait_for(path):
     end = time.monotonic() + 60
     while not path.exists():
@@ -25,10 +41,11 @@ def wait_for(path):
 
 
 @pytest.mark.parametrize("has_child", [False, True])
-def test_the_second_process_is_told_who_the_first_one_is(has_child, start, tmp_path):
+def test_the_second_process_is_told_who_the_first_one_is(has_child, tmp_path):
     """A child that the first one has forked does not keep the lock."""
     folder = tmp_path / "made"
-    owner = start("hold", folder, tmp_path / "ready", has_child=has_child)
+    arguments = [str(folder), str(tmp_path / "ready"), str(has_child)]
+    owner = subprocess.Popen([sys.executable, "-c", _HOLD, *arguments])
     wait_for(tmp_path / "ready")
     began = time.monotonic()
     with pytest.raises(BlockingIOError) as found, locked(folder):
@@ -36,10 +53,10 @@ def test_the_second_process_is_told_who_the_first_one_is(has_child, start, tmp_p
     assert time.monotonic() - began < 1
     message = str(found.value)
     assert message.startswith(f"{str(folder)!r} is in use by process")
-    assert f"process {owner.process.pid} on {socket.gethostname()} (" in message
+    assert f"process {owner.pid} on {socket.gethostname()} (" in message
     assert "\n" not in message
-    os.kill(owner.process.pid, signal.SIGKILL)
-    owner.exit_code()
+    owner.kill()
+    owner.wait()
     with locked(folder):
         assert json.loads((folder / LOCK).read_text())["process"] == os.getpid()
     assert not list(folder.iterdir())

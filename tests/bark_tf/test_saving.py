@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bark_tf import saving as module
+from bark_tf.files import atomic_write
 from bark_tf.saving import locked, saving, settle
 
 
@@ -135,6 +136,51 @@ def test_a_reader_who_may_not_write_is_told_why(interrupted, monkeypatch):
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(PermissionError, match="open it once as a user who may write"):
         settle(interrupted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda saved, _: write(saved, **{"removed.json": '["../precious/one"]'}),
+        lambda saved, _: write(saved, **{"removed.json": '["inner/one"]'}),
+        lambda saved, _: write(saved, **{"removed.json": "[[1]]"}),
+        lambda saved, _: write(saved, **{"removed.json": "{"}),
+        lambda saved, _: write(saved, new__inner__one="theirs"),
+        lambda saved, precious: (saved / "new").symlink_to(precious),
+        lambda saved, precious: (
+            write(saved, new__a="a") or (saved / "old").symlink_to(precious)
+        ),
+        lambda saved, precious: saved.rmdir() or saved.symlink_to(precious),
+    ],
+)
+def test_a_strangers_directory_decides_nothing_outside_of_it(make, tmp_path):
+    """Opening a checkpoint must not move, overwrite or remove a user's files."""
+    write(tmp_path, precious__one="mine", stranger__config="{}", stranger__a="a")
+    precious, stranger = tmp_path / "precious", tmp_path / "stranger"
+    write(precious, **{"removed.json": '["one"]', "new__two": "mine"})
+    before = texts(precious)
+    (stranger / "inner").symlink_to(precious)
+    (stranger / ".saved").mkdir()
+    make(stranger / ".saved", precious)
+    with pytest.raises(ValueError, match=r"removed\.json|must stay in"):
+        settle(stranger)
+    assert texts(precious) == before
+
+
+def test_links_are_not_written_through(tmp_path):
+    write(tmp_path, precious__one="mine")
+    (tmp_path / "a").mkdir()
+    for name in (".saving", ".bark-tf.lock", ".one.saving-0"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "precious" / "one")
+    with pytest.raises(BlockingIOError, match=r"delete '\.bark-tf\.lock'"):
+        with saving(tmp_path / "a", wait_s=0):
+            pass
+    (tmp_path / "a" / ".bark-tf.lock").unlink()
+    with saving(tmp_path / "a") as change:
+        write(change.path, two="2")
+    with atomic_write(tmp_path / "a" / "one") as temporary:
+        temporary.write_text("1")
+    assert texts(tmp_path / "precious") == {"one": "mine"}
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):

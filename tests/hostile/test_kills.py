@@ -199,8 +199,9 @@ def save(make, size, size_before=None):
 
 
 def save_processor():
-    processor = toy_export.processor()
-    before = BarkProcessor(processor.tokenizer, {"alpha": toy.voice(11)})
+    voices = {"alpha": toy_cli.voice(20), "kumo": toy_cli.voice(12)}
+    processor = BarkProcessor(toy_speech.tokenizer(), voices)
+    before = BarkProcessor(toy_speech.tokenizer(), {"alpha": toy_cli.voice(28)})
     return Case(
         lambda root: processor.save_pretrained(root / "saved"),
         lambda root: hub.find_file(root / "saved", "tokenizer.json"),
@@ -276,8 +277,8 @@ def speak(folder):
 
     def run(root):
         options = ["--model", folder, "--seed", 3, "--no-xla", "--max-seconds", 0.3]
-        call("speak", "one two", "-o", root / "a.wav", *options)
-        call("speak", "one", "-o", root / "a.flac", *options)
+        files = ["-o", root / "a.wav", "--save-voice", root / "a.npz"]
+        call("speak", "one two", *files, *options)
 
     return Case(run, at_once=False)
 

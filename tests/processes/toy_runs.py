@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 
 import keras
 import numpy as np
@@ -30,7 +29,6 @@ from bark_tf.convert.convert import convert_checkpoint
 from bark_tf.models.causal import BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
-from bark_tf.saving import locked
 from bark_tf.training.data.batches import Batches
 from bark_tf.training.data.examples import StageExamples
 from bark_tf.training.data.shards import Utterance
@@ -248,16 +246,6 @@ def run_as_worker(directory, addresses, index, dies_at=None, **changes):
 
 def _keep(path, weights, **others):
     np.savez(path, *weights, **others)
-
-
-def hold(directory, ready, has_child=False):
-    """Locks a directory until killed; a child that it forks stays for a while."""
-    with locked(directory):
-        if has_child and os.fork() == 0:
-            time.sleep(20)
-            os._exit(0)
-        ready.touch()
-        time.sleep(600)
 
 
 def convert_and_die(number, source, destination, **options):
