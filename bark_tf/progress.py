@@ -17,7 +17,9 @@ from typing import Any
 
 Progress = Callable[[str, int, int], None]
 
-_REDRAWN_S = 0.1  # in a notebook
+# In a notebook.
+_REDRAWN_S = 0.1
+_NAMED = 0.02  # share of the time of a stage that is named at the end
 
 
 class Timings:
@@ -177,9 +179,13 @@ class _Table:
 
     def close(self) -> None:
         seconds = self._timings.seconds
+        total = sum(seconds.values())
         if seconds:
-            parts = (f"{stage} {spent:.1f}" for stage, spent in seconds.items())
-            total = sum(seconds.values())
+            parts = [
+                f"{stage} {spent:.1f}"
+                for stage, spent in seconds.items()
+                if spent >= _NAMED * total
+            ]
             self._draw(f"<small>{total:.1f} s: {', '.join(parts)}</small>")
 
     def _draw(self, html: str) -> None:
