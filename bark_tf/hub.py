@@ -25,7 +25,7 @@ from typing import Any
 
 from bark_tf._version import __version__
 from bark_tf.files import check_relative, local_path, read_json_object, remote_scheme
-from bark_tf.saving import settle
+from bark_tf.saving import OWN_NAMES, settle
 
 # The small checkpoint in the package.
 # Names the model of `bark_tf.speak` and of the commands that are given none.
@@ -378,6 +378,7 @@ def push_folder(
     if not Path(directory).is_dir():
         raise FileNotFoundError(f"There is no directory {str(directory)!r}")
     _check_repository_id(repo_id)
+    settle(directory)
     client = _client(token)
     with _clear_errors(client, repo_id, f"upload to {repo_id!r}", revision):
         repo_id = client.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -386,6 +387,12 @@ def push_folder(
         commit = client.upload_folder(
             repo_id=repo_id,
             folder_path=directory,
+            ignore_patterns=[
+                f"{start}{name}{end}"
+                for name in OWN_NAMES
+                for start in ("", "*/")
+                for end in ("", "/*")
+            ],
             revision=revision,
             commit_message=commit_message or "Upload with bark-tf",
         )

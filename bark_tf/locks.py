@@ -91,21 +91,22 @@ def claim(path: Path, is_abandoned: Callable[[Path], bool]) -> Claim | None:
     Raises:
         OSError: If the file cannot be created.
     """
-    is_new = not os.path.lexists(path)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
-    except OSError as error:
-        if is_new or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
-            raise
-        return None  # of another user, or a link
-    is_locked = _lock(descriptor)
-    if is_locked is None:
-        os.close(descriptor)  # Windows neither renames nor removes an open file
-        return Claim(path, None) if is_new or is_abandoned(path) else None
-    if is_locked and _is_at(descriptor, path):
-        return Claim(path, descriptor)
-    os.close(descriptor)
-    return None
+    while True:
+        is_new = not os.path.lexists(path)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        except OSError as error:
+            if is_new or error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
+                raise
+            return None  # of another user, or a link
+        is_locked = _lock(descriptor)
+        if is_locked and _is_at(descriptor, path):
+            return Claim(path, descriptor)
+        os.close(descriptor)
+        if is_locked is None:  # Windows neither renames nor removes an open file
+            return Claim(path, None) if is_new or is_abandoned(path) else None
+        if not is_locked:
+            return None
 
 
 def _lock(descriptor: int) -> bool | None:

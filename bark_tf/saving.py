@@ -29,7 +29,7 @@ from bark_tf.locks import LOCK_NAME, owned
 _SAVING, _SAVED = ".saving", ".saved"
 _NEW, _OLD, _REMOVED = "new", "old", "removed.json"
 # Names in a directory that are none of the user's.
-OWN_NAMES = frozenset([_SAVING, _SAVED, LOCK_NAME])
+OWN_NAMES = (_SAVING, _SAVED, LOCK_NAME)
 # Saving is short: who finds a directory in use waits this long.
 _WAIT_S = 10.0
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -228,7 +228,8 @@ def _check(folder: Path) -> None:
         ValueError: If it does, or if the list of removed files is damaged.
     """
     saved = folder / _SAVED
-    for name in ["x", *_removed(saved), *_units(saved / _NEW, folder)]:
+    # "any": also without a file, its folders must be where they seem to be.
+    for name in ["any", *_removed(saved), *_units(saved / _NEW, folder)]:
         check_relative(name, f"A file in {saved / _REMOVED}")
         for place in (folder, saved / _NEW, saved / _OLD):
             parent = os.path.realpath((place / name).parent)

@@ -54,6 +54,7 @@ _CHECKPOINT_FILES = re.compile(
     r"|(text|coarse|fine|encodec)\.(safetensors|json)|special_tokens_map\.json"
     r"|tokenizer\.json|vocab\.txt|speaker_embeddings(_path\.json)?"
     r"|semantic_tokenizer\.(safetensors|json)|README\.md|\.gitattributes"
+    r"|\..*\.saving-\d+(\.\w+)?"  # left by a process that was killed
 )
 
 
@@ -161,7 +162,7 @@ def _check_place(destination: Path, sources: Iterable[Path]) -> None:
 
 def _check_contents(destination: Path, overwrite: bool) -> None:
     paths = destination.iterdir() if destination.exists() else ()
-    there = sorted({path.name for path in paths} - OWN_NAMES)
+    there = sorted({path.name for path in paths} - {*OWN_NAMES})
     if there and not overwrite:
         raise FileExistsError(
             f"{str(destination)!r} is not empty: choose another directory, or ask to "

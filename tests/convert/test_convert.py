@@ -370,6 +370,16 @@ def test_nothing_but_checkpoints_is_replaced(bark, tmp_path):
     assert (made / "thesis.tex").exists()
 
 
+def test_what_a_kill_left_is_no_obstacle(bark, tmp_path):
+    made = convert_checkpoint(bark, tmp_path / "made")
+    before = files(made)
+    for name in (".saving/new/model.safetensors", ".bark-tf.lock", ".a.saving-0.json"):
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).touch()
+    convert_checkpoint(bark, made, overwrite=True)
+    assert files(made) == before
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_source_and_destination_apart(overwrite, bark, tmp_path, monkeypatch):
     codec = tmp_path / "codec"
