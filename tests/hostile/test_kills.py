@@ -29,6 +29,7 @@ import toy_trainer
 from bark_tf import BarkModel, BarkProcessor, BarkSemanticModel, VoicePreset, hub
 from bark_tf.cli import main as cli
 from bark_tf.convert.convert import convert_checkpoint
+from bark_tf.saving import settle
 from bark_tf.semantic_tokens.tokenizer import load_semantic_tokenizer
 from bark_tf.training.data.prepare import prepare
 from bark_tf.training.options import LoraOptions
@@ -245,7 +246,11 @@ def export(monkeypatch):
         if not (root / "bark" / "2").exists():
             bark.export(root / "bark", processor, version=2)
 
-    return Case(run, before=lambda root: bark.export(root / "bark", processor))
+    return Case(
+        run,
+        lambda root: settle(root / "bark"),
+        before=lambda root: bark.export(root / "bark", processor),
+    )
 
 
 def voice():
@@ -332,7 +337,7 @@ def train(folder, method):
         lambda root: BarkModel.from_pretrained(root / "out"),
         before,
         passing=("training/",),
-        timed=("log.jsonl", "tensorboard"),
+        timed=("log.jsonl", "tensorboard", "done.json"),
     )
 
 
@@ -371,7 +376,7 @@ CASES = {
     "train adapters": lambda folder: train(folder, "lora"),
 }
 # One state in so many is enough where a command takes long.
-EVERY = {"train": 3, "train adapters": 3, "speak": 2}
+EVERY = {"train": 7, "train adapters": 7, "speak": 2}
 FAST = {"save again, same shards": 9, "convert --overwrite": 9, "voice": 3}
 
 
