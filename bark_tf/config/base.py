@@ -21,7 +21,7 @@ from typing import (
 import numpy as np
 
 from bark_tf import hub
-from bark_tf.config.fields import check_field, check_fields
+from bark_tf.config.fields import check_field, check_fields, check_values
 from bark_tf.files import local_path, read_json_object
 from bark_tf.habits import accepts_habits
 from bark_tf.saving import saving
@@ -253,7 +253,9 @@ class Config:
                 model, or a value is out of range.
         """
         values = read_json_object(path)
-        values = values.get(cls.part) or values
+        if cls.part and values.get(cls.part):
+            check_values(values, {cls.part: dict}, path)
+            values = values[cls.part]
         kind = values.get("model_type") or cls.model_type
         if cls.file_name == CONFIG_NAME and kind != cls.model_type:
             raise ValueError(

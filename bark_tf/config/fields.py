@@ -110,7 +110,8 @@ def check_values(
 
     Args:
         values: The object.
-        kinds: Key -> an annotation of `check_fields`, or `dict` or `list`.
+        kinds: Key -> an annotation of `check_fields`, or `dict` or `list`; others are
+            not checked.
         where: The file, for the error message.
 
     Example:
@@ -119,7 +120,7 @@ def check_values(
     """
     for name, kind in kinds.items():
         rule, value = _rule(kind), values.get(name)
-        if not rule.allows(value):
+        if rule is not None and not rule.allows(value):
             raise ValueError(
                 f"{where}: {name} must be {rule.words}. Received: {name}={shown(value)}"
             )

@@ -7,6 +7,7 @@ that starts the others must not have run it.
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ import toy_files
 
 from bark_tf.config import BarkConfig, BarkGenerationConfig, CtcConfig
 from bark_tf.convert.checkpoints import open_checkpoint
+from bark_tf.feature_extractor import EncodecFeatureExtractor
 from bark_tf.processor import BarkProcessor
 
 RATE = 16_000
@@ -168,6 +170,18 @@ def _use_suno(folder):
 
 def _use_processor(folder):
     BarkProcessor.from_pretrained(folder)("one twos, four!")
+
+
+def _make_processors(folder):
+    toy_export.processor().save_pretrained(folder)
+    EncodecFeatureExtractor().save_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(toy_export.WORDS) + "\n")
+
+
+def _use_processors(folder):
+    _use_processor(folder)
+    EncodecFeatureExtractor.from_pretrained(folder)([np.ones(9)])
 
 
 def _use_voices(folder):
@@ -386,6 +400,24 @@ def _use_run(folder):
             write_card(change, "out")
 
 
+def _make_report(folder):
+    from bark_tf.training.evaluation import report
+
+    score = report.StageScore(0.5, 0.25, 40)
+    transcript = report.Transcript("model", "1", "One", "one", 0)
+    one = report.Evaluation(
+        "m", {"seed": 1}, {"fine": score}, transcripts=(transcript,)
+    )
+    text = json.dumps(dataclasses.replace(one, before=one).to_dict())
+    (folder / "report.json").write_text(text)
+
+
+def _use_report(folder):
+    from bark_tf.training.evaluation import report
+
+    report.Evaluation.load(folder).to_dict()
+
+
 # === Serving ===
 
 
@@ -505,6 +537,16 @@ FORMATS = {
         _use_processor,
         1,
     ),
+    "processors": Format(
+        _make_processors,
+        {
+            "processor_config.json": m.JSON,
+            "preprocessor_config.json": m.JSON,
+            "vocab.txt": m.BYTES,
+        },
+        _use_processors,
+        0.5,
+    ),
     "voices": Format(
         _make_bark,
         {"speaker_embeddings_path.json": m.JSON, _VOICE_FILE: m.NPY},
@@ -580,6 +622,7 @@ FORMATS = {
         _use_run,
         0.6,
     ),
+    "report": Format(_make_report, {"report.json": m.JSON}, _use_report, 0.4),
     "request": Format(_make_request, {"body.json": m.JSON}, _use_request, 0.8),
     "answer": Format(_make_answer, {"answer": m.BYTES}, _use_answer, 0.3),
 }

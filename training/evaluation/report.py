@@ -10,8 +10,9 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
+from bark_tf.config.fields import check_values
 from bark_tf.files import blame, local_path, read_json_object
 from bark_tf.optional import required
 from bark_tf.saving import saving
@@ -19,6 +20,7 @@ from bark_tf.saving import saving
 from .metrics import Edits, ErrorRate
 from .scores import CodecScore, StageScore
 
+_Record = TypeVar("_Record")
 JSON_NAME, MARKDOWN_NAME = "report.json", "report.md"
 # What is judged, from the recording itself to the whole model, and its name in tables.
 SOURCES: Mapping[str, str] = {
@@ -34,6 +36,12 @@ _GIVEN = (
     "encoded and decoded; from their first codebooks; from their semantic tokens; from "
     "their texts. What a row adds to the WER is that stage's share."
 )
+# What an evaluation must have in JSON.
+_KINDS = {
+    "model": str,
+    "transcripts": list,
+    **dict.fromkeys(("settings", "stages", "speech"), dict),
+}
 _WER = "WER (95 % CI)"
 _SHOWN = 5  # sentences with the most errors
 _DOTS_PER_INCH = 120
@@ -124,23 +132,24 @@ class Evaluation:
         Raises:
             ValueError: If something is missing or has another form.
         """
+        codec, before = values.get("codec"), values.get("before")
         try:
+            check_values(values, _KINDS, "it")
             return cls(
                 model=values["model"],
                 settings=values["settings"],
                 stages={
-                    name: StageScore(
-                        _number(score["loss"]), score["accuracy"], score["targets"]
-                    )
-                    for name, score in values["stages"].items()
+                    name: _read_stage(score) for name, score in values["stages"].items()
                 },
-                codec=values["codec"] and CodecScore(**values["codec"]),
+                codec=None if codec is None else _read(CodecScore, codec),
                 speech={
                     name: _read_speech(score)
                     for name, score in values["speech"].items()
                 },
-                transcripts=tuple(Transcript(**one) for one in values["transcripts"]),
-                before=values["before"] and cls.from_dict(values["before"]),
+                transcripts=tuple(
+                    _read(Transcript, one) for one in values["transcripts"]
+                ),
+                before=None if before is None else cls.from_dict(before),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"This is not an evaluation: {error!r}") from error
@@ -290,11 +299,24 @@ def _speech(score: SpeechScore) -> dict[str, Any]:
     return {**score._asdict(), "wer": wer, "quality": dict(score.quality)}
 
 
+def _read(cls: Callable[..., _Record], values: Mapping[str, Any]) -> _Record:
+    """A tuple of its JSON values, in which None stands for what is not finite."""
+    hints = get_type_hints(cls).items()
+    check_values(values, {name: hint | None for name, hint in hints}, cls.__name__)
+    return cls(**values)
+
+
+def _read_stage(values: Mapping[str, Any]) -> StageScore:
+    values = {name: values[name] for name in StageScore._fields}
+    score = _read(StageScore, values)
+    return score._replace(loss=_number(score.loss))
+
+
 def _read_speech(values: Mapping[str, Any]) -> SpeechScore:
     wer = values["wer"]
     if wer is not None:
-        wer = ErrorRate(**{**wer, "edits": Edits(**wer["edits"])})
-    return SpeechScore(**{**values, "wer": wer})
+        wer = _read(ErrorRate, {**wer, "edits": _read(Edits, wer["edits"])})
+    return _read(SpeechScore, {**values, "wer": wer})
 
 
 def _finite(value: Any) -> Any:
