@@ -14,7 +14,7 @@ from bark_tf.config.fields import Count, Positive, check_field
 
 _TokenId = Annotated[int, "[0, 10_000_000]"]
 _Length = Annotated[int, "[0, 1_000_000_000]"]
-_Rate = Annotated[float, "[0.01, 1_000_000]"]
+_Rate = Annotated[float, "[1, 100_000]"]
 _Temperature = Annotated[float, "[0, 1_000_000]"]
 
 

@@ -34,6 +34,8 @@ from bark_tf.memory import collect
 
 # Frames dropped from the end of a voice's coarse history (Suno's time alignment).
 HISTORY_FRAMES_DROPPED = 1
+# Frames per semantic token, or tokens per frame: 1.5 in Bark.
+_MOST_FRAMES = 50
 
 
 class CoarseWindow(NamedTuple):
@@ -86,6 +88,13 @@ class CoarseWindow(NamedTuple):
         """Raises ValueError if ids or windows are beyond the network's tables."""
         ids = "coarse_semantic_pad_token", "coarse_infer_token"
         check_ids(self.coarse, "input_vocab_size", model.input_vocab_size, *ids)
+        rates = self.coarse.coarse_rate_hz / self.semantic.semantic_rate_hz
+        if not 1 / _MOST_FRAMES <= rates <= _MOST_FRAMES:
+            raise ValueError(
+                f"coarse_rate_hz / semantic_rate_hz must be in [1/{_MOST_FRAMES}, "
+                f"{_MOST_FRAMES}]. Received: {self.coarse.coarse_rate_hz} / "
+                f"{self.semantic.semantic_rate_hz}"
+            )
         needed = self.offset + self.coarse.n_coarse_codebooks * self.codebook_size
         if needed > min(model.input_vocab_size, model.output_vocab_size):
             raise ValueError(

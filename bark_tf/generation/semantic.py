@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.config import BarkSemanticGenerationConfig, BarkSubModelConfig
-from bark_tf.config.fields import check_ids
+from bark_tf.config.fields import check_field, check_ids
 from bark_tf.generation.arrays import TENSORS, Arrays
 from bark_tf.generation.cache import bucket, pad_rows
 from bark_tf.generation.histories import Histories, Request, RowOptions
@@ -116,6 +116,9 @@ def check_semantic_limit(
     ids = "eos_token_id", "text_pad_token", "semantic_infer_token"
     check_ids(config, "input_vocab_size", model.input_vocab_size, *ids)
     check_ids(config, "output_vocab_size", model.output_vocab_size, "eos_token_id")
+    is_end = config.eos_token_id >= config.semantic_vocab_size
+    expected = f"at least semantic_vocab_size={config.semantic_vocab_size}"
+    check_field(config, "eos_token_id", is_end, expected)
     offset = "text_encoding_offset"
     check_ids(config, "input_vocab_size", model.input_vocab_size, offset)
     check_ids(config, "block_size", model.block_size, "max_input_semantic_length")

@@ -47,6 +47,9 @@ def test_too_much_is_refused_with_what_fits(call, small_memory):
 
 def test_the_number_that_fits_does_fit(monkeypatch):
     bark, row = toy.shared_bark(), 2 * 2 * 64 * 16 * 4  # keys and values of a row
+    monkeypatch.setattr("bark_tf.memory.available_memory", lambda: 300)
+    with pytest.raises(ValueError, match=r"^10 frames of audio .*: at most 9 fit"):
+        bark.stream(**TEXTS)
     monkeypatch.setattr("bark_tf.memory.available_memory", lambda: 5 * row)
     with pytest.raises(ValueError, match=r"^6 rows .*: at most 5 fit"):
         bark.stream(**TEXTS, num_return_sequences=6)
@@ -59,8 +62,6 @@ def test_an_absurd_number_is_refused_before_work():
     for generate in (bark.generate, bark.stream):
         with pytest.raises(ValueError, match=rf"^{MANY} rows .* at most \d+ fit"):
             generate(**TEXTS, num_return_sequences=MANY)
-    with pytest.raises(ValueError, match=r"^\d+ frames of audio need at least"):
-        bark.generate(**TEXTS, semantic_rate_hz=0.01, coarse_rate_hz=10**6)
 
 
 def test_a_system_says_how_much_memory_there_is_or_does_not(monkeypatch):
@@ -136,6 +137,7 @@ UNFIT = {
         {"semantic": {"eos_token_id": 26}},
         "eos_token_id must be less than ou",
     ),
+    "an end among tokens": ({"semantic": {"eos_token_id": 3}}, "vocab_size=20"),
     "the pad": (
         {"semantic": {"text_pad_token": 40}},
         "text_pad_token must be less tha",
@@ -150,6 +152,10 @@ UNFIT = {
     "coarse infer": ({"coarse": {"coarse_infer_token": 40}}, "coarse_infer_token must"),
     "coarse codes": ({"coarse": {"n_coarse_codebooks": 3}}, "ids. Received: input_voc"),
     "a window": ({"coarse": {"max_coarse_history": 200}}, "into the position table"),
+    "rates": (
+        {"coarse": {"coarse_rate_hz": 10**5}},
+        r"in \[1/50, 50\]\. .* 100000 / 49",
+    ),
     "fine codes": ({"fine": {"n_fine_codebooks": 9}}, "n_codes_total=4"),
 }
 
