@@ -117,17 +117,21 @@ def is_floating(dtype: np.dtype) -> bool:
     return dtype.kind not in "?biuc"  # bfloat16 and float8 have kind V
 
 
-def all_finite(array: np.ndarray) -> bool:
-    """Whether a floating-point array holds neither NaN nor infinity.
+def all_finite(array: np.ndarray, every: int = 1) -> bool:
+    """Whether every n-th row of a floating-point array has neither NaN nor infinity.
 
-    Several times as fast as `np.isfinite` with half precision.
+    Several times as fast as `np.isfinite` with half precision. Pages of a mapped file
+    that it touches do not stay in the process.
     """
-    bits = array.view(f"u{array.dtype.itemsize}")
+    bits = array[::every].view(f"u{array.dtype.itemsize}")
     # The bits that are set in infinity and NaN, and in no other number.
     exponent = np.array(np.inf, array.dtype).view(bits.dtype)
     rows = max(1, _BLOCK_VALUES // max(1, bits[:1].size))
     blocks = (bits[start : start + rows] for start in range(0, len(bits), rows))
-    return not any(((block & exponent) == exponent).any() for block in blocks)
+    found = any(((block & exponent) == exponent).any() for block in blocks)
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
+    return not found
 
 
 @contextlib.contextmanager

@@ -308,10 +308,9 @@ def read(
     for rule in table.rules:
         name = stored[rule.theirs]
         array = checkpoint.read(name)
-        step = 1
-        if array.nbytes > _SMALL_BYTES and _LARGE.fullmatch(rule.ours):
-            step = max(1, len(array) // _CHECKED_ROWS)
-        if not all_finite(array[::step]):
+        is_large = array.nbytes > _SMALL_BYTES and _LARGE.fullmatch(rule.ours)
+        every = max(1, len(array) // _CHECKED_ROWS) if is_large else 1
+        if not all_finite(array, every):
             raise ValueError(
                 f"{source} is damaged: tensor {name!r} holds NaN or infinity. If it "
                 "was converted to float16, convert it again, to bfloat16 or float32"
