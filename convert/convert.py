@@ -29,7 +29,7 @@ from bark_tf.voices.presets import check_speaker_embeddings, voice_names
 
 from .checkpoints import write_checkpoint
 from .configs import PARTS, published_generation_config, to_model_args, with_dtype
-from .file_tensors import DTYPES, LazyTensor, naming
+from .file_tensors import DTYPES, LazyTensor, all_finite, naming
 from .rules import Rule
 from .safetensors_files import parse_json, write_safetensors
 from .sources import CODEC, STEMS, Part, Source, open_source
@@ -258,12 +258,16 @@ def _make(
     part: Part, stored: str, origin: Rule, rule: Rule, dtype: np.dtype
 ) -> np.ndarray:
     array = part.checkpoint.read(stored)
+    if not all_finite(array):
+        raise ValueError(
+            f"Expected undamaged weights. Received: {stored!r} with NaN or infinity"
+        )
     array = rule.operation.to_theirs(origin.operation.to_ours(array))
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
-    if not np.isfinite(cast).all() and np.isfinite(array).all():
+    if not all_finite(cast):
         raise ValueError(
             f"Expected values that fit {dtype}; bfloat16 has the range of float32. "
             f"Received: {stored!r} with up to {np.abs(array).max():g}"

@@ -25,6 +25,7 @@ from bark_tf.audio.mel import mel_matrix
 from bark_tf.config import CtcConfig
 from bark_tf.config.fields import Count, check_values
 from bark_tf.convert.weights import table_for
+from bark_tf.generation.finite import require
 from bark_tf.memory import allocate_only
 from bark_tf.models.ctc import CtcModel
 from bark_tf.semantic_tokens.features import fft_size, spectra
@@ -141,6 +142,7 @@ class CtcTokenizer(SemanticTokenizer):
         for first, last, start, end in windows_of(num_tokens, window, margin):
             seen = frames[first * config.stride : last * config.stride]
             found = self._encode(tf.constant(seen[None]))[0].numpy()
+            require(np.isfinite(found).all(), "States of the recogniser")
             parts.append(found[start - first : end - first])
         return np.concatenate(parts)
 

@@ -26,6 +26,7 @@ from bark_tf.config import HubertConfig, HubertQuantizerConfig
 from bark_tf.config.fields import check_values
 from bark_tf.convert.weights import save_file
 from bark_tf.files import local_path
+from bark_tf.generation.finite import require
 from bark_tf.models.hubert.model import SAMPLE_RATE, HubertModel, Moments
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.models.pretrained import PretrainedModel
@@ -114,6 +115,7 @@ def hubert_windows(
         hubert.num_frames(len(audio)), window, margin
     ):
         states = _states(hubert, audio, level, first, last, layer)
+        require(np.isfinite(states).all(), "States of HuBERT")
         yield states[start - first : end - first]
 
 
