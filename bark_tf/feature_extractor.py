@@ -33,7 +33,7 @@ class EncodecFeatureExtractor(Config):
 
     feature_size: Literal[1, 2] = 1
     sampling_rate: Annotated[int, "[1, 1_000_000]"] = 24_000
-    padding_value: float = 0.0
+    padding_value: Annotated[float, "[-1_000, 1_000]"] = 0.0
 
     def _check(self) -> None:
         chunk = self.extra.get("chunk_length_s")

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import toy
 import toy_cli
 
-from bark_tf import BarkConfig, BarkTokenizer, write_audio
+from bark_tf import BarkConfig, BarkProcessor, BarkTokenizer, write_audio
 from bark_tf.files import (
     atomic_write,
     check_relative,
@@ -72,6 +73,33 @@ def test_what_cannot_be_written_is_named_as_the_user_did(write, tmp_path, full_d
         write(temporary)
     assert found.value.filename == str(tmp_path / "a.wav") and found.value.strerror
     assert not list(tmp_path.iterdir())
+
+
+WRITERS = {
+    "config.json": lambda path: BarkConfig().save_pretrained(path.parent),
+    "tokenizer.json": lambda path: TOKENIZER.save_pretrained(path.parent),
+    "processor_config.json": lambda path: BarkProcessor(TOKENIZER).save_pretrained(
+        path.parent
+    ),
+    "v.npz": lambda path: toy.voice().save(path),
+    "a.flac": lambda path: write_audio(path, np.zeros(99, np.float32), 24_000),
+    "model.safetensors": lambda path: toy.shared_bark().save_pretrained(path.parent),
+    "semantic": lambda path: toy.shared_bark().semantic.save_pretrained(path.parent),
+}
+TOKENIZER = BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]"])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_named_by_every_writer(name, tmp_path, request):
+    """The errors once had no name, or one of a file that nobody has asked for."""
+    path = tmp_path / "voice" / name
+    path.parent.mkdir()
+    toy.shared_bark()
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError) as found:
+        WRITERS[name](path)
+    assert found.value.filename in (str(path), str(path.parent))
+    assert not list(path.parent.iterdir())
 
 
 def test_another_error_is_not_about_what_is_written(tmp_path):

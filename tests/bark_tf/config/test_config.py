@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import pickle
 
 import numpy as np
@@ -20,6 +21,7 @@ from bark_tf.config import (
     HubertConfig,
     HubertQuantizerConfig,
 )
+from bark_tf.feature_extractor import EncodecFeatureExtractor
 
 ALL = (
     BarkSemanticConfig,
@@ -298,6 +300,24 @@ def test_an_error_in_a_file_names_the_file(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"config\.json: .*dropout must be a number"):
         BarkSemanticConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("cls", [*ALL, CtcConfig, EncodecFeatureExtractor])
+def test_every_field_of_a_file_is_checked(cls, tmp_path):
+    path = tmp_path / cls.file_name
+    parts = {part.part for part in cls.parts}
+    for name in {*cls.field_names()} - parts:
+        for value in ({"a": 1}, [[]], math.nan, 10**30):
+            path.write_text(json.dumps({"model_type": cls.model_type, name: value}))
+            message = (
+                rf"{path.name}: {cls.__name__}\.{name} must be .* Received: {name}="
+            )
+            with pytest.raises(ValueError, match=message):
+                cls.from_json_file(path)
+    for name in parts:
+        path.write_text(json.dumps({"model_type": cls.model_type, name: [1]}))
+        with pytest.raises(ValueError, match=rf"{path.name}: .*{name} must be"):
+            cls.from_json_file(path)
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
