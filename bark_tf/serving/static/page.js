@@ -76,15 +76,17 @@ function check({ input, seed, ...others }) {
   }
 }
 
+/** The request, and the voice as the command line names it. */
 function request() {
   const body = { input: byId("input").value };
   for (const name of ["seed", ...TEMPERATURES]) {
     if (valueOf(name)) body[name] = valueOf(name);
   }
-  const recorded = recordedVoices.get(byId("voice").value);
+  const voice = byId("voice").value;
+  const recorded = recordedVoices.get(voice);
   if (recorded) body.history_prompt = recorded.history_prompt;
-  else body.voice = byId("voice").value;
-  return body;
+  else body.voice = voice;
+  return { body, voice: recorded?.file ?? voice };
 }
 
 async function onSpeak() {
@@ -92,12 +94,12 @@ async function onSpeak() {
   clearErrors("speech");
   player?.close();
   byId("audio").pause();
-  const body = request();
+  const { body, voice } = request();
   setSpeaking(new AbortController());
   try {
     check(body);
     player = byId("play").checked ? new Player(own.sample_rate) : null;
-    await hear(body, new WavReader());
+    await hear(body, voice, new WavReader());
   } catch (error) {
     player?.close();
     // What was spoken before stays, half a speech does not.
@@ -117,7 +119,7 @@ function setSpeaking(controller) {
   if (isFocused && !controller) byId("speak").focus();
 }
 
-async function hear(body, wav) {
+async function hear(body, voice, wav) {
   let seed;
   byId("result").hidden = byId("unknown").hidden = true;
   say("status", "Sending the text");
@@ -131,7 +133,7 @@ async function hear(body, wav) {
       showPictures(wav);
     }
   }
-  showResult(wav, body, seed);
+  showResult(wav, seed, commandOf(body, voice, seed));
 }
 
 function showProgress({ stage, done, total, piece, pieces, ahead }) {
@@ -173,21 +175,20 @@ function draw() {
   }
 }
 
-function showResult(wav, body, seed) {
+function showResult(wav, seed, command) {
   const { samples, rate } = shown;
   URL.revokeObjectURL(byId("audio").src);
   byId("audio").src = byId("download").href = URL.createObjectURL(wavOf(samples, rate));
   byId("download").download = `speech-${seed}.wav`;
   byId("keep").dataset.seed = seed;
-  byId("command").textContent = commandOf(body, seed);
+  byId("command").textContent = command;
   for (const id of ["audio", "download", "keep", "again"]) byId(id).hidden = false;
   say("status", `Done: ${(samples.length / rate).toFixed(1)} seconds, seed ${seed}.`);
 }
 
-function commandOf(body, seed) {
+function commandOf(body, voice, seed) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const words = ["bark-tf speak --long --seed", seed];
-  const voice = recordedVoices.get(byId("voice").value)?.file ?? body.voice;
   if (voice !== "default") words.push("--voice", quoted(voice));
   for (const name of TEMPERATURES) {
     if (name in body) words.push(`--${name.replace("_", "-")}`, quoted(body[name]));
@@ -221,6 +222,7 @@ async function onRecord() {
     const clock = showSeconds(recording.stop);
     controller.stop = recording.stop;
     controller.signal.addEventListener("abort", recording.stop);
+    if (controller.signal.aborted) recording.stop(); // before it had begun
     const blob = await recording.blob.finally(() => clearInterval(clock));
     controller.signal.throwIfAborted();
     return blob;
@@ -262,7 +264,7 @@ async function wavFor(blob) {
   try {
     return wavOf(await decoded(blob, own.sample_rate), own.sample_rate);
   } catch {
-    throw new Refusal("This file holds no sound that the browser can read.", "recording");
+    throw new Refusal("There is no sound that the browser can read.", "recording");
   }
 }
 
@@ -307,7 +309,8 @@ function countCharacters() {
 
 function setUp() {
   byId("about").textContent = `${own.about[0].toUpperCase()}${own.about.slice(1)}.`;
-  byId("voice").replaceChildren(...own.voices.map((name) => new Option(name)));
+  const voices = [...own.voices, ...recordedVoices.keys()];
+  byId("voice").replaceChildren(...voices.map((name) => new Option(name)));
   byId("voice").value = "default";
   for (const [name, value] of Object.entries(own.temperatures)) {
     byId(name).placeholder = String(value);
