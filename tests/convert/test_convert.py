@@ -234,6 +234,16 @@ def test_half_precision_sources_stay_so(bark, tmp_path):
     assert {str(a.dtype) for a in weights(wide).values()} == {"float32", "bool"}
 
 
+def test_damaged_values_are_not_passed_on(bark, tmp_path):
+    arrays = weights(bark)
+    name = "semantic.layers.0.mlp.in_proj.weight"
+    arrays[name][3, 5] = np.nan
+    toy_files.save_hf(bark, CONFIG, arrays)
+    with pytest.raises(ValueError, match=rf"undamaged weights.*'{name}' with NaN"):
+        convert_checkpoint(bark, tmp_path / "made")
+    assert files(tmp_path) == ["bark/config.json", "bark/model.safetensors"]
+
+
 def test_values_beyond_float16(bark, tmp_path):
     arrays = weights(bark)
     name = "codec_model.quantizer.layers.3.codebook.cluster_size"

@@ -149,6 +149,15 @@ def test_damaged_arrays_are_refused(tokenizer, tmp_path):
         load_semantic_tokenizer(tmp_path)
 
 
+def test_states_that_are_no_numbers_are_refused(tokenizer, audio):
+    bias = tokenizer.network.front.bias
+    kept = bias.numpy()
+    bias.assign(np.full_like(kept, np.nan))
+    with pytest.raises(ValueError, match="States of the recogniser must be finite"):
+        tokenizer(audio)
+    bias.assign(kept)
+
+
 def test_centres_of_another_width_are_refused(tokenizer):
     with pytest.raises(ValueError, match="the network's width 8"):
         CtcTokenizer(tokenizer.network, np.zeros((3, 9), "f"), rate_hz=50.0)

@@ -145,6 +145,15 @@ def test_frames_see_their_window_and_nothing_else(hubert, audio, monkeypatch):
     np.testing.assert_array_equal(before[45:], after[45:])
 
 
+def test_states_that_are_no_numbers_are_refused(hubert, audio):
+    bias = hubert.projection.linear.bias
+    kept = bias.numpy()
+    bias.assign(np.full_like(kept, np.nan))
+    with pytest.raises(ValueError, match="States of HuBERT must be finite"):
+        next(hubert_windows(hubert, audio[:RATE], 0))
+    bias.assign(kept)
+
+
 def test_default_windows_last_a_minute():
     assert WINDOW / 50 == 60 and MARGIN / 50 == 5
 
