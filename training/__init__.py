@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from .data.shards import write_shard as write_shard
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.metrics import corpus_word_error_rate as corpus_word_error_rate
+    from .evaluation.metrics import cosine_similarity as cosine_similarity
     from .evaluation.metrics import mel_distance as mel_distance
     from .evaluation.metrics import si_sdr as si_sdr
     from .evaluation.recognisers import recogniser_of as recogniser_of
@@ -72,7 +73,12 @@ _HOMES = {
     ".data.batches": ("Batches",),
     ".data.labels": ("labelled",),
     ".evaluation.evaluate": ("evaluate",),
-    ".evaluation.metrics": ("corpus_word_error_rate", "mel_distance", "si_sdr"),
+    ".evaluation.metrics": (
+        "corpus_word_error_rate",
+        "cosine_similarity",
+        "mel_distance",
+        "si_sdr",
+    ),
     ".evaluation.recognisers": ("recogniser_of", "voice_judge_of"),
     ".tokenizers.ctc": ("ctc_options", "train_ctc"),
     ".tokenizers.pairs": ("make_pairs",),
