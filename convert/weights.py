@@ -10,9 +10,10 @@ import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bark_tf.config import CtcConfig, EncodecConfig, HubertConfig, HubertQuantizerConfig
+from bark_tf.config.fields import shown
 from bark_tf.files import atomic_write
 
 from . import bark, ctc, encodec, hubert
@@ -124,21 +125,9 @@ def stored_dtype(path: str | os.PathLike) -> str:
 # === Comparing a file with a configuration ===
 
 
-class Found(NamedTuple):
-    """Where a checkpoint holds a network.
-
-    Attributes:
-        table: The network's table, in the checkpoint's names.
-        stored: Name in the table -> name in the checkpoint.
-    """
-
-    table: Table
-    stored: Mapping[str, str]
-
-
 def find_network(
     config: Any, checkpoint: Checkpoint, prefix: str, source: str | os.PathLike
-) -> Found:
+) -> tuple[Table, dict[str, str]]:
     """Finds a network in a checkpoint, without building it or reading a tensor.
 
     Args:
@@ -147,6 +136,10 @@ def find_network(
         prefix: See `rules.fit`.
         source: Named in errors.
 
+    Returns:
+        The network's table in the checkpoint's names; and name in the table -> name in
+        the checkpoint.
+
     Raises:
         ValueError: If the checkpoint does not hold exactly this network. The message
             names the tensor, and the fields of the configuration that decide about it.
@@ -154,10 +147,10 @@ def find_network(
     names = spelling(checkpoint)
     table = table_for(config, names)
     try:
-        return Found(table, fit(table, checkpoint, prefix=prefix, source=str(source)))
+        return table, fit(table, checkpoint, prefix=prefix, source=str(source))
     except MisfitError as error:
         fields = [
-            f"{name}={getattr(config, name)!r}"
+            f"{name}={shown(getattr(config, name))}"
             for name in config.field_names()
             if _decides(config, name, names, error)
         ]
@@ -183,6 +176,7 @@ def _decides(config: Any, field: str, names: str, misfit: MisfitError) -> bool:
 
 
 def _other_values(cls: type, field: str, value: Any) -> tuple:
+    """Some other values of a field, large and small, right or wrong."""
     hint = typing.get_type_hints(cls)[field]
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)
