@@ -29,7 +29,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-# What a number's interval may be called where it is a usual one.
+# Usual intervals.
 Share = Annotated[float, "[0, 1]"]
 Positive = Annotated[float, "(0, 1_000_000_000]"]
 Count = Annotated[int, "[1, 1_000_000_000]"]
@@ -194,18 +194,17 @@ def _each(cls: type, rule: _Rule | None) -> _Rule | None:
         return None
 
     def allows(value: Any) -> bool:
-        items = value.values() if isinstance(value, Mapping) else value
-        keys = value if isinstance(value, Mapping) else ()
-        return (
-            isinstance(value, cls)
-            and all(isinstance(key, str) for key in keys)
-            and all(map(rule.allows, items))
+        if not isinstance(value, cls):
+            return False
+        keys, items = (value, value.values()) if cls is dict else ((), value)
+        return all(isinstance(key, str) for key in keys) and all(
+            map(rule.allows, items)
         )
 
-    return _Rule(f"a {_NAMES[cls]}, each {rule.words}", allows)
+    name = "mapping from text" if cls is dict else "sequence"
+    return _Rule(f"a {name}, each {rule.words}", allows)
 
 
-_NAMES = {tuple: "sequence", dict: "mapping from text"}
 _COMPARE = {"[": operator.le, "]": operator.le, "(": operator.lt, ")": operator.lt}
 
 
