@@ -61,11 +61,12 @@ class Tickets(threading.Semaphore):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    from playwright.sync_api import sync_playwright
+
     file = tmp_path_factory.mktemp("microphone") / "speech.wav"
     soundfile.write(file, *soundfile.read(SPEECH))
     flags = [*FLAGS, f"--use-file-for-fake-audio-capture={file}"]
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
