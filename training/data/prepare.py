@@ -116,8 +116,6 @@ def prepare(
         required("apache_beam", "Preparing on a runner", "beam")
     if out is None and not dry_run:
         raise ValueError("OUT must be a folder for the shards, except with --dry-run")
-    if not dry_run:
-        out = storage_path(out, "OUT")
     settings = Settings(
         model=None if model is None else os.fspath(model),
         semantic_tokenizer=semantic_tokenizer and os.fspath(semantic_tokenizer),
@@ -132,6 +130,7 @@ def prepare(
             recordings, problems = read_dataset(dataset, copies, limit)
             splits = split_texts(recordings, validation)
             return _rehearse(splits, problems, Checks(settings), progress)
+    out = storage_path(out, "OUT")
 
     def run(pending: Sequence[Job], info: DatasetInfo) -> Iterator[int]:
         if runner is not None:
