@@ -27,6 +27,7 @@ from bark_tf.generation.cache import (
     update_slice,
 )
 from bark_tf.generation.finite import require
+from bark_tf.generation.products import compiled_products, has_gpu
 from bark_tf.generation.sampling import SamplingRules, SamplingValues, choose, mark_seen
 
 # On a CPU, XLA would copy every kernel into another layout for the large products of a
@@ -209,14 +210,16 @@ class Programs:
             return (state.step < until) & ~tf.reduce_all(state.done)
 
         def body(state):
-            held = _held(self.model, state.token) if self.jit_compile else None
-            with held or contextlib.nullcontext():
+            with contextlib.ExitStack() as scopes:
+                if self.jit_compile:
+                    scopes.enter_context(_held(self.model, state.token))
+                    scopes.enter_context(compiled_products())
                 return (self._step(state, rows, values),)
 
         own = XlaLayerCache
         if not self.jit_compile:
             # Not every dtype can be overwritten on a GPU.
-            own = LayerCache if _has_gpu() else InPlaceLayerCache.copy_of
+            own = LayerCache if has_gpu() else InPlaceLayerCache.copy_of
         state = _with_caches(state, own)
         return _with_caches(tf.while_loop(unfinished, body, (state,))[0], LayerCache)
 
@@ -321,11 +324,7 @@ def stream_dtype(model: Any) -> tf.DType:
     faster and more exact in float32.
     """
     dtype = tf.as_dtype(model.compute_dtype)
-    return tf.float32 if dtype.size == 2 and not _has_gpu() else dtype
-
-
-def _has_gpu() -> bool:
-    return bool(tf.config.list_logical_devices("GPU"))
+    return tf.float32 if dtype.size == 2 and not has_gpu() else dtype
 
 
 def _held(model: Any, token):
@@ -336,7 +335,7 @@ def _held(model: Any, token):
     """
     weights = [w for w in model.weights if tf.as_dtype(w.dtype).size < 4]
     if not weights:
-        return None
+        return contextlib.nullcontext()
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
     values = [token, *(weight.value for weight in weights)]

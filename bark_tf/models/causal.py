@@ -19,7 +19,8 @@ from bark_tf.generation.api import (
     generate_tokens,
 )
 from bark_tf.generation.cache import LayerCache
-from bark_tf.models.layers import matmul_rows, resize_rows
+from bark_tf.generation.products import matmul_rows
+from bark_tf.models.layers import resize_rows
 from bark_tf.models.outputs import ModelOutput
 from bark_tf.models.pretrained import check_exclusive, check_shape
 from bark_tf.models.transformer import TransformerModel

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from bark_tf.config import BarkSubModelConfig
 from bark_tf.generation.cache import LayerCache
+from bark_tf.generation.products import matmul_rows
 from bark_tf.memory import drawn
 
 LAYER_NORM_EPSILON = 1e-5
@@ -49,11 +50,6 @@ def reshape(x, sizes):
     if known.count(None) == 1 and -1 not in known:
         sizes = [-1 if size is None else size for size in known]
     return tf.reshape(x, sizes)
-
-
-def matmul_rows(x, kernel):
-    """Multiplies x (..., in) with the rows of `kernel` (out, in)."""
-    return tf.matmul(x, tf.cast(kernel, x.dtype), transpose_b=True)
 
 
 def _is_half(x) -> bool:

@@ -1,0 +1,65 @@
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from toy import generation_config, shared_bark, texts
+
+from bark_tf.generation import products
+from bark_tf.generation.products import compiled_products, matmul_rows
+
+KERNEL = np.random.default_rng(0).normal(size=(24, 16)).astype(np.float32)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def compiled(x):
+    with compiled_products():
+        return matmul_rows(x, KERNEL)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (3, 16), (4, 1, 16), (2, 3, 16)])
+def test_both_orders_are_the_same_product(shape, monkeypatch):
+    x = tf.constant(np.random.default_rng(1).normal(size=shape), tf.float32)
+    expected = x.numpy() @ KERNEL.T
+    np.testing.assert_allclose(compiled(x), expected, rtol=1e-5, atol=1e-5)
+    for is_eigen in (False, True):
+        monkeypatch.setattr(products, "eigen_multiplies", lambda value=is_eigen: value)
+        got = matmul_rows(x, KERNEL)
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_xla_keeps_the_kernel_on_the_left():
+    x = tf.zeros((4, 16))
+    hlo = compiled.experimental_get_compiler_ir(x)(stage="optimized_hlo")
+    assert re.search(r"f32\[24,4\]\S* dot\(", hlo), hlo
+    assert not re.search(r"f32\[4,24\]\S* dot\(", hlo), hlo
+
+
+@pytest.mark.parametrize("is_eigen", [False, True])
+def test_eigen_gets_the_kernel_on_the_left(monkeypatch, is_eigen):
+    monkeypatch.setattr(products, "eigen_multiplies", lambda: is_eigen)
+    graph = tf.function(matmul_rows).get_concrete_function(
+        tf.TensorSpec((None, 16)), tf.TensorSpec((24, 16))
+    )
+    product = next(op for op in graph.graph.get_operations() if op.type == "MatMul")
+    assert product.inputs[0].shape[0] == (24 if is_eigen else None)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_only_compiled_decoding_uses_compiled_products(monkeypatch, jit_compile):
+    model, used = shared_bark().semantic, []
+    forward = model.forward
+
+    def spy(x, cache=None, *args, **kwargs):
+        if cache is not None:  # a step, not a prompt
+            used.append(products._IS_COMPILED.get())
+        return forward(x, cache, *args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", spy)
+    monkeypatch.setitem(vars(model), "_generation_programs", {})
+    config = generation_config().semantic_config.replace(max_new_tokens=3)
+    model.generate(
+        **texts(0), semantic_generation_config=config, jit_compile=jit_compile
+    )
+    assert used and set(used) == {jit_compile}
