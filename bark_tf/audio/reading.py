@@ -203,7 +203,7 @@ def _check_header(file: soundfile.SoundFile | Container, path: Path) -> None:
     for is_right, expected, received in (
         (file.format in (*FORMATS, *CONTAINERS), f"be {_KINDS}", file.format),
         (
-            file.channels <= _MAX_CHANNELS,
+            1 <= file.channels <= _MAX_CHANNELS,
             "be mono or stereo",
             f"{file.channels} channels",
         ),

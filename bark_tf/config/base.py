@@ -21,7 +21,7 @@ from typing import (
 import numpy as np
 
 from bark_tf import hub
-from bark_tf.config.fields import check_field, check_fields, check_values
+from bark_tf.config.fields import check_field, check_fields, check_values, shown
 from bark_tf.files import local_path, read_json_object
 from bark_tf.habits import accepts_habits
 from bark_tf.saving import saving
@@ -260,7 +260,7 @@ class Config:
         if cls.file_name == CONFIG_NAME and kind != cls.model_type:
             raise ValueError(
                 f"{path} must have the model_type {cls.model_type!r}. "
-                f"Received: {kind!r}"
+                f"Received: {shown(kind)}"
             )
         try:
             return cls.from_dict(values, **overrides)

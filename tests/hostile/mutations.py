@@ -146,6 +146,7 @@ def json_tree(rng, data):
         nodes = list(_nodes(tree))
         if nodes:
             _change(rng, *rng.choice(nodes))
+            tree = json.loads(json.dumps(tree))  # no value stands in two places
     if rng.random() < 0.02:
         tree = _value(rng)
     return json.dumps(tree).encode()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bark_tf.audio.reading import SUFFIXES
+from bark_tf.files import read_bytes
 
 # Lists that are looked for in a directory, and in each of its sub-directories.
 LIST_NAMES = ("metadata.csv", "metadata.jsonl", "validated.tsv")
@@ -160,7 +161,7 @@ def list_rows(path: Path, speaker: str) -> Iterator[Row | Skipped]:
         ValueError: If its first line names columns, but not those that are needed.
     """
     # str.splitlines would also split at characters inside a text.
-    lines = path.read_bytes().removeprefix(_BOM).split(b"\n")
+    lines = read_bytes(path).removeprefix(_BOM).split(b"\n")
     numbered = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
     read, skip = _json_row, 0
     if path.suffix.lower() != ".jsonl":
@@ -426,7 +427,7 @@ def _folder_row(
     if found is None:
         return Skipped(name, file, "no .txt or .lab beside it")
     try:
-        text = clean(decode(inside(base, found.file).read_bytes()))
+        text = clean(decode(read_bytes(inside(base, found.file))))
     except ValueError as error:
         return Skipped.of(name, file, f"its text: {error}")
     except OSError as error:

@@ -49,7 +49,14 @@ from bark_tf.config.fields import (
 from bark_tf.files import parse_json_object
 
 from .layouts import Skipped
-from .storage import RemotePath, atomic_write, explained, read_text, storage_path
+from .storage import (
+    RemotePath,
+    atomic_write,
+    explained,
+    open_bytes,
+    read_text,
+    storage_path,
+)
 
 SCHEMA_VERSION = 1
 INFO_NAME = "dataset.json"
@@ -421,7 +428,7 @@ class ShardSet(Sequence):
         """
         path, offset, size, checksum = self._places[index]
         # Open per read, so that threads and forked workers share no handle.
-        with explained(path), path.open("rb") as file:
+        with explained(path), open_bytes(path) as file:
             file.seek(offset + _HEADER.size)
             record = file.read(size)
         if len(record) != size or zlib.crc32(record) != checksum:

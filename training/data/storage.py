@@ -124,6 +124,13 @@ class RemotePath:
             tf.io.gfile.remove(self.url)
 
 
+def open_bytes(path: Path | RemotePath) -> Any:
+    """Opens a file to read it; refuses a pipe or a device."""
+    if isinstance(path, Path):
+        files.check_file(path)
+    return path.open("rb")
+
+
 def read_text(path: Path | RemotePath) -> str:
     """`bark_tf.files.read_text`, also for a `RemotePath`."""
     return files.read_text(path) if isinstance(path, Path) else path.read_text()
