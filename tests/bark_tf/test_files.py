@@ -1,3 +1,4 @@
+import os
 import resource
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bark_tf.files import (
     read_json_object,
     remote_scheme,
 )
+from bark_tf.voices.array_files import read_npy
 
 # === Writing ===
 
@@ -250,3 +252,23 @@ def test_nothing_is_saved_behind_a_url(tmp_path, monkeypatch, save):
     with pytest.raises(ValueError, match=r"must be on this machine.*'gs:/+b/a\.wav'"):
         save("gs://b/a.wav")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda p: p.symlink_to("/dev/zero")]
+)
+def test_what_has_no_end_is_not_read(tmp_path, make):
+    """Bug: a pipe was waited for, and a device was read until memory was full."""
+    path = tmp_path / "config.json"
+    make(path)
+    for read in (read_json_object, read_npy):
+        with pytest.raises(ValueError, match="must be a file"):
+            read(path)
+
+
+def test_a_file_that_fits_no_memory_is_not_read(tmp_path):
+    path = tmp_path / "config.json"
+    with open(path, "wb") as file:
+        file.truncate(2**36)
+    with pytest.raises(ValueError, match=r"at most \d+ bytes. Received: 68719476736"):
+        read_json_object(path)

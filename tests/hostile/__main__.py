@@ -100,7 +100,7 @@ def _work(pipe, seeds, errors):
     os.dup2(errors.fileno(), sys.stderr.fileno())
     limit = cases.status("VmSize") + ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=seeds) as scratch:
         while True:
             case = pipe.recv()
             pipe.send(cases.run(*case, seeds, Path(scratch)))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -187,3 +188,41 @@ def test_shards_without_audio_give_none(rng, tmp_path):
     assert shards[0].audio is None and shards.seconds[0] == 0.4
     with pytest.raises(ValueError, match="--keep-audio"):
         _ = shards.audios
+
+
+def test_records_in_a_pipe_are_refused(made):
+    """Bug: reading waited for somebody to write."""
+    _, directory = made
+    path = shard_path(directory, 0)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="must be a file"):
+        ShardSet(directory)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offset": -1}, r"jsonl:1 is damaged: offset must be a whole number in"),
+        ({"tokens": [3]}, r"tokens must be a whole number in .*Received: tokens=\[3\]"),
+        ({"seconds": "1"}, r"seconds must be a number"),
+        ({"text": None}, r"text must be text"),
+    ],
+)
+def test_values_of_an_index_are_checked(made, change, message):
+    _, directory = made
+    path = shard_path(directory, 0).with_suffix(".jsonl")
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    lines = [json.dumps({**json.loads(first), **change}), *others]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        ShardSet(directory)
+
+
+@pytest.mark.parametrize("change", [{"codebook_size": "9"}, {"num_codebooks": 0}])
+def test_values_of_a_description_are_checked(made, change):
+    _, directory = made
+    path = directory / module.INFO_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
+        ShardSet(directory)
