@@ -529,7 +529,10 @@ WRONG = {
         "rows of equal length",
     ),
     "ragged mask": ({"attention_mask": [[1], [1, 0]]}, "must be an array"),
-    "text": ({"temperature": "0.7"}, "a number or None. Received: temperature='0.7'"),
+    "text": (
+        {"temperature": "0.7"},
+        r"number in \[0, 1_000_000\] or None. Received: temperature='0.7'",
+    ),
     "a text config": (
         {"generation_config": {"temperature": "warm"}},
         "temperature must be a number",

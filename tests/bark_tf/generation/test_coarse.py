@@ -129,9 +129,10 @@ def test_in_transformers_the_last_codebook_reaches_to_the_end_of_the_vocabulary(
 
 
 def test_windows_must_fit():
-    REAL.check(BarkCoarseConfig(block_size=947))
+    sizes = {"input_vocab_size": 12_096, "output_vocab_size": 12_096}
+    REAL.check(BarkCoarseConfig(block_size=947, **sizes))
     with pytest.raises(ValueError, match=r"<= 946\. Received: 947"):
-        REAL.check(BarkCoarseConfig(block_size=946))
+        REAL.check(BarkCoarseConfig(block_size=946, **sizes))
     with pytest.raises(ValueError, match=r"<= 64\. Received: 71"):
         run(SilentModel(), [[1]], sampled(sliding_window_len=50))
 
