@@ -31,8 +31,8 @@ help: ## This list
 test: .venv/installed ## The default tests, in JOBS processes
 	.venv/bin/pytest $(PARALLEL)
 
-test-slow: .venv/installed ## Slow tests: training from the command line
-	.venv/bin/pytest -m slow
+test-slow: .venv/installed ## Slow tests: training from the command line, kills, a browser
+	.venv/bin/pytest -m slow $(PARALLEL)
 
 hostile: .venv/installed ## 5,000 damaged files of all formats: read or refused
 	.venv/bin/python tests/hostile --jobs $(JOBS)

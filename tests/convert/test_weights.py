@@ -200,7 +200,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * name.startswith("codec,"))
+        for name in NETWORKS
+    ],
+)
 def test_shapes_are_those_of_the_networks(name):
     model_class, config = NETWORKS[name]
     variables = rules.variables_of(model_class(config))

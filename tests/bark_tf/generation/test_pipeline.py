@@ -57,6 +57,7 @@ def traced(name, jit_compile):
             inputs["attention_mask"],
             voices,
             seed,
+            row_bytes=1,
         )
         return tf.nest.map_structure(tf.convert_to_tensor, arrays)
 

@@ -175,6 +175,7 @@ def test_unused_entries_are_replaced_by_latents(config, rng):
     np.testing.assert_array_equal(book.cluster_size.numpy()[1:], 4.0)  # 64 / 16
 
 
+@pytest.mark.slow
 def test_a_discriminator_learns_beside_the_codec(config, batch):
     judge = Discriminator(windows=(256, 128), width=4)
     trainer = trainer_of(config, judge, quantize_from=0)
