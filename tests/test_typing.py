@@ -42,7 +42,7 @@ reveal_type(model.codec_model.encode([[0.5]], bandwidth=6.0))  # "Tensor"
 reveal_type(BarkConfig.preset("tiny").replace(codec_config=None))  # "BarkConfig"
 reveal_type(model.config.semantic_config.hidden_size)  # "int"
 BarkConfig.preset("tiny").dropout = 0.5  # "dropout" is unknown
-TrainingOptions(steps="many")  # "steps" of type "int"
+TrainingOptions(steps="many")  # is not assignable to "int"
 """
 
 

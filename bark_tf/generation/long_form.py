@@ -24,7 +24,7 @@ from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.random import SEED_BITS, checked_seed
 from bark_tf.progress import Progress
 from bark_tf.text.chunks import Chunk, ChunkReport, split_chunks
-from bark_tf.text.marks import Passage
+from bark_tf.text.marks import MAX_PAUSE_S, Passage
 from bark_tf.text.sentences import (
     MAX_S,
     MIN_S,
@@ -527,8 +527,10 @@ def _check(max_attempts, gap_s, paragraph_gap_s, continue_from) -> None:
             f"Received: max_attempts={max_attempts!r}"
         )
     for name, value in (("gap_s", gap_s), ("paragraph_gap_s", paragraph_gap_s)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be at least 0. Received: {name}={value!r}")
+        if not 0 <= value <= MAX_PAUSE_S:
+            raise ValueError(
+                f"{name} must be in [0, {MAX_PAUSE_S:g}]. Received: {name}={value!r}"
+            )
     if continue_from is not None and continue_from not in CONTINUE_FROM:
         raise ValueError(
             f"continue_from must be None or one of {CONTINUE_FROM}. "
@@ -610,8 +612,8 @@ def generate_long(
         seed: Seed of all random choices; None: a new one each time. A text of one
             chunk sounds as from `generate` with this seed.
         max_attempts: Takes per chunk, at least 1; greedy decoding makes one.
-        gap_s: Seconds of silence between chunks.
-        paragraph_gap_s: Seconds of silence between paragraphs.
+        gap_s: Seconds of silence between chunks, at most 60.
+        paragraph_gap_s: Seconds of silence between paragraphs, at most 60.
         continue_from: `"last"`: the last chunk; `"voice"`: the given voice, or else
             the first chunk; or `"both"`. None: "both" with a voice, else "last".
         progress: Called with (stage, done, total) for the stages of each take and for

@@ -109,8 +109,15 @@ class PretrainedModel(keras.Model):
         self.is_offloaded = False
         self._is_exporting = False
 
-    if not TYPE_CHECKING:  # a type checker would take it for an attribute of any name
+    if not TYPE_CHECKING:
+        # A type checker would take it for an attribute of any name.
         __getattr__ = refuse_habits
+
+        # A type checker would no longer see the arguments of `call`.
+        def __call__(self, *args, **kwargs):
+            """See `call`."""
+            check_process()
+            return super().__call__(*args, **kwargs)
 
     def num_parameters(
         self, only_trainable: bool = False, exclude_embeddings: bool = False

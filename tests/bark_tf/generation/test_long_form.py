@@ -517,6 +517,7 @@ def test_other_options_go_to_generate(processor):
         ({"max_attempts": 0}, "max_attempts must be"),
         ({"max_attempts": 1.5}, "max_attempts must be"),
         ({"gap_s": -1}, "gap_s must be"),
+        ({"gap_s": 1e9}, r"gap_s must be in \[0, 60\]"),
         ({"paragraph_gap_s": float("nan")}, "paragraph_gap_s must be"),
         ({"continue_from": "first"}, "continue_from must be"),
         ({"voice": [None]}, "one voice"),
