@@ -50,9 +50,9 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.semantic_tokens.tokenizer import (
         load_semantic_tokenizer as load_semantic_tokenizer,
     )
-    from bark_tf.speaking import speak as speak
-    from bark_tf.speaking import unload as unload
-    from bark_tf.speech import Speech as Speech
+    from bark_tf.speech.result import Speech as Speech
+    from bark_tf.speech.speak import speak as speak
+    from bark_tf.speech.speak import unload as unload
     from bark_tf.text.tokenizer import BarkTokenizer as BarkTokenizer
     from bark_tf.voices.cloning import make_voice as make_voice
     from bark_tf.voices.cloning import save_voice as save_voice
@@ -95,8 +95,8 @@ _HOMES = {
         "SemanticTokenizer",
         "load_semantic_tokenizer",
     ),
-    "bark_tf.speaking": ("speak", "unload"),
-    "bark_tf.speech": ("Speech",),
+    "bark_tf.speech.speak": ("speak", "unload"),
+    "bark_tf.speech.result": ("Speech",),
     "bark_tf.text.tokenizer": ("BarkTokenizer",),
     "bark_tf.voices.cloning": ("make_voice", "save_voice"),
     "bark_tf.voices.presets": ("VoicePreset",),

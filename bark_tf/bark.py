@@ -55,7 +55,7 @@ from bark_tf.models.transformer import TransformerModel
 from bark_tf.progress import Progress
 from bark_tf.saving import saving
 from bark_tf.serving.saved_model.export import export
-from bark_tf.speaker import Speaker
+from bark_tf.speech.speaker import Speaker
 from bark_tf.text.chunks import ChunkReport
 from bark_tf.voices.presets import VoicePreset, load_voices, read_voice_index
 

@@ -40,9 +40,9 @@ ROWS = (
     ("feature_extractor",),
     ("serving.messages",),
     ("serving.saved_model",),  # is given a `BarkModel` and a processor
-    ("speaker",),  # is given a model
+    ("speech.speaker",),  # is given a model
     ("bark",),
-    ("speaking",),
+    ("speech.speak",),
     ("serving", "training"),
     ("plots",),
     ("cli",),

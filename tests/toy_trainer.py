@@ -109,6 +109,23 @@ def final_weights(directory):
     return [variable.numpy() for variable in trainer.weights]
 
 
+def utterances(counts, seed=0):
+    """Recordings of random tokens, for a toy Bark; `counts` are of semantic tokens."""
+    rng = np.random.default_rng(seed)
+    return [
+        Utterance(
+            id=str(i),
+            text="a b",
+            speaker="a",
+            text_ids=rng.integers(0, 8, 5),
+            semantic=rng.integers(0, 20, count),
+            codes=rng.integers(0, 8, (4, 3 * count // 2)),
+            audio=None,
+        )
+        for i, count in enumerate(counts)
+    ]
+
+
 def write_prepared(directory):
     """Writes a toy Bark to `model`, and recordings of random tokens to `data`."""
     toy.bark().save_pretrained(directory / "model")
@@ -130,17 +147,5 @@ def write_prepared(directory):
     for number, part in enumerate(("train", "validation")):
         (directory / "data" / part).mkdir(parents=True)
         info.save(directory / "data" / part)
-        rng = np.random.default_rng(number)
-        rows = [
-            Utterance(
-                id=str(i),
-                text="a b",
-                speaker="a",
-                text_ids=rng.integers(0, 8, 5),
-                semantic=rng.integers(0, 20, count),
-                codes=rng.integers(0, 8, (4, 3 * count // 2)),
-                audio=None,
-            )
-            for i, count in enumerate([2, 30, 4, 8, 20, 6, 12, 3])
-        ]
+        rows = utterances([2, 30, 4, 8, 20, 6, 12, 3], seed=number)
         write_shard(shard_path(directory / "data" / part, 0), rows, info)

@@ -280,7 +280,7 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
     from bark_tf.bark import BarkModel
     from bark_tf.processor import BarkProcessor
     from bark_tf.serving.engine import Engine
-    from bark_tf.speaker import COMPILED_PARAMS
+    from bark_tf.speech.speaker import COMPILED_PARAMS
 
     aliases = parse_aliases(arguments.alias)
     processor = BarkProcessor.from_pretrained(name)

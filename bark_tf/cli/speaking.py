@@ -50,7 +50,7 @@ class Checkpoint:
 
     def voices(self, passages: Sequence) -> dict[str, Any]:
         """The voices of a text's marks."""
-        from bark_tf.speaker import voice_finder
+        from bark_tf.speech.speaker import voice_finder
         from bark_tf.text.marks import voices_of
 
         given = self.arguments.voice, self.arguments.alias
@@ -61,7 +61,7 @@ class Checkpoint:
         import numpy as np
 
         from bark_tf.generation.long_form import generate_long
-        from bark_tf.speech import Speech
+        from bark_tf.speech.result import Speech
         from bark_tf.text.chunks import ChunkReport
 
         if self._is_long(passages):
@@ -99,7 +99,7 @@ class Checkpoint:
 
     def _options(self, seed: int) -> dict[str, Any]:
         """Collects the keywords for `generate` from the arguments."""
-        from bark_tf.speaker import COMPILED_PARAMS
+        from bark_tf.speech.speaker import COMPILED_PARAMS
 
         options = dict(self.arguments.sampling)
         # A temperature has no effect if the checkpoint does not sample by default.
@@ -159,7 +159,7 @@ class Server:
         """Speaks a text: `Speech`."""
         import numpy as np
 
-        from bark_tf.speech import Speech
+        from bark_tf.speech.result import Speech
 
         chunks: list = []
         audio = np.concatenate([*self.pieces(passages, seed, chunks.append)])

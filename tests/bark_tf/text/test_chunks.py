@@ -8,7 +8,10 @@ LIMITS = {"max_tokens": 4, "target_s": 10.0, "max_s": 13.0}
 
 def chunks_of(text, gaps=(0.25, 0.6)):
     """(text, voice, lead, pause) of each chunk; four words fit into one."""
-    count = lambda piece: len(piece.split())  # noqa: E731
+
+    def count(piece):
+        return len(piece.split())
+
     chunks = split_chunks(read_marks(text), count, gaps, **LIMITS)
     return [(one.text, one.voice, one.lead_s, one.pause_s) for one in chunks]
 

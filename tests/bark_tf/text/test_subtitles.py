@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_cues_are_short_and_fill_their_chunks():
     rest = cues[1:]
     assert len(rest) >= 2
     assert rest[0].start_s == 3600.25 and rest[-1].end_s == pytest.approx(3610.25)
-    assert all(one.end_s == next_.start_s for one, next_ in zip(rest, rest[1:]))  # noqa: B905, RUF007
+    assert all(one.end_s == following.start_s for one, following in pairwise(rest))
     assert " ".join(cue.text.replace("\n", " ") for cue in rest) == LONG
     for cue in rest:
         lines = cue.text.split("\n")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import toy
+from toy_trainer import utterances
 
 from bark_tf.training.data.batches import Batches
 from bark_tf.training.data.examples import StageExamples
 from bark_tf.training.data.labels import labelled
-from bark_tf.training.data.shards import Utterance
 from bark_tf.training.options import ExampleOptions
 from bark_tf.training.runs.trainers import TRAINERS
 
@@ -21,19 +21,7 @@ def bark():
 
 
 def batches_of(bark, stage):
-    rng = np.random.default_rng(0)
-    rows = [
-        Utterance(
-            id=str(i),
-            text="a b",
-            speaker="a",
-            text_ids=rng.integers(0, 8, 5),
-            semantic=rng.integers(0, 20, count),
-            codes=rng.integers(0, 8, (4, 3 * count // 2)),
-            audio=None,
-        )
-        for i, count in enumerate([8, 30, 4, 20])
-    ]
+    rows = utterances([8, 30, 4, 20])
     config, own = bark.generation_config, bark.parts[PARTS[stage]].config
     options = ExampleOptions(history_probability=0.5, past_weight=0.3)
     return Batches(StageExamples(rows, stage, config, own, options), 4)

@@ -4,8 +4,8 @@ from toy_cli import RATE, SPECIAL, TEXT, WORDS, FakeModel, voice
 
 from bark_tf.bark import BarkModel
 from bark_tf.processor import BarkProcessor
-from bark_tf.speaker import COMPILED_PARAMS
-from bark_tf.speech import Speech
+from bark_tf.speech.result import Speech
+from bark_tf.speech.speaker import COMPILED_PARAMS
 from bark_tf.text.tokenizer import BarkTokenizer
 
 LONG_TEXT = " ".join(f"{' '.join(WORDS[i : i + 20])}." for i in range(0, 100, 20))

@@ -11,7 +11,7 @@ from bark_tf.generation.keywords import SpeakKeywords
 from bark_tf.generation.long_form import LongForm
 from bark_tf.processor import BarkProcessor
 from bark_tf.progress import Progress, progress_bar
-from bark_tf.speech import Speech
+from bark_tf.speech.result import Speech
 from bark_tf.suggestions import did_you_mean
 from bark_tf.text.marks import read_marks, voices_of
 from bark_tf.voices.presets import list_voices

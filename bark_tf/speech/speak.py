@@ -13,8 +13,8 @@ from bark_tf.generation.keywords import SpeakKeywords
 from bark_tf.hub import MODEL_VARIABLE, shipped_checkpoint
 from bark_tf.memory import return_free_memory
 from bark_tf.progress import Progress
-from bark_tf.speaker import shown
-from bark_tf.speech import Speech
+from bark_tf.speech.result import Speech
+from bark_tf.speech.speaker import shown
 
 
 class _Kept(NamedTuple):
