@@ -9,7 +9,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -151,6 +151,15 @@ def read_text(path: str | os.PathLike, most: int = _MAX_BYTES) -> str:
         raise ValueError(
             f"{path} must be UTF-8 text. Received: another byte at {error.start}"
         ) from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object, in a folder that is created if missing.
+
+    It may be found half-written: for files of a `saving` block.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Source: Hugging Face transformers, `BarkProcessor` (its interface and its files)
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import tokenizers
 from bark_tf import hub
 from bark_tf.config import GENERATION_CONFIG_NAME, BarkGenerationConfig
 from bark_tf.config.fields import Count, Positive, check_values, shown
-from bark_tf.files import check_relative, local_path, read_json_object
+from bark_tf.files import check_relative, local_path, read_json_object, write_json
 from bark_tf.habits import ATTRIBUTES, accepts_habits, no_attribute
 from bark_tf.saving import saving
 from bark_tf.text.tokenizer import MAX_TEXT_LENGTH, BarkTokenizer
@@ -443,7 +442,7 @@ class BarkProcessor:
         index: dict[str, Any] = {ROOT_KEY: root}
         with saving(directory) as change:
             self.tokenizer.save_pretrained(directory)
-            _write_json(change.path / PROCESSOR_CONFIG_NAME, config)
+            write_json(change.path / PROCESSOR_CONFIG_NAME, config)
             for name, voice in voices.items():
                 index[name] = {
                     key: f"{Path(voice_directory, name).as_posix()}_{key}.npy"
@@ -452,7 +451,7 @@ class BarkProcessor:
                 for key, path in index[name].items():
                     _write_array(change.path / path, voice[key])
             if voices:
-                _write_json(change.path / index_name, index)
+                write_json(change.path / index_name, index)
             else:  # the voices of an older save are none of this processor's
                 change.remove(index_name)
 
@@ -474,11 +473,6 @@ class BarkProcessor:
                 stacklevel=4,
             )
         return voices
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:

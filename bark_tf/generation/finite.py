@@ -5,6 +5,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 
+class NotFiniteError(ValueError):
+    """Logits or audio are NaN or infinite; another seed may still do."""
+
+
 def is_finite(values: tf.Tensor) -> tf.Tensor:
     """Bool (): whether a tensor holds neither NaN nor infinity."""
     return tf.reduce_all(tf.math.is_finite(values))
@@ -18,7 +22,7 @@ def require(is_finite: tf.Tensor, what: str) -> None:
         what: The values, for the error message.
 
     Raises:
-        ValueError: If they were not.
+        NotFiniteError: If they were not.
         tf.errors.InvalidArgumentError: The same, where a traced function runs, so an
             export too.
     """
@@ -30,4 +34,4 @@ def require(is_finite: tf.Tensor, what: str) -> None:
     if not tf.executing_eagerly():
         tf.debugging.Assert(is_finite, [message])
     elif not bool(is_finite):
-        raise ValueError(message)
+        raise NotFiniteError(message)

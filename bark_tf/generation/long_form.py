@@ -19,6 +19,7 @@ import numpy as np
 
 from bark_tf.audio.player import player_html
 from bark_tf.config import BarkSemanticGenerationConfig
+from bark_tf.generation.finite import NotFiniteError
 from bark_tf.generation.keywords import LongFormKeywords
 from bark_tf.generation.options import StageConfigs, call_config, stage_configs
 from bark_tf.generation.random import SEED_BITS, checked_seed
@@ -57,7 +58,7 @@ _FULL_S = 768 / SEMANTIC_RATE_HZ
 # Reasons to retry a chunk, least harmful first. A take of the wrong length may still
 # have a good voice.
 _LENGTH_PROBLEMS = ("too long", "too short", "no end")
-PROBLEMS = (*_LENGTH_PROBLEMS, "stuck", "silent", "not finite", "empty")
+PROBLEMS = (*_LENGTH_PROBLEMS, "stuck", "silent", "empty")
 
 # Limits on a chunk's duration, as multiples of the rough estimate: speakers and
 # languages differ by a factor of two. The leeway covers breaths, pauses and cues.
@@ -196,8 +197,6 @@ def _find_problem(
     """The worst of `PROBLEMS` that a take has, or None."""
     if not audio.size:
         return "empty"
-    if not np.isfinite(audio).all():
-        return "not finite"
     if np.abs(audio).max() < _SILENCE_PEAK:
         return "silent"
     is_end = semantic == rates.end
@@ -406,13 +405,19 @@ class LongForm:
         """The first take without a problem, else the best; and the number of takes."""
         text = self.chunks[index].text
         inputs = self.processor(text, return_tensors="np", max_length=self.max_length)
-        best = None
+        best = failure = None
         for attempt in range(self.max_attempts):
-            take = self._take(text, inputs, _seed_of(self.seed, index, attempt))
+            try:
+                take = self._take(text, inputs, _seed_of(self.seed, index, attempt))
+            except NotFiniteError as error:
+                failure = error
+                continue
             if best is None or take.harm < best.harm:
                 best = take
             if take.problem is None:
                 break
+        if best is None:
+            raise failure
         return best, attempt + 1
 
     def _take(self, text: str, inputs: Mapping[str, Any], seed: int) -> _Take:
@@ -464,12 +469,12 @@ def _seed_of(seed: int, index: int, attempt: int) -> int:
 
 
 def _framed(audio: np.ndarray, chunk: Chunk, sample_rate: int) -> np.ndarray:
-    """Fades both ends to avoid clicks, zeroes non-finite values, adds the pauses."""
+    """Fades both ends to avoid clicks, adds the pauses."""
     lead, pause = (
         np.zeros(round(seconds * sample_rate), np.float32)
         for seconds in (chunk.lead_s, chunk.pause_s)
     )
-    audio = np.where(np.isfinite(audio), audio, np.float32(0))
+    audio = np.array(audio, np.float32)
     length = min(round(FADE_S * sample_rate), audio.size // 2)
     if length:
         ramp = np.arange(length, dtype=np.float32) / np.float32(length)
@@ -590,9 +595,10 @@ def generate_long(
     """Speaks a text of any length.
 
     The text is split at sentences into chunks of about 10 s. A chunk that is empty,
-    not finite, silent, stuck in a loop, without an end, or too short or too long for
-    its text is retried with another seed. If all takes fail, the best is used, with a
-    warning. Pieces without a letter, digit or note ("* * *") are skipped.
+    silent, stuck in a loop, without an end, or too short or too long for its text is
+    retried with another seed. If all takes fail, the best is used, with a warning; if
+    all are NaN or infinite, there is an error. Pieces without a letter, digit or note
+    ("* * *") are skipped.
 
     Continuing from the last chunk alone flows best, but the voice may drift as small
     changes add up. Continuing from the given voice alone prevents drift, but the

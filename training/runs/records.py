@@ -19,7 +19,7 @@ import numpy as np
 from bark_tf._version import __version__
 from bark_tf.config import BarkGenerationConfig
 from bark_tf.config.fields import Count, brief, check_values, shown
-from bark_tf.files import read_json_object
+from bark_tf.files import read_json_object, write_json
 from bark_tf.saving import Saving, saving
 
 from ..data.shards import ShardSet
@@ -211,19 +211,14 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes the record of a run that starts or continues."""
     # With its folders, whose presence says that there is a run.
     with saving(folder.parents[1]) as change:
-        _write_json(change.path / "training" / folder.name / RECORD_NAME, record)
+        write_json(change.path / "training" / folder.name / RECORD_NAME, record)
 
 
 def write_done(change: Saving, recipe: Recipe, history: Mapping[str, Sequence[float]]):
     """Notes that a stage has finished, with the last values of its log."""
     last = {name: float(values[-1]) for name, values in history.items()}
     facts = {"stage": recipe.stage, "last": last, "steps": recipe.options.steps}
-    _write_json(change.path / "training" / recipe.stage / DONE_NAME, facts)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(change.path / "training" / recipe.stage / DONE_NAME, facts)
 
 
 # === What OUT holds ===

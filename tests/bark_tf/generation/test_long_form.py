@@ -9,6 +9,7 @@ import pytest
 
 from bark_tf import BarkConfig, BarkGenerationConfig, BarkModel, BarkProcessor
 from bark_tf.bark import BarkOutput
+from bark_tf.generation.finite import NotFiniteError
 from bark_tf.generation.long_form import (
     GAP_S,
     HISTORY_TOKENS,
@@ -76,9 +77,10 @@ class FakeModel:
         self.calls.append(SimpleNamespace(**options))
         if self.warning is not None:
             warnings.warn(self.warning, UserWarning, stacklevel=2)
-        if self.outputs:
-            return self.outputs.pop(0)
-        return speech(start=options["seed"] % 2**32)
+        output = self.outputs.pop(0) if self.outputs else None
+        if isinstance(output, Exception):
+            raise output
+        return output or speech(start=options["seed"] % 2**32)
 
     @property
     def histories(self):
@@ -322,7 +324,6 @@ BAD = {
     "no end": lambda: speech(has_end=False),
     "stuck": lambda: speech(semantic=np.resize(CYCLE, NUM_TOKENS)),
     "silent": lambda: speech(audio=np.full(int(SECONDS * RATE), 1e-4)),
-    "not finite": lambda: speech(audio=np.full(int(SECONDS * RATE), np.nan)),
     "empty": lambda: speech(0),
 }
 assert tuple(BAD) == PROBLEMS
@@ -346,7 +347,17 @@ def test_a_problem_that_stays_is_reported(processor, problem):
     assert len(w) == 1
     (chunk,) = out.chunks
     assert (chunk.problem, chunk.attempts) == (problem, 2)
-    assert np.isfinite(out.audio).all()
+
+
+def test_a_take_of_no_numbers_is_tried_again_and_is_an_error_if_it_stays(processor):
+    failure = NotFiniteError("Audio must be finite")
+    model = FakeModel(failure, BAD["silent"](), failure)
+    with pytest.warns(UserWarning, match="is 'silent' after 3"):
+        generate_long(model, processor, SENTENCES[0], max_attempts=3)
+    assert len(set(model.seeds)) == 3
+    with pytest.raises(NotFiniteError, match="must be finite"):
+        model = FakeModel(failure, failure)
+        generate_long(model, processor, SENTENCES[0], max_attempts=2)
 
 
 @pytest.mark.parametrize(
