@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import sys
 
 BACKEND_VARIABLE = "KERAS_BACKEND"
 _BACKEND = "tensorflow"
@@ -11,6 +13,8 @@ _LOG_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
 # Without information about the CPU and XLA. Warnings stay: one says that libraries of
 # the GPU are missing.
 _LOG_LEVEL = "1"
+# By itself TensorFlow uses oneDNN only on processors with AVX-512 or newer.
+_ONEDNN_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 # The process that built the first network.
 _owner: int | None = None
 
@@ -18,11 +22,15 @@ _owner: int | None = None
 def prepare() -> None:
     """Called before the first public name loads; imports nothing.
 
-    Lowers what TensorFlow logs, unless the environment has a level.
+    Lowers what TensorFlow logs and has it multiply with oneDNN on every x86 processor,
+    unless the environment says otherwise or TensorFlow is loaded already.
 
     Raises:
         ImportError: If the environment names another backend.
     """
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if is_x86 and _BACKEND not in sys.modules:
+        os.environ.setdefault(_ONEDNN_VARIABLE, "1")
     if _LOG_VARIABLE not in os.environ:
         os.environ[_LOG_VARIABLE] = _LOG_LEVEL
         logging.getLogger(_BACKEND).addFilter(_is_worth_reading)
@@ -46,7 +54,7 @@ def import_keras() -> None:
     Raises:
         ImportError: If the environment or `keras.json` names another backend.
     """
-    _check(os.environ.get(BACKEND_VARIABLE) or _BACKEND)
+    prepare()
     try:
         import keras
     except ModuleNotFoundError as error:

@@ -66,3 +66,23 @@ log.warning("no libraries for the GPU")
     said = "5 calls to <mine> triggered tf.function retracing"
     assert run(code).stderr.splitlines() == [said, "no libraries for the GPU"]
     assert len(run(code, TF_CPP_MIN_LOG_LEVEL="0").stderr.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "flag"),
+    [
+        ("", {}, "1"),
+        ("", {"TF_ENABLE_ONEDNN_OPTS": "0"}, "0"),
+        ("sys.modules['tensorflow'] = sys", {}, "None"),  # too late for it
+        ("platform.machine = lambda: 'aarch64'", {}, "None"),
+    ],
+)
+def test_tensorflow_multiplies_with_onednn(before, environment, flag):
+    code = f"""
+import os, platform, sys
+{before or "platform.machine = lambda: 'x86_64'"}
+import bark_tf
+bark_tf.BarkConfig
+print(os.environ.get("TF_ENABLE_ONEDNN_OPTS"))
+"""
+    assert run(code, **environment).stdout == f"{flag}\n"
