@@ -155,16 +155,18 @@ class FineProgram:
         use_xla: bool,
     ):
         self.model, self.codebook_size, self.samples = model, codebook_size, samples
-        self.use_xla = use_xla
+        self.jit_compile, self.use_xla = jit_compile, use_xla
         self.run = tf.function(self._run, jit_compile=jit_compile, autograph=False)
 
-    def _run(self, codes, codebook, first, keys, step, temperature):
+    def _run(self, codes, codebook, first, count, keys, step, temperature):
         """Predicts one codebook of a window.
 
         Args:
             codes: int32 (B, frames, codebooks).
             codebook: int32 (), the one to predict.
             first: int32 (B,), first frame to write.
+            count: int32 (), how many frames to write, at most. XLA needs a fixed
+                number, so its program writes all from the first one on.
             keys: uint32 (B, 2), random keys.
             step: int32 (), counts the passes of the stage.
             temperature: float32 (B,).
@@ -173,8 +175,14 @@ class FineProgram:
             int32 (B, frames), the codebook with its new values; and bool (), whether
             all logits are finite.
         """
-        x = self.model.embed(codebook, codes)
-        x = self.model.forward(x, use_xla=self.use_xla)[0]
+        frames = codes.shape[1]
+        count = frames if self.jit_compile else count
+        places = tf.minimum(first[:, None] + tf.range(count), frames - 1)
+        x = self.model.forward(
+            self.model.embed(codebook, codes),
+            use_xla=self.use_xla,
+            wanted=lambda states: tf.gather(states, places, batch_dims=1),
+        ).hidden
         logits = self.model.logits(codebook, x, self.codebook_size)
         logits = tf.cast(logits, tf.float32)
 
@@ -182,15 +190,16 @@ class FineProgram:
             return tf.argmax(logits, -1, output_type=tf.int32)
 
         def sampled(temperature):
-            return sample_codes(logits, keys, step, temperature)
+            return sample_codes(logits, keys, step, temperature, first)
 
         if self.samples is None:
             new = by_temperature(logits, temperature, greedy, sampled)
         else:
             new = sampled(temperature) if self.samples else greedy()
-        written = tf.range(tf.shape(codes)[1])[None] >= first[:, None]
-        new = tf.where(written, new, tf.gather(codes, codebook, axis=2))
-        return new, is_finite(logits)
+        offset = tf.range(frames) - first[:, None]
+        is_new = (offset >= 0) & (offset < count)
+        old = tf.gather(codes, codebook, axis=2)
+        return tf.where(is_new, TENSORS.take(new, offset), old), is_finite(logits)
 
 
 class FineState(NamedTuple):
@@ -275,21 +284,25 @@ class FineStage(Stage):
         window = window_at(TENSORS, state.count, frames, history, self.config)
         places = window.start[:, None] + tf.range(self.config.max_fine_input_length)
         shown = tf.gather(tf.gather(state.codes, rows), places, batch_dims=1)
-        first = window.fill - window.start
+        first, end = window.fill - window.start, history + frames - window.start
         keys, heat = tf.gather(self.keys, rows), tf.gather(self.temperature, rows)
-        filled = self.fill(shown, first, keys, heat, state.count)
+        filled = self.fill(shown, first, end, keys, heat, state.count)
         row = tf.broadcast_to(rows[:, None], tf.shape(places))
         codes = tf.tensor_scatter_nd_update(
             state.codes, tf.stack([row, places], -1), filled
         )
         return FineState(state.count + 1, codes)
 
-    def fill(self, shown, first, keys, temperature, n) -> tf.Tensor:
+    def fill(self, shown, first, end, keys, temperature, n) -> tf.Tensor:
         """Predicts the unknown codebooks of windows one after the other.
+
+        The network reads the padding after the last frame too, so only the last
+        codebook can be left out there.
 
         Args:
             shown: int32 (b, max_fine_input_length, n_fine_codebooks).
             first: int32 (b,), first frame to write.
+            end: int32 (b,), the end of the frames that are no padding.
             keys: uint32 (b, 2), the rows' random keys.
             temperature: float32 (b,).
             n: int32 (), number of the window, for the random numbers.
@@ -298,7 +311,9 @@ class FineStage(Stage):
             As `shown`.
         """
         config, batch = self.config, tf.shape(shown)[0]
-        size = bucket(batch)
+        length, size = config.max_fine_input_length, bucket(batch)
+        count = length - tf.reduce_min(first)
+        last_count = tf.minimum(count, tf.reduce_max(end - first))
         first, keys = pad_rows(first, size), pad_rows(keys, size)
         temperature = pad_rows(temperature, size, 1.0)
         is_codebook = tf.range(config.n_fine_codebooks)
@@ -308,6 +323,7 @@ class FineStage(Stage):
                 pad_rows(shown, size),
                 tf.constant(codebook),
                 first,
+                last_count if codebook == config.n_fine_codebooks - 1 else count,
                 keys,
                 n * config.n_fine_codebooks + codebook,
                 temperature,

@@ -189,6 +189,7 @@ class Programs:
             padding=places >= 0,
             stream_dtype=self.stream_dtype,
             use_xla=self.jit_compile,
+            wanted=lambda states: states[:, -1:],
         )
         state = DecodeState(
             step=step,
@@ -201,7 +202,7 @@ class Programs:
             seen=seen,
             cache=extend(cache, self.slots, self.stream_dtype),
         )
-        return self._append(state, x[:, -1:], rows, values, scatter)
+        return self._append(state, x, rows, values, scatter)
 
     def _decode(self, state: DecodeState, until, rows: Rows, values: SamplingValues):
         """Chooses tokens until index `until`, or until every row is done."""

@@ -245,20 +245,21 @@ def checked_seed(seed: Any) -> int:
     return number
 
 
-def random_bits(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0):
+def random_bits(keys: tf.Tensor, step: tf.Tensor, num: Any, first: Any = 0):
     """Draws uniform 32-bit words.
 
     Args:
         keys: uint32 (B, 2).
         step: int () or (B,), at least 0; the counter's first word.
-        num: Words per row.
-        first: Index of the first word; the counter's second word.
+        num: Words per row; int or int32 ().
+        first: Index of the first word, the counter's second word; int or int32 () or
+            (B,).
 
     Returns:
         uint32 (B, num). Word i depends only on the row's key and step and `first + i`.
     """
     keys = tf.convert_to_tensor(keys, tf.uint32)
-    index = tf.cast(tf.range(first, first + num), tf.uint32)[None]
+    index = tf.cast(per_row(first) + tf.range(num)[None], tf.uint32)
     return threefry(
         (keys[:, :1], keys[:, 1:]), (tf.cast(per_row(step), tf.uint32), index)
     )[0]
@@ -286,14 +287,14 @@ def uniform(keys: tf.Tensor, step: tf.Tensor, num: int) -> tf.Tensor:
     return (tf.cast(top, tf.float32) + 0.5) * 2.0**-MANTISSA_BITS
 
 
-def gumbel(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0) -> tf.Tensor:
+def gumbel(keys: tf.Tensor, step: tf.Tensor, num: Any, first: Any = 0) -> tf.Tensor:
     """Draws bit-exact standard Gumbel noise.
 
     Args:
         keys: uint32 (B, 2).
         step: int () or (B,), at least 0.
-        num: Numbers per row.
-        first: Index of the first number.
+        num: Numbers per row; int or int32 ().
+        first: Index of the first number; int or int32 () or (B,).
 
     Returns:
         float32 (B, num) in (-3.2, 22.9), each from 32 random bits. The upper tail,
@@ -305,7 +306,7 @@ def gumbel(keys: tf.Tensor, step: tf.Tensor, num: int, first: int = 0) -> tf.Ten
 
 # A separate function, so that the prompt's program and the loop's share one trace.
 @tf.function(autograph=False)
-def _gumbel(keys, step, num: int, first: int):
+def _gumbel(keys, step, num, first):
     return _gumbel_from_bits(random_bits(keys, step, num, first))
 
 

@@ -409,22 +409,27 @@ def _highest(scores):
 
 
 def sample_codes(
-    logits: tf.Tensor, keys: tf.Tensor, step: tf.Tensor, temperature: tf.Tensor
+    logits: tf.Tensor,
+    keys: tf.Tensor,
+    step: tf.Tensor,
+    temperature: tf.Tensor,
+    first: tf.Tensor | int = 0,
 ) -> tf.Tensor:
-    """Samples a code for every frame of a window, for the fine stage.
+    """Samples a code for T frames of a window, for the fine stage.
 
     Args:
-        logits: float (B, T, V), T and V known.
+        logits: float (B, T, V), V known.
         keys: uint32 (B, 2) from `row_keys`.
         step: int32 () or (B,), window * codebooks + codebook.
         temperature: float32 () or (B,), positive.
+        first: Position in the window of the first frame; int or int32 () or (B,).
 
     Returns:
         int32 (B, T), values in [0, V), drawn independently. A frame's draw depends on
         its position in the window, not on T.
     """
-    num_frames, size = logits.shape[1:]
+    num_frames, size = logits.shape[1] or tf.shape(logits)[1], logits.shape[2]
     heat = temperature if temperature.shape.rank == 0 else temperature[:, None, None]
     scores = apply_temperature(tf.cast(logits, tf.float32), heat)
-    noise = gumbel(keys, step, num_frames * size)
+    noise = gumbel(keys, step, num_frames * size, first * size)
     return _highest(scores + tf.reshape(noise, (-1, num_frames, size)))[1]

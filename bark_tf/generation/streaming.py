@@ -124,8 +124,8 @@ def _filled(
         start, stop = max(0, history + end - length), history + end
         room = [[0, 0], [0, length - (stop - start)], [0, 0]]
         shown = tf.pad(state.codes[:, start:stop], room, constant_values=stage.unknown)
-        first = tf.constant([history + sent - start])
-        filled = stage.fill(shown, first, stage.keys, stage.temperature, n)
+        first, last = tf.constant([history + sent - start]), tf.constant([stop - start])
+        filled = stage.fill(shown, first, last, stage.keys, stage.temperature, n)
         filled = filled[:, : stop - start]
         before, after = state.codes[:, :start], state.codes[:, stop:]
         state = state._replace(codes=tf.concat([before, filled, after], 1))

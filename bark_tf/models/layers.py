@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -67,13 +68,20 @@ class AttentionMask(NamedTuple):
     """Which slots the queries attend to.
 
     Attributes:
-        causal: bool (T, S), True where a query sees a slot, or None for all.
+        causal: bool (T, S) or (B, 1, T, S), True where a query sees a slot, or None for
+            all.
         padding: (B, 1, 1, S), added to the scores: 0 or the lowest finite number. None
             if nothing is padding.
     """
 
     causal: tf.Tensor | None
     padding: tf.Tensor | None
+
+    def of_queries(self, wanted: Callable) -> AttentionMask:
+        """The mask of some of the queries; see `wanted` of `SelfAttention`."""
+        if self.causal is None:
+            return self
+        return self._replace(causal=wanted(self.causal[None])[:, None])
 
 
 def attention_mask(num_queries, num_slots, position, padding, dtype, is_causal):
@@ -441,10 +449,13 @@ class SelfAttention(keras.layers.Layer):
         dropout: `Dropout`.
         place: First dropout place of this block.
         training: Whether to use `fused_softmax`, whose gradient is faster.
+        wanted: Takes the queries to compute, (B, W, ...), out of (B or 1, T, ...); None
+            for all. Keys and values are those of all positions.
 
     Returns:
         Output (B, T, C), the `LayerCache` (without `cache`: of the T new slots) and the
         attention weights (B, H, T, S) as they were used, after dropout and `head_mask`.
+        With `wanted`, W stands for T in the output and the weights.
     """
 
     def __init__(self, config: BarkSubModelConfig, **kwargs):
@@ -471,15 +482,18 @@ class SelfAttention(keras.layers.Layer):
         dropout=NO_DROPOUT,
         place=0,
         training=False,
+        wanted=None,
     ):
         """See the class."""
         batch, time, _ = sizes_of(x)
         heads, size = self.num_heads, self.head_size
         qkv = reshape(self.qkv(x), (batch, time, 3, heads, size))
         q, k, v = tf.unstack(qkv, axis=2)
-        q, k = (
-            reshape(tf.transpose(one, (0, 2, 1, 3)), (-1, time, size)) for one in (q, k)
-        )  # (B * H, T, D)
+        if wanted is not None:
+            q, visible = wanted(q), visible.of_queries(wanted)
+        queries = sizes_of(q)[1]
+        q = reshape(tf.transpose(q, (0, 2, 1, 3)), (-1, queries, size))  # (B * H, T, D)
+        k = reshape(tf.transpose(k, (0, 2, 1, 3)), (-1, time, size))
         v = tf.transpose(v, (0, 2, 3, 1))
         new = LayerCache(k, reshape(v, (-1, size, time)))
         if cache is not None:
@@ -492,10 +506,10 @@ class SelfAttention(keras.layers.Layer):
             mask = tf.cast(tf.reshape(head_mask, (1, -1, 1, 1)), weights.dtype)
             weights *= mask
         *_, slots = sizes_of(weights)
-        flat = reshape(weights, (-1, time, slots))
+        flat = reshape(weights, (-1, queries, slots))
         y = tf.matmul(flat, new.values, transpose_b=True)  # (B * H, T, D)
-        y = tf.transpose(reshape(y, (batch, heads, time, size)), (0, 2, 1, 3))
-        y = self.out(reshape(y, (batch, time, self.hidden_size)))
+        y = tf.transpose(reshape(y, (batch, heads, queries, size)), (0, 2, 1, 3))
+        y = self.out(reshape(y, (batch, queries, self.hidden_size)))
         return dropout(y, place + 1), new, weights
 
     def _scores(self, q, keys):

@@ -48,7 +48,8 @@ class Block(keras.layers.Layer):
         config: The transformer's configuration.
         norm_bias: Whether the layer norms have a bias.
 
-    Call arguments and returns: See `SelfAttention`; for `use_xla`, `Mlp`.
+    Call arguments and returns: See `SelfAttention`; for `use_xla`, `Mlp`. With
+    `wanted`, the MLP too computes only these positions.
     """
 
     def __init__(self, config: BarkSubModelConfig, norm_bias: bool, **kwargs):
@@ -76,6 +77,7 @@ class Block(keras.layers.Layer):
         place=0,
         training=False,
         use_xla=True,
+        wanted=None,
     ):
         """See the class."""
         y, cache, weights = self.attention(
@@ -87,8 +89,9 @@ class Block(keras.layers.Layer):
             dropout=dropout,
             place=place,
             training=training,
+            wanted=wanted,
         )
-        x += tf.cast(y, x.dtype)
+        x = (x if wanted is None else wanted(x)) + tf.cast(y, x.dtype)
         y = self.mlp(self.norm_2(x), training=training, use_xla=use_xla)
         y = dropout(y, place + 2)
         x += tf.cast(y, x.dtype)
@@ -99,7 +102,7 @@ class ForwardOutput(NamedTuple):
     """What `TransformerModel.forward` returns.
 
     Attributes:
-        hidden: (B, T, C), after the final norm.
+        hidden: (B, T, C), after the final norm; (B, W, C) of W wanted positions.
         cache: A `LayerCache` per layer; without a given cache, of the T new slots.
         hidden_states: L + 1 of (B, T, C): the input of each block, then `hidden`.
         attentions: L of (B, H, T, S), attention weights.
@@ -556,6 +559,7 @@ class TransformerModel(PretrainedModel):
         stream_dtype=None,
         training=False,
         use_xla=True,
+        wanted=None,
     ) -> ForwardOutput:
         """Runs embeddings through all blocks, in training, prefill and decoding.
 
@@ -573,6 +577,8 @@ class TransformerModel(PretrainedModel):
                 machines whose only half-precision arithmetic is matrix products.
             training: Whether to apply dropout and use the faster gradients.
             use_xla: Whether XLA may compile parts of the pass.
+            wanted: Takes the positions whose `hidden` is wanted, (B, W, ...), out of
+                (B or 1, T, ...); None for all. The last block computes no others.
         """
         time = tf.shape(x)[1]
         slots = time if cache is None else tf.shape(cache[0].keys)[1]
@@ -598,6 +604,7 @@ class TransformerModel(PretrainedModel):
                 place=PLACES_PER_BLOCK * i,
                 training=training,
                 use_xla=use_xla,
+                wanted=wanted if block is self.blocks[-1] else None,
             )
             if training and self.gradient_checkpointing:
                 run = tf.recompute_grad(run)

@@ -119,6 +119,23 @@ def test_given_codes_stay_and_others_are_codes(model, samples):
     assert len(np.unique(codes[2:])) > 3
 
 
+@pytest.mark.parametrize("voices", [None, [toy.voice()]])
+def test_only_frames_that_are_read_reach_the_logits(model, voices, monkeypatch):
+    """Later codebooks read the padding too, so only the last one leaves it out."""
+    stage, counts = stage_of(model, coarse_of(5), voices=voices), []
+    logits = model.logits
+
+    def spy(codebook, x, size):
+        counts.append(x.shape[1])
+        return logits(codebook, x, size)
+
+    monkeypatch.setattr(model, "logits", spy)
+    monkeypatch.setattr(stage.program, "run", stage.program._run)
+    stage.step(stage.start())
+    first = int(stage.num_history[0])
+    assert (first > 0) == bool(voices) and counts == [16 - first, 5]
+
+
 def test_a_voice_changes_codes_but_is_not_part_of_them(model):
     coarse = coarse_of(12)
     (plain,), (spoken,) = run(model, coarse), run(model, coarse, voices=[toy.voice()])

@@ -36,12 +36,14 @@ class FakeNetwork:
     def token_embedding(self, ids):
         return tf.cast(ids, tf.float32)[..., None]
 
-    def forward(self, x, cache=(), position=0, *, position_ids, **_):
+    def forward(self, x, cache=(), position=0, *, position_ids, wanted=None, **_):
         positions = tf.broadcast_to(tf.cast(position_ids, x.dtype), tf.shape(x)[:2])
-        return tf.stack([positions, x[..., 0]], axis=-1), cache, None, None
+        states = tf.stack([positions, x[..., 0]], axis=-1)
+        return states if wanted is None else wanted(states), cache, None, None
 
     def logits(self, x, start, size):
-        logits = self.logits_of(x[:, -1, 0], x[:, -1, 1])
+        assert x.shape[1] == 1  # of a prompt too: the last position
+        logits = self.logits_of(x[:, 0, 0], x[:, 0, 1])
         return tf.slice(logits, [0, start], [-1, size])[:, None]
 
 

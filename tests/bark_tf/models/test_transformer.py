@@ -422,3 +422,39 @@ def test_shapes_of_ids_embeddings_and_caches(model, fine):
         model(IDS[:, :1], past_key_values=swapped)
     with pytest.raises(ValueError, match="keys and values of 1 layers"):
         model(IDS[:, :1], past_key_values=past * 2)
+
+
+# === Wanted positions ===
+
+
+@pytest.mark.parametrize(
+    ("part", "wanted"),
+    [
+        ("semantic", lambda states: states[:, -2:]),
+        (
+            "fine_acoustics",
+            lambda states: tf.gather(states, [[0, 3], [4, 1]], batch_dims=1),
+        ),
+    ],
+)
+def test_the_last_block_computes_what_is_wanted(part, wanted, monkeypatch):
+    """It used to compute all positions, and most of them for nothing."""
+    model, sizes, call = getattr(toy.shared_bark(), part), [], layers.Mlp.call
+
+    def spy(self, x, **options):
+        sizes.append(x.shape[1])
+        return call(self, x, **options)
+
+    monkeypatch.setattr(layers.Mlp, "call", spy)
+    size = model.config.hidden_size
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 5, size)), tf.float32)
+    padding = np.array([[0, 1, 1, 1, 1], [1] * 5])
+    full = model.forward(x, padding=padding)
+    some = model.forward(x, padding=padding, wanted=wanted)
+    count = len(model.blocks)
+    assert sizes == [5] * count + [5] * (count - 1) + [2]
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(some.hidden, wanted(full.hidden), **close)
+    for ours, theirs in zip(some.cache, full.cache, strict=True):
+        np.testing.assert_allclose(ours.keys, theirs.keys, **close)
+        np.testing.assert_allclose(ours.values, theirs.values, **close)
