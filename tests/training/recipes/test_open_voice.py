@@ -1,0 +1,136 @@
+"""The recipe of the open voice: texts, pieces, configuration, and all steps once."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_speech
+
+from bark_tf.bark import BarkModel
+from bark_tf.cli import main as cli
+from bark_tf.training.recipes import open_voice
+from bark_tf.training.recipes.open_voice import _make_speech as speech
+from bark_tf.training.recipes.open_voice import _start as recipe
+from bark_tf.training.recipes.open_voice import _texts, _vocabulary
+
+MOST_BYTES = 40_000_000  # of the package data, in half precision
+SEMANTIC_TOKENIZER_BYTES = 6_500_000
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """A file of sentences."""
+    path = tmp_path / "lines.txt"
+    rows = [f"Sentence {'abcdefghij'[n % 10]} of row {chr(97 + n // 26 % 26)}{n}."
+            for n in range(400)]  # fmt: skip
+    path.write_text("\n".join([*rows, "", rows[0], "Short."]), encoding="utf-8")
+    return path
+
+
+def test_held_out_texts_are_in_no_recording(lines):
+    texts = _texts.texts_of(lines)
+    held_out = {*texts.sentences, *texts.digits}
+    assert len(held_out) == 350
+    assert not held_out & set(texts.train)
+    assert len(set(texts.train)) == len(texts.train) == 151 + 2_000 + 1_600
+    assert texts == _texts.texts_of(lines)
+    with pytest.raises(ValueError, match=r"more than the 250 .* Received: 0 of 4 to"):
+        few = lines.with_name("few.txt")
+        few.write_text("Short.\n", encoding="utf-8")
+        _texts.texts_of(few)
+
+
+def test_other_texts_are_learned_but_never_held_out(lines):
+    also = lines.with_name("also.txt")
+    held_out = _texts.texts_of(lines).digits[0]
+    also.write_text(f"my red cat\n{held_out}\n", encoding="utf-8")
+    texts = _texts.texts_of(lines, also)
+    assert "my red cat" in texts.train and held_out not in texts.train
+
+
+def test_any_text_has_tokens():
+    tokenizer = recipe.start()[2]
+    assert len(set(recipe.VOCABULARY)) == len(recipe.VOCABULARY) == _vocabulary.SIZE
+    unknown = recipe.IDS["[UNK]"]
+    for text in ('Zyxwvut\'s 1984 (quick), jumps: "over" 3.14!', "Café; naïve - OK?"):
+        assert unknown not in tokenizer.encode(text)
+    pieces = [recipe.VOCABULARY[n] for n in tokenizer.encode("In 1984.")]
+    assert pieces == ["in", "1", "##9", "##8", "##4", "."]
+
+
+def test_a_vocabulary_has_every_letter_and_digit():
+    pieces = _vocabulary.learned(["The window was open.", "Windows open 24 hours."])
+    assert {"window", "9", "##9", "z", "."} <= set(pieces)
+    assert not any(re.search(r"\d.", piece.removeprefix("##")) for piece in pieces)
+
+
+def test_varied_text_says_the_same_words():
+    tokenizer = recipe.start()[2]
+    text = "although the building in november cost 20 dollars, himself"
+    ids = np.array(tokenizer.encode(text))
+    rng = np.random.default_rng(0)
+    lengths = set()
+    for _ in range(100):
+        varied = recipe.vary_text(ids, rng)
+        pieces = [recipe.VOCABULARY[number] for number in varied]
+        said = " ".join(pieces).replace(" ##", "").replace(" ,", ",")
+        assert said == text and varied.dtype == np.int32
+        lengths.add(len(varied))
+    assert len(lengths) > 3
+
+
+def test_metadata_names_every_recording(tmp_path):
+    jobs = speech.jobs_of(["One.", "Two."], tmp_path / "joe", "joe", varied=True)
+    assert [job.path.name for job in jobs] == ["joe_00000.flac", "joe_00001.flac"]
+    assert all(0.95 <= job.length <= 1.1 for job in jobs)
+    assert jobs[0].length != jobs[1].length
+    rows = (tmp_path / "joe" / "metadata.jsonl").read_text().splitlines()
+    assert rows[1] == '{"audio": "joe_00001.flac", "text": "Two."}'
+    (held_out,) = speech.jobs_of(["Three."], tmp_path / "held", "held", varied=False)
+    assert held_out.length == 1.0
+
+
+def test_the_numbers_of_the_configurations_fit_together():
+    config, generation, tokenizer = recipe.start()
+    semantic = generation.semantic_config
+    assert semantic.text_encoding_offset + tokenizer.vocab_size == (
+        semantic.text_pad_token
+    )
+    assert config.semantic_config.input_vocab_size == semantic.semantic_infer_token + 1
+    codec = config.codec_config
+    assert codec.frame_rate == generation.coarse_acoustics_config.coarse_rate_hz
+    assert codec.num_quantizers == generation.fine_acoustics_config.n_fine_codebooks
+    assert codec.codebook_size == generation.codebook_size
+    model = BarkModel(config, generation)
+    values = sum(
+        int(np.prod(weight.shape))
+        for part in model.parts.values()
+        for weight in part.weights
+    )
+    assert 2 * values + SEMANTIC_TOKENIZER_BYTES < MOST_BYTES
+
+
+@pytest.mark.slow
+def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
+    """Runs the commands of the recipe's docstring with few steps and small batches."""
+    monkeypatch.chdir(tmp_path)
+    Path("SPEECH/train/joe").mkdir(parents=True)
+    toy_speech.record(Path("SPEECH/train/joe"))
+    shown = open_voice.__doc__.replace("\n        ", " ").replace("0.02", "0.2")
+    commands = re.findall(r"^    bark-tf (.*)$", shown, re.MULTILINE)
+    assert len(commands) == 10
+    few = "steps=4 warmup_steps=1 batch_size=2 validate_every=4 sample_every=4"
+    for command in commands:
+        words = shlex.split(command)
+        if words[0] == "train":
+            words += few.split()
+        if words[0] == "train-tokenizer":
+            words += "--steps 4 --batch-size 2".split()
+        if words[1] == "open_voice/codec":
+            words += ["segment_s=0.4", "codec={'quantize_from': 2}"]
+        assert cli.main([*words, "--quiet"]) == 0, command
+    assert Path("report/report.md").is_file() and Path("speech.wav").is_file()
+    size = sum(path.stat().st_size for path in Path("voice").iterdir())
+    assert size < MOST_BYTES

@@ -1,0 +1,22 @@
+"""A small Bark from scratch that speaks any English text, step by step.
+
+    python -m bark_tf.training.recipes.open_voice._make_speech TEXTS SPEECH
+    bark-tf prepare SPEECH/train audio --sample-rate 16000 --validation 0.02
+        --silence 0.25
+    bark-tf train open_voice/codec --set data=audio out=open
+    bark-tf train-tokenizer audio open --kind ctc
+    bark-tf prepare SPEECH/train tokens --model open --validation 0.02 --silence 0.25
+        --keep-audio
+    bark-tf train open_voice/semantic --set model=open data=tokens out=open
+    bark-tf train open_voice/coarse --set model=open data=tokens out=open
+    bark-tf train open_voice/fine --set model=open data=tokens out=open
+    bark-tf evaluate open tokens --recogniser moonshine --out report
+    bark-tf convert open voice --dtype float16
+    bark-tf speak "Room 42 is on the left." --model voice --out speech.wav
+
+`_make_speech` runs in an environment of its own, where the teacher is installed; its
+docstring says how. TEXTS is a file with a sentence per line. Every step resumes when it
+is started again, and says what it will cost before it starts.
+
+No weights of this recipe are published yet: the voice that ships is `small_voice`'s.
+"""

@@ -1,0 +1,30 @@
+"""The open voice, step 4: semantic tokens to the first two codebooks.
+
+bark-tf train open_voice/coarse --set model=open data=tokens out=open
+
+Finish the codec first: its codes are the targets here.
+"""
+
+from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
+
+RECIPE = Recipe(
+    stage="coarse",
+    batch_size=16,
+    dropout=0.1,
+    examples=ExampleOptions(
+        history_probability=0.3,
+        # Deviates from generation: the past of a window counts a little, too.
+        past_weight=0.1,
+    ),
+    sample_every=1_000,
+    options=TrainingOptions(
+        steps=12_000,
+        optimizer="muon",
+        learning_rate=2.5e-3,
+        warmup_steps=300,
+        final_share=0.02,
+        weight_decay=0.05,
+        checkpoint_every=500,
+        validate_every=1_000,
+    ),
+)

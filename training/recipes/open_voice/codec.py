@@ -1,0 +1,29 @@
+"""The open voice, step 1: a codec from scratch.
+
+    bark-tf prepare SPEECH/train audio --sample-rate 16000 --validation 0.02
+        --silence 0.25
+    bark-tf train open_voice/codec --set data=audio out=open
+
+Two idle cores take at most 4 steps of 6 seconds of audio per second.
+"""
+
+from bark_tf.training import CodecOptions, Recipe, TrainingOptions
+from bark_tf.training.recipes.open_voice._start import start
+
+RECIPE = Recipe(
+    stage="codec",
+    start=start,
+    batch_size=6,
+    codec=CodecOptions(segment_s=1.0, quantize_from=1_500, weights={"waveform": 0.05}),
+    sample_every=1_000,
+    options=TrainingOptions(
+        steps=10_000,
+        learning_rate=1e-3,
+        warmup_steps=200,
+        final_share=0.1,
+        weight_decay=0.0,
+        clip_norm=2.0,
+        checkpoint_every=500,
+        validate_every=2_000,
+    ),
+)

@@ -1,0 +1,29 @@
+"""The open voice, step 3: text to semantic tokens.
+
+bark-tf train open_voice/semantic --set model=open data=tokens out=open
+
+Word pieces vary from example to example, see `vary_text`.
+"""
+
+from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
+from bark_tf.training.recipes.open_voice._start import vary_text
+
+RECIPE = Recipe(
+    stage="semantic",
+    batch_size=16,
+    dropout=0.1,
+    examples=ExampleOptions(
+        history_probability=0.3, vary_text=vary_text, token_noise=0.1
+    ),
+    sample_every=1_000,
+    options=TrainingOptions(
+        steps=12_000,
+        optimizer="muon",
+        learning_rate=3e-3,
+        warmup_steps=300,
+        final_share=0.02,
+        weight_decay=0.05,
+        checkpoint_every=500,
+        validate_every=1_000,
+    ),
+)
