@@ -119,6 +119,8 @@ def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
     Path("SPEECH/train/joe").mkdir(parents=True)
     toy_speech.record(Path("SPEECH/train/joe"))
     shown = open_voice.__doc__.replace("\n        ", " ").replace("0.02", "0.2")
+    # This one is no package that the tests need.
+    shown = shown.replace("moonshine", "pocketsphinx")
     commands = re.findall(r"^    bark-tf (.*)$", shown, re.MULTILINE)
     assert len(commands) == 10
     few = "steps=4 warmup_steps=1 batch_size=2 validate_every=4 sample_every=4"
