@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bark_tf._version import __version__
-from bark_tf.backend import prepare
+from bark_tf.backend import collection_paused, prepare
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from bark_tf.audio.writing import write_audio as write_audio
@@ -112,7 +112,8 @@ if not TYPE_CHECKING:  # a type checker would take it for an attribute of any na
         if name not in _HOME_OF:
             raise AttributeError(f"module 'bark_tf' has no attribute {name!r}")
         prepare()
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
+        with collection_paused():
+            return getattr(importlib.import_module(_HOME_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator
 
 BACKEND_VARIABLE = "KERAS_BACKEND"
 _BACKEND = "tensorflow"
@@ -15,6 +18,8 @@ _LOG_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
 _LOG_LEVEL = "1"
 # By itself TensorFlow uses oneDNN only on processors with AVX-512 or newer.
 _ONEDNN_VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+# What Keras imports if it is installed, for plots and tables.
+_EXTRAS = ("matplotlib", "pandas")
 # The process that built the first network.
 _owner: int | None = None
 
@@ -46,6 +51,38 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     is_ours = "tf.function retracing" in text and "bark_tf." in text
     return record.levelno >= logging.WARNING and not is_ours
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pauses garbage collection while a block makes many objects and no garbage.
+
+    Such as the import of TensorFlow, a quarter of which is the search for garbage.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """For commands: imports in a block leave out what Keras does not need to speak.
+
+    If Keras is imported here, its own plots say that matplotlib is not installed. What
+    imports matplotlib or pandas itself, after the block, finds them.
+    """
+    hidden = [name for name in _EXTRAS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        with collection_paused():
+            yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def import_keras() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import ctypes
 import functools
-import gc
 import mmap
 import os
 import re
@@ -17,6 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from bark_tf.backend import collection_paused
 
 # === What there is ===
 
@@ -80,13 +81,10 @@ def allocate_only() -> Iterator[None]:
     garbage, so garbage collection is off meanwhile.
     """
     token = _ALLOCATE_ONLY.set(True)
-    was_enabled = gc.isenabled()
-    gc.disable()
     try:
-        yield
+        with collection_paused():
+            yield
     finally:
-        if was_enabled:
-            gc.enable()
         _ALLOCATE_ONLY.reset(token)
 
 

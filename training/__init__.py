@@ -96,7 +96,8 @@ if not TYPE_CHECKING:  # a type checker would take it for an attribute of any na
         if name not in _HOME_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         backend.prepare()
-        return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
+        with backend.collection_paused():
+            return getattr(importlib.import_module(_HOME_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:

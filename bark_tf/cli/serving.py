@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bark_tf import hub
+from bark_tf.backend import quick_imports
 from bark_tf.cli.arguments import (
     MODEL_HELP,
     TOKEN_VARIABLE,
@@ -277,10 +278,11 @@ def _name_of(checkpoint: str) -> str:
 
 def _engine(name: str, arguments: argparse.Namespace) -> Any:
     """Loads the model, and compiles its programs."""
-    from bark_tf.bark import BarkModel
-    from bark_tf.processor import BarkProcessor
-    from bark_tf.serving.engine import Engine
-    from bark_tf.speech.speaker import COMPILED_PARAMS
+    with quick_imports():
+        from bark_tf.bark import BarkModel
+        from bark_tf.processor import BarkProcessor
+        from bark_tf.serving.engine import Engine
+        from bark_tf.speech.speaker import COMPILED_PARAMS
 
     aliases = parse_aliases(arguments.alias)
     processor = BarkProcessor.from_pretrained(name)

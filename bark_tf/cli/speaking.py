@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bark_tf.backend import quick_imports
 from bark_tf.cli.arguments import TOKEN_VARIABLE
 from bark_tf.cli.console import UsageError, note
 from bark_tf.progress import Progress
@@ -37,8 +38,9 @@ class Checkpoint:
 
     def __init__(self, name: str, arguments: argparse.Namespace, report: Progress):
         report("load", 0, 1)
-        from bark_tf.bark import BarkModel
-        from bark_tf.processor import BarkProcessor
+        with quick_imports():
+            from bark_tf.bark import BarkModel
+            from bark_tf.processor import BarkProcessor
 
         self.arguments, self.report = arguments, report
         self.processor = BarkProcessor.from_pretrained(name)

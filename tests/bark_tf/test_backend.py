@@ -1,10 +1,14 @@
 """Keras on another backend, and what TensorFlow logs; each in its own process."""
 
+import gc
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+import bark_tf
 
 
 def run(code, **environment):
@@ -86,3 +90,29 @@ bark_tf.BarkConfig
 print(os.environ.get("TF_ENABLE_ONEDNN_OPTS"))
 """
     assert run(code, **environment).stdout == f"{flag}\n"
+
+
+def test_nothing_is_collected_while_tensorflow_is_imported(monkeypatch):
+    """The search for garbage took a quarter of the import."""
+    home = SimpleNamespace(import_module=lambda name: SimpleNamespace(BarkModel=gc))
+    monkeypatch.setattr(gc, "isenabled", lambda: True)
+    events = []
+    monkeypatch.setattr(gc, "disable", lambda: events.append("off"))
+    monkeypatch.setattr(gc, "enable", lambda: events.append("on"))
+    monkeypatch.setattr(bark_tf, "importlib", home)
+    assert bark_tf.BarkModel is gc
+    assert events == ["off", "on"]
+
+
+def test_bark_tf_speak_imports_no_plots_and_tables(tmp_path):
+    """Keras imports both if they are installed; other code still can."""
+    code = f"""
+import sys
+from bark_tf.cli.main import main
+print(main(["speak", "four", "--model", {str(tmp_path)!r}]))
+print("tensorflow" in sys.modules, {{"matplotlib", "pandas"}} & sys.modules.keys())
+import matplotlib
+"""
+    done = run(code)
+    assert done.stdout.splitlines() == ["1", "True set()"], done.stderr
+    assert done.returncode == 0, done.stderr
