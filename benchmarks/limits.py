@@ -74,6 +74,12 @@ def flops_per_s(dtype, repeats, size=1536):
     return 2 * size**3 / best_s(lambda: square().numpy(), repeats)
 
 
+def limits(dtype="float32", repeats=15):
+    """Bytes and operations per second, and the bytes of a value: `floors.Limits`."""
+    rates = bytes_per_s(repeats), flops_per_s(dtype, repeats)
+    return *rates, tf.as_dtype(dtype).size
+
+
 def products(rows, order, jit_compile, kernels, repeats):
     """Seconds of one product of `rows` rows with a kernel."""
 

@@ -133,7 +133,7 @@ def show(results, weights):
         print(f"       offload: the peak should be at most {bound:.2f} GB")
 
 
-def parse():
+def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,15 +148,11 @@ def parse():
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--rewrite", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main():
-    args = parse()
-    if args.worker:
-        return worker(args)
-    if args.rewrite:
-        return rewrite(args)
+def compare(args):
+    """Measures all sides in turn; returns medians by side, and GiB of the weights."""
     with tempfile.TemporaryDirectory() as scratch:
         if args.model is None:
             args.model = str(Path(scratch) / "bark-small")
@@ -179,7 +175,16 @@ def main():
         side: {key: statistics.median(run[key] for run in found) for key in found[0]}
         for side, found in runs.items()
     }
-    weights /= 1024**3
+    return results, weights / 1024**3
+
+
+def main():
+    args = parse()
+    if args.worker:
+        return worker(args)
+    if args.rewrite:
+        return rewrite(args)
+    results, weights = compare(args)
     show(results, weights)
     print(json.dumps({"files": args.files, "weights_gb": weights, "results": results}))
 

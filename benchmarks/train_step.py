@@ -42,7 +42,7 @@ DTYPES = ("float32", "mixed_bfloat16")
 LOSS_TOLERANCE = 1e-3
 
 
-def parse():
+def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,7 +60,7 @@ def parse():
     parser.add_argument("--only", choices=("bark_tf", "torch"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--arrays", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 # === The batch ===
@@ -356,10 +356,8 @@ def show(result):
         line(("", "", "faster", "", time_ratio, cpu_ratio))
 
 
-def main():
-    args = parse()
-    if args.worker:
-        return worker(args)
+def compare_all(args):
+    """Every stage and method; prints each as it comes."""
     results = []
     line(("stage", "method", "", *(title for title, _, _ in COLUMNS)))
     with tempfile.TemporaryDirectory() as scratch:
@@ -370,6 +368,14 @@ def main():
             for method in args.methods:
                 results.append(compare(args, stage, method, Path(scratch)))
                 show(results[-1])
+    return results
+
+
+def main():
+    args = parse()
+    if args.worker:
+        return worker(args)
+    results = compare_all(args)
     setting = {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -332,9 +332,11 @@ def _held(model: Any, token):
     """A scope that keeps XLA from converting half-precision weights before the loop.
 
     The loop would then read float32 weights, twice the memory. An optimisation barrier
-    that depends on values of the loop prevents it.
+    that depends on values of the loop prevents it. A GPU multiplies them as they are.
     """
-    weights = [w for w in model.weights if tf.as_dtype(w.dtype).size < 4]
+    stream = stream_dtype(model)
+    dtypes = ((weight, tf.as_dtype(weight.dtype)) for weight in model.weights)
+    weights = [w for w, dtype in dtypes if dtype.size < 4 and dtype != stream]
     if not weights:
         return contextlib.nullcontext()
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops

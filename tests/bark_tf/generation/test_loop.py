@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bark_tf.config import BarkSemanticGenerationConfig
+from bark_tf.generation import loop
 from bark_tf.generation.loop import AllowedIds, Programs, Rows, cached, programs_of
 from bark_tf.generation.random import row_keys
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
@@ -314,3 +315,26 @@ def test_a_program_is_made_once():
     model, calls = FakeNetwork(None), []
     for _ in range(2):
         assert cached(model, "key", lambda: calls.append(1) or len(calls)) == 1
+
+
+@pytest.mark.parametrize(
+    ("is_gpu", "dtype", "is_held"),
+    [
+        (False, "float32", False),
+        (False, "bfloat16", True),
+        (True, "bfloat16", False),  # its products need no conversion to hold back
+        (True, "int8", True),
+    ],
+)
+def test_weights_that_must_be_converted_are_held_in_the_loop(
+    is_gpu, dtype, is_held, monkeypatch
+):
+    monkeypatch.setattr(loop, "has_gpu", lambda: is_gpu)
+    scopes = []
+    monkeypatch.setattr(loop.keras, "StatelessScope", lambda **_: scopes.append(1))
+    with tf.Graph().as_default():
+        weight = SimpleNamespace(dtype=dtype, value=tf.zeros((2,), dtype))
+        compute = "bfloat16" if dtype == "int8" else dtype
+        model = SimpleNamespace(weights=[weight], compute_dtype=compute)
+        loop._held(model, tf.constant(0))
+    assert bool(scopes) == is_held
