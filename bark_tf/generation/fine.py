@@ -181,6 +181,7 @@ class FineProgram:
         x = self.model.forward(
             self.model.embed(codebook, codes),
             use_xla=self.use_xla,
+            one_trace=not self.jit_compile,
             wanted=lambda states: tf.gather(states, places, batch_dims=1),
         ).hidden
         logits = self.model.logits(codebook, x, self.codebook_size)

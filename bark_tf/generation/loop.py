@@ -189,6 +189,7 @@ class Programs:
             padding=places >= 0,
             stream_dtype=self.stream_dtype,
             use_xla=self.jit_compile,
+            one_trace=True,
             wanted=lambda states: states[:, -1:],
         )
         state = DecodeState(
@@ -234,6 +235,7 @@ class Programs:
             padding=tf.range(self.slots)[None] >= rows.start[:, None],
             stream_dtype=self.stream_dtype,
             use_xla=self.jit_compile,
+            one_trace=not self.jit_compile,
         )
         write = update_slice if self.jit_compile else scatter
         return self._append(state._replace(cache=cache), x, rows, values, write)

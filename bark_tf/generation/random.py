@@ -259,10 +259,14 @@ def random_bits(keys: tf.Tensor, step: tf.Tensor, num: Any, first: Any = 0):
         uint32 (B, num). Word i depends only on the row's key and step and `first + i`.
     """
     keys = tf.convert_to_tensor(keys, tf.uint32)
-    index = tf.cast(per_row(first) + tf.range(num)[None], tf.uint32)
-    return threefry(
-        (keys[:, :1], keys[:, 1:]), (tf.cast(per_row(step), tf.uint32), index)
-    )[0]
+    index = per_row(first) + tf.range(num)[None]
+    return _words(keys, per_row(step), index)
+
+
+def _words(keys, step, index):
+    """`random_bits` for int steps () or (B, 1) and indices (1 or B, num)."""
+    counter = tf.cast(step, tf.uint32), tf.cast(index, tf.uint32)
+    return threefry((keys[:, :1], keys[:, 1:]), counter)[0]
 
 
 def per_row(step):
@@ -300,14 +304,25 @@ def gumbel(keys: tf.Tensor, step: tf.Tensor, num: Any, first: Any = 0) -> tf.Ten
         float32 (B, num) in (-3.2, 22.9), each from 32 random bits. The upper tail,
         which decides an argmax, has the full resolution of 2**-32 in probability.
     """
-    keys, step = tf.convert_to_tensor(keys, tf.uint32), tf.convert_to_tensor(step)
-    return _gumbel(keys, step, num, first)
+    keys = tf.convert_to_tensor(keys, tf.uint32)
+    step = tf.reshape(tf.cast(step, tf.int32), (-1, 1))
+    index = per_row(first) + tf.range(num)[None]
+    noise = _gumbel(keys, step, index)
+    return tf.ensure_shape(noise, (keys.shape[0], index.shape[1]))
 
 
-# A separate function, so that the prompt's program and the loop's share one trace.
-@tf.function(autograph=False)
-def _gumbel(keys, step, num, first):
-    return _gumbel_from_bits(random_bits(keys, step, num, first))
+# Hundreds of small operations, so one trace serves all programs.
+@tf.function(
+    autograph=False,
+    input_signature=[
+        tf.TensorSpec((None, 2), tf.uint32),
+        tf.TensorSpec((None, 1), tf.int32),
+        tf.TensorSpec((None, None), tf.int32),
+    ],
+    experimental_attributes={"_noinline": True},
+)
+def _gumbel(keys, step, index):
+    return _gumbel_from_bits(_words(keys, step, index))
 
 
 def _gumbel_from_bits(words):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import keras
@@ -37,6 +37,8 @@ from bark_tf.models.losses import cross_entropy, kept, replica_cross_entropy
 from bark_tf.models.pretrained import PretrainedModel, check_shape
 
 PLACES_PER_BLOCK = 3
+# What differs between calls of a block for inference.
+_BLOCK_INPUTS = ("visible", "cache", "position", "use_xla")
 # A prime, so that sums with other seeds rarely coincide.
 _SEEDS_PER_REPLICA = 1_000_003
 
@@ -547,6 +549,31 @@ class TransformerModel(PretrainedModel):
         alternatives = heads, {"layers": config.num_layers, **heads}
         check_shape("head_mask", head_mask, *alternatives)
 
+    def _blocks(self, one_trace: bool, wanted) -> list[Callable]:
+        """The blocks; with `one_trace` most are calls of one traced function.
+
+        It takes their weights. The last block with `wanted` and blocks with LoRA
+        matrices may differ from the others.
+        """
+        if not one_trace or any(p.lora_enabled for _, p in self.projections()):
+            return self.blocks
+        first = self.blocks[0]
+
+        def run(weights, x, **inputs):
+            with keras.StatelessScope(zip(first.weights, weights, strict=True)):
+                return *first(x, **inputs)[:2], None  # attention weights are large
+
+        # Inlined, it would be optimised once per layer.
+        attributes = {"_noinline": True}
+        run = tf.function(run, autograph=False, experimental_attributes=attributes)
+
+        def block(own, x, **inputs):
+            inputs = {name: inputs[name] for name in _BLOCK_INPUTS}
+            return run([weight.value for weight in own.weights], x, **inputs)
+
+        blocks = [functools.partial(block, own) for own in self.blocks]
+        return blocks if wanted is None else [*blocks[:-1], self.blocks[-1]]
+
     def forward(
         self,
         x,
@@ -559,6 +586,7 @@ class TransformerModel(PretrainedModel):
         stream_dtype=None,
         training=False,
         use_xla=True,
+        one_trace=False,
         wanted=None,
     ) -> ForwardOutput:
         """Runs embeddings through all blocks, in training, prefill and decoding.
@@ -577,6 +605,9 @@ class TransformerModel(PretrainedModel):
                 machines whose only half-precision arithmetic is matrix products.
             training: Whether to apply dropout and use the faster gradients.
             use_xla: Whether XLA may compile parts of the pass.
+            one_trace: Whether one traced block serves all layers, in programs for
+                inference that XLA does not compile: they start sooner. There are no
+                `attentions` then.
             wanted: Takes the positions whose `hidden` is wanted, (B, W, ...), out of
                 (B or 1, T, ...); None for all. The last block computes no others.
         """
@@ -592,7 +623,7 @@ class TransformerModel(PretrainedModel):
         dtype = self.compute_dtype if cache is None else cache[0].keys.dtype
         visible = attention_mask(time, slots, position, padding, dtype, self.is_causal)
         states, weights, caches = [], [], []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._blocks(one_trace, wanted)):
             states.append(x)
             run = functools.partial(
                 block,

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import keras
@@ -10,6 +11,7 @@ from bark_tf.generation.cache import LayerCache
 from bark_tf.models.causal import BarkCausalModel, BarkCoarseModel, BarkSemanticModel
 from bark_tf.models.layers import attention_mask
 from bark_tf.models.losses import cross_entropy
+from bark_tf.models.transformer import Block
 
 
 @pytest.fixture(scope="module")
@@ -502,6 +504,38 @@ def test_known_sizes_cost_no_operations(model):
     assert not {"Shape", "StridedSlice", "Pack"} & {*known}
     assert {"Shape", "StridedSlice"} <= {*unknown}
     assert len(known) < len(unknown)
+
+
+def test_one_trace_of_a_block_serves_all_layers(monkeypatch):
+    """Tracing, and optimising what was traced, is most of a short text's time."""
+    model = toy.randomize(BarkCausalModel(toy.semantic_config(num_layers=4)))
+    call, traced = Block.call, []
+
+    @functools.wraps(call)
+    def counted(self, *args, **kwargs):
+        traced.append(self.name)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(Block, "call", counted)
+    options = {"max_new_tokens": 3, "do_sample": False, "jit_compile": False}
+    model.generate(toy.ids(1, 5), **options)
+    # The prompt, of which only the last position is wanted; and the loop.
+    assert traced == ["block_0", "block_3", "block_0"]
+
+    def check(count):
+        traced.clear()
+        hidden = tf.function(lambda x: model.forward(x, one_trace=True).hidden)(x)
+        assert len(traced) == count
+        assert toy.largest_difference(hidden, model.forward(x).hidden) < 1e-5
+
+    x = model.token_embedding(toy.ids(2, 3))
+    check(1)
+    model.quantize("int8")
+    check(1)
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config(num_layers=4)))
+    model.enable_lora(2, targets=("block_1/mlp/fc",))
+    toy.randomize(model)
+    check(4)
 
 
 def test_some_logits_equal_those_of_all(model):
