@@ -5,6 +5,11 @@ which of them is fast on a CPU. Eigen, which XLA and TensorFlow without oneDNN u
 packs a kernel on the right at a tenth of the speed of one on the left; for one row it
 packs nothing. oneDNN is fast both ways, for few rows faster with the kernel on the
 right.
+
+Kernels of 8 or 16 bits are another matter: XLA's products take float32, and a kernel
+that it converts is written to memory and read again. Only into the product of a matrix
+and a vector it fuses the conversion, which then happens in registers while the kernel
+is read once, at the speed of its bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +22,10 @@ from contextvars import ContextVar
 import tensorflow as tf
 
 _IS_COMPILED = ContextVar("is_compiled", default=False)
+# Beyond, one conversion for all rows costs less than reading the kernel for each.
+_FEW_ROWS = 8
+# XLA fuses products with vectors of less than 16 KiB.
+_FUSED_WIDTH = 16 * 1024 // 4
 
 
 @contextlib.contextmanager
@@ -44,11 +53,30 @@ def eigen_multiplies() -> bool:
     return not _pywrap_util_port.IsMklEnabled() and not has_gpu()
 
 
+def _row_by_row(x, kernel):
+    """Float32 products of each row with a kernel that XLA converts in registers."""
+    width = kernel.shape[1]
+    step = width if width < _FUSED_WIDTH else _FUSED_WIDTH // 2
+    columns = [slice(start, start + step) for start in range(0, width, step)]
+    wide = tf.cast(kernel, tf.float32)
+    parts = [wide[:, part] for part in columns]
+    y = [
+        [tf.linalg.matvec(k, row[c]) for k, c in zip(parts, columns, strict=True)]
+        for row in tf.unstack(tf.cast(tf.reshape(x, (-1, width)), tf.float32))
+    ]
+    # Not a plain sum: XLA would rather fuse that with a product than the conversion.
+    y = tf.reduce_sum(tf.stack(y), 1)
+    return tf.cast(tf.reshape(y, (*x.shape[:-1], -1)), x.dtype)
+
+
 def matmul_rows(x, kernel):
-    """Multiplies x (..., in) with the rows of `kernel` (out, in)."""
+    """Multiplies x (..., in) with the rows of `kernel` (out, in), of any dtype."""
+    num_rows = x.shape[:-1].num_elements()
+    is_small = tf.as_dtype(kernel.dtype).size < 4 and x.dtype != tf.float64
+    if _IS_COMPILED.get() and is_small and num_rows and num_rows <= _FEW_ROWS:
+        return _row_by_row(x, tf.convert_to_tensor(kernel))
     kernel = tf.cast(kernel, x.dtype)
-    is_one_row = x.shape[:-1].num_elements() == 1
-    if is_one_row or not (_IS_COMPILED.get() or eigen_multiplies()):
+    if num_rows == 1 or not (_IS_COMPILED.get() or eigen_multiplies()):
         return tf.matmul(x, kernel, transpose_b=True)
     rows = x if x.shape.rank == 2 else tf.reshape(x, (-1, x.shape[-1]))
     y = tf.matmul(kernel, rows, transpose_b=True)

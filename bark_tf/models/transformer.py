@@ -486,6 +486,9 @@ class TransformerModel(PretrainedModel):
     def quantize(self, mode: str, **kwargs) -> None:
         """Quantizes the kernels of the blocks, but not embeddings, norms and heads.
 
+        `"int8"` rounds the kernels only, not what they multiply, whatever a `config`
+        says of activations.
+
         Args:
             mode: A Keras quantization mode, such as `"int8"`.
             **kwargs: Arguments of `keras.layers.EinsumDense.quantize`.

@@ -36,6 +36,27 @@ def test_xla_keeps_the_kernel_on_the_left():
     assert not re.search(r"f32\[4,24\]\S* dot\(", hlo), hlo
 
 
+@pytest.mark.parametrize("dtype", [tf.int8, tf.bfloat16])
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (3, 16), (2, 4096)])
+def test_xla_converts_small_kernels_in_registers(dtype, rows, width):
+    """A converted copy of the kernel would be written and read for each step."""
+    rng = np.random.default_rng(2)
+    kernel = tf.cast(rng.integers(-9, 9, (24, width)), dtype)
+    x = tf.constant(rng.normal(size=(rows, 1, width)), tf.float32)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def product(x, kernel):
+        with compiled_products():
+            return matmul_rows(x, kernel)
+
+    expected = x.numpy() @ tf.cast(kernel, tf.float32).numpy().T
+    np.testing.assert_allclose(product(x, kernel), expected, rtol=1e-4, atol=1e-3)
+    hlo = product.experimental_get_compiler_ir(x, kernel)(stage="optimized_hlo")
+    products = re.findall(r"= f32\[24\]\S* dot\(", hlo)
+    assert len(products) == rows * (1 if width < 4096 else 2)
+    assert not re.search(r"\[24,\d+\]\S* fusion\(", hlo), hlo
+
+
 @pytest.mark.parametrize("is_eigen", [False, True])
 def test_eigen_gets_the_kernel_on_the_left(monkeypatch, is_eigen):
     monkeypatch.setattr(products, "eigen_multiplies", lambda: is_eigen)

@@ -424,6 +424,16 @@ def test_quantized_blocks_stay_near(mode):
     assert 0 < difference < {"int8": 0.1, "int4": 1.0}[mode] * float(np.std(before)) * 3
 
 
+def test_8_bit_kernels_multiply_inputs_that_are_not_rounded():
+    model = toy.randomize(BarkSemanticModel(toy.semantic_config(bias=True)))
+    model.quantize("int8")
+    layer = model.blocks[0].attention.qkv
+    x = np.random.default_rng(0).normal(size=(2, 3, 16)).astype(np.float32)
+    kernel = np.float32(layer._kernel) / np.reshape(layer.kernel_scale, (-1, 1))
+    expected = x @ kernel.T + np.array(layer.bias)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("change", ["nothing", "dtype", "int8"])
 def test_keras_files_give_the_same_model(tmp_path, change):
     model = BarkSemanticModel(
