@@ -242,6 +242,29 @@ class Projection(keras.layers.EinsumDense):
         # Keras rounds the inputs to 8 bits too: less exact, and slower on a CPU.
         return self.call(inputs, training)
 
+    def has_columns(self, x, training) -> bool:
+        """Whether `columns` is faster for inputs (B, T, in): for many in inference."""
+        is_plain = not self.lora_enabled and self.quantization_mode is None
+        return is_plain and not training and x.shape[1] != 1
+
+    def columns(self, x, transpose: bool = False):
+        """The outputs of N inputs as columns.
+
+        Between two layers, or an attention's heads, nothing is then transposed, and the
+        second product is faster: oneDNN is slow where both its factors are transposed
+        and the sum is long.
+
+        Args:
+            x: (in, N), or with `transpose` (N, in).
+            transpose: Whether inputs are rows.
+
+        Returns:
+            (size, N), in the compute dtype.
+        """
+        dtype = self.compute_dtype
+        y = tf.matmul(tf.cast(self.kernel, dtype), tf.cast(x, dtype), False, transpose)
+        return y if self.bias is None else y + tf.cast(self.bias, dtype)[:, None]
+
     def save_own_variables(self, store):
         """Writes LoRA matrices beside the kernel.
 
@@ -491,15 +514,13 @@ class SelfAttention(keras.layers.Layer):
         """See the class."""
         batch, time, _ = sizes_of(x)
         heads, size = self.num_heads, self.head_size
-        qkv = reshape(self.qkv(x), (batch, time, 3, heads, size))
-        q, k, v = tf.unstack(qkv, axis=2)
+        q, k, v = self._heads(x, training)
         if wanted is not None:
-            q, visible = wanted(q), visible.of_queries(wanted)
-        queries = sizes_of(q)[1]
-        q = reshape(tf.transpose(q, (0, 2, 1, 3)), (-1, queries, size))  # (B * H, T, D)
-        k = reshape(tf.transpose(k, (0, 2, 1, 3)), (-1, time, size))
-        v = tf.transpose(v, (0, 2, 3, 1))
-        new = LayerCache(k, reshape(v, (-1, size, time)))
+            q = tf.transpose(wanted(tf.transpose(q, (0, 2, 1, 3))), (0, 2, 1, 3))
+            visible = visible.of_queries(wanted)
+        queries = sizes_of(q)[2]
+        q = reshape(q, (-1, queries, size))
+        new = LayerCache(reshape(k, (-1, time, size)), reshape(v, (-1, size, time)))
         if cache is not None:
             q = tf.cast(q, cache.keys.dtype)  # attention runs in the cache's dtype
             new = cache.write(new.keys, new.values, position)
@@ -515,6 +536,21 @@ class SelfAttention(keras.layers.Layer):
         y = tf.transpose(reshape(y, (batch, heads, queries, size)), (0, 2, 1, 3))
         y = self.out(reshape(y, (batch, queries, self.hidden_size)))
         return dropout(y, place + 1), new, weights
+
+    def _heads(self, x, training):
+        """Queries and keys, each (B, H, T, D), and values (B, H, D, T)."""
+        batch, time, width = sizes_of(x)
+        heads, size = self.num_heads, self.head_size
+        if self.qkv.has_columns(x, training):
+            qkv = self.qkv.columns(tf.reshape(x, (-1, width)), transpose=True)
+            qkv = reshape(qkv, (3, heads, size, batch, time))
+            q, k, v = tf.unstack(tf.transpose(qkv, (0, 3, 1, 2, 4)))
+            # TensorFlow merges these into the products that follow.
+            return tf.transpose(q, (0, 1, 3, 2)), tf.transpose(k, (0, 1, 3, 2)), v
+        qkv = reshape(self.qkv(x), (batch, time, 3, heads, size))
+        q, k, v = tf.unstack(qkv, axis=2)
+        q, k = tf.transpose(q, (0, 2, 1, 3)), tf.transpose(k, (0, 2, 1, 3))
+        return q, k, tf.transpose(v, (0, 2, 3, 1))
 
     def _scores(self, q, keys):
         scores = tf.matmul(
@@ -583,7 +619,13 @@ class Mlp(keras.layers.Layer):
 
     def call(self, x, training=False, use_xla=True):
         """See the class."""
-        x = self.fc(x)
-        is_wide = _is_half(x) and self.wide >= _FUSED_WIDTH
-        is_fused = training or (use_xla and is_wide)
-        return self.proj(fused_gelu(x) if is_fused else exact_gelu(x))
+        is_half = tf.as_dtype(self.compute_dtype).size == 2
+        is_fused = training or (use_xla and is_half and self.wide >= _FUSED_WIDTH)
+        gelu = fused_gelu if is_fused else exact_gelu
+        layers = self.fc, self.proj
+        if not all(layer.has_columns(x, training) for layer in layers):
+            return self.proj(gelu(self.fc(x)))
+        batch, time, width = sizes_of(x)
+        hidden = self.fc.columns(tf.reshape(x, (-1, width)), transpose=True)
+        y = tf.transpose(self.proj.columns(gelu(hidden)))
+        return reshape(y, (batch, time, width))

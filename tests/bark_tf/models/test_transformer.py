@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import toy
 
+from bark_tf.generation import products
 from bark_tf.models import layers
 from bark_tf.models.causal import BarkSemanticModel
 from bark_tf.models.encodec.model import EncodecModel
@@ -422,6 +423,39 @@ def test_shapes_of_ids_embeddings_and_caches(model, fine):
         model(IDS[:, :1], past_key_values=swapped)
     with pytest.raises(ValueError, match="keys and values of 1 layers"):
         model(IDS[:, :1], past_key_values=past * 2)
+
+
+# === Products by columns ===
+
+
+@pytest.mark.parametrize(("time", "training"), [(5, False), (1, False), (5, True)])
+def test_the_hidden_values_of_an_mlp_are_columns(fine, time, training, monkeypatch):
+    """A product of two transposed factors is slow, and training keeps its gradients."""
+    size = fine.config.hidden_size
+    mlp = fine.blocks[0].mlp
+    monkeypatch.setattr(products, "eigen_multiplies", lambda: False)
+    graph = tf.function(mlp).get_concrete_function(
+        tf.TensorSpec((1, time, size)), training=training
+    )
+    *_, last = [op for op in graph.graph.get_operations() if op.type == "MatMul"]
+    columns = time > 1 and not training
+    hidden = (4 * size, time) if columns else (time, 4 * size)
+    assert last.inputs[columns].shape == hidden
+    assert last.get_attr("transpose_b") != columns
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_columns_are_the_outputs_of_a_projection(bias):
+    layer = layers.Projection(3, bias, bias_initializer="normal")
+    layer.build((None, None, 4))
+    x = tf.constant(np.random.default_rng(0).normal(size=(1, 5, 4)), tf.float32)
+    expected = tf.transpose(layer(x)[0])
+    for given, transpose in ((x[0], True), (tf.transpose(x[0]), False)):
+        got = layer.columns(given, transpose)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert layer.has_columns(x, False) and not layer.has_columns(x, True)
+    layer.enable_lora(2)
+    assert not layer.has_columns(x, False)
 
 
 # === Wanted positions ===
