@@ -545,7 +545,6 @@ class SelfAttention(keras.layers.Layer):
             qkv = self.qkv.columns(tf.reshape(x, (-1, width)), transpose=True)
             qkv = reshape(qkv, (3, heads, size, batch, time))
             q, k, v = tf.unstack(tf.transpose(qkv, (0, 3, 1, 2, 4)))
-            # TensorFlow merges these into the products that follow.
             return tf.transpose(q, (0, 1, 3, 2)), tf.transpose(k, (0, 1, 3, 2)), v
         qkv = reshape(self.qkv(x), (batch, time, 3, heads, size))
         q, k, v = tf.unstack(qkv, axis=2)
