@@ -46,6 +46,7 @@ def parse():
     parser.add_argument("--requests", type=int, default=32, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=1, help="processes of each side")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--threads", type=int, default=2, help="of serve-threads")
     parser.add_argument("--no-xla", action="store_true")
     return parser.parse_args()
 
@@ -115,10 +116,11 @@ def generate(model_name, arguments):
 
 
 @contextlib.contextmanager
-def serve(model_name, arguments, max_batch=MAX_BATCH):
+def serve(model_name, arguments, max_batch=MAX_BATCH, threads=1):
     """`bark-tf serve` in a process of its own."""
     command = [sys.executable, "-m", "bark_tf", "serve", "--port", "0"]
     command += ["--max-batch", str(max_batch), "--timeout", "3600"]
+    command += ["--threads", str(threads)]
     command += ["--model", model_name] if model_name else []
     command += ["--no-xla"] if arguments.no_xla else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -152,6 +154,11 @@ def cpu_seconds(pid):
 def serve_one(model_name, arguments):
     """`bark-tf serve` without batches."""
     return serve(model_name, arguments, max_batch=1)
+
+
+def serve_threads(model_name, arguments):
+    """`bark-tf serve` with several batches at the same time."""
+    return serve(model_name, arguments, threads=arguments.threads)
 
 
 @contextlib.contextmanager
@@ -191,6 +198,7 @@ SIDES = {
     "export-xla": exported_xla,
     "serve": serve,
     "serve-one": serve_one,
+    "serve-threads": serve_threads,
 }
 
 

@@ -206,6 +206,14 @@ def _add_limits(parser: Parser) -> None:
         help="most sentences spoken together, a power of two; default: %(default)s",
     )
     group.add_argument(
+        "--threads",
+        type=positive_whole,
+        default=1,
+        metavar="N",
+        help="batches spoken at the same time: more than one keeps the cores busy "
+        "where the model is small; default: 1",
+    )
+    group.add_argument(
         "--max-requests",
         type=whole,
         default=64,
@@ -298,6 +306,7 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
         processor,
         max_batch=arguments.max_batch,
         max_requests=arguments.max_requests,
+        num_threads=arguments.threads,
         jit_compile=arguments.jit_compile,
         aliases=aliases,
     )

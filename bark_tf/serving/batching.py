@@ -7,6 +7,7 @@ in the batch with it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -50,14 +51,16 @@ class Row:
 
 
 class Batcher:
-    """A thread that speaks rows in batches, in the order in which they came.
+    """Threads that speak rows in batches, in the order in which they came.
 
     Args:
         speak: Speaks rows with equal options: called with them and a progress callable,
-            returns one `SpokenRow` each. It runs in the thread, one call at a time.
+            returns one `SpokenRow` each. It runs in the threads.
         max_batch: Most rows in a batch.
-        gather_s: How long a row waits for others, while nothing is being spoken.
+        gather_s: How long a row waits for others, while a thread is idle.
         on_batch: Called with the number of rows and the seconds of every batch.
+        num_threads: Batches that are spoken at the same time. Idle threads share what
+            waits.
     """
 
     def __init__(
@@ -66,14 +69,19 @@ class Batcher:
         max_batch: int,
         gather_s: float,
         on_batch: Callable[[int, float], None],
+        num_threads: int = 1,
     ):
         self._speak, self._on_batch = speak, on_batch
         self._max_batch, self._gather_s = max_batch, gather_s
         self._rows: deque[Row] = deque()
         self._changed = threading.Condition()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
-        self._thread.start()
+        self._is_closed, self._num_idle = False, num_threads
+        self._threads = [
+            threading.Thread(target=self._run, name=f"speech-{number}", daemon=True)
+            for number in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __len__(self) -> int:
         """Number of rows that wait."""
@@ -93,36 +101,42 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """Cancels what waits, and ends the thread after its batch."""
+        """Cancels what waits, and ends the threads after their batches."""
         with self._changed:
             self._is_closed = True
             for row in self._rows:
                 row.spoken.cancel()
             self._rows.clear()
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (rows := self._next()) is not None:
             rows = [row for row in rows if row.spoken.set_running_or_notify_cancel()]
             if rows:
                 self._answer(rows)
+            with self._changed:
+                self._num_idle += 1
 
     def _next(self) -> list[Row] | None:
         """Takes the oldest row and those like it; None when the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._is_closed)
-            self._changed.wait_for(
-                lambda: len(self._rows) >= self._max_batch or self._is_closed,
-                self._gather_s,
-            )
+            while not self._rows and not self._is_closed:
+                self._changed.wait_for(lambda: self._rows or self._is_closed)
+                self._changed.wait_for(
+                    lambda: len(self._rows) >= self._max_batch or self._is_closed,
+                    self._gather_s,
+                )
             if self._is_closed:
                 return None
             # A row that was cancelled while it waited is not spoken.
             waiting = [row for row in self._rows if not row.spoken.cancelled()]
             alike = [row for row in waiting if row.options == waiting[0].options]
-            taken = alike[: self._max_batch]
+            share = math.ceil(len(alike) / self._num_idle)
+            taken = alike[: min(share, self._max_batch)]
             self._rows = deque(row for row in waiting if row not in taken)
+            self._num_idle -= 1
             return taken
 
     def _answer(self, rows: list[Row]) -> None:

@@ -137,6 +137,7 @@ class Engine:
         processor: `BarkProcessor`.
         max_batch: Most rows that are spoken together, a power of two.
         max_requests: Most open utterances; `start` raises `Busy` beyond.
+        num_threads: Batches that are spoken at the same time.
         jit_compile: Whether to compile decoding with XLA.
         aliases: Further names of voices.
         metrics: Where to count.
@@ -152,6 +153,7 @@ class Engine:
         *,
         max_batch: int = 16,
         max_requests: int = 64,
+        num_threads: int = 1,
         jit_compile: bool = True,
         aliases: Mapping[str, str] | None = None,
         metrics: Metrics | None = None,
@@ -169,7 +171,9 @@ class Engine:
         self._voices |= self._aliases
         self._open, self._lock = 0, threading.Lock()
         self._batch_s = 1.0
-        self.queue = Batcher(self._speak, max_batch, GATHER_S, self._count_batch)
+        self.queue = Batcher(
+            self._speak, max_batch, GATHER_S, self._count_batch, num_threads
+        )
         self.metrics.watch(lambda: len(self.queue), lambda: self._open)
 
     @property
@@ -244,7 +248,7 @@ class Engine:
             self._open -= 1
 
     def close(self) -> None:
-        """Ends the thread of the queue."""
+        """Ends the threads of the queue."""
         self.queue.close()
 
     def warm_up(self) -> None:
@@ -287,5 +291,6 @@ class Engine:
         return rows_of(out)
 
     def _count_batch(self, rows: int, seconds: float) -> None:
-        self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
+        with self._lock:
+            self._batch_s = 0.8 * self._batch_s + 0.2 * seconds
         self.metrics.add_batch(rows, seconds)

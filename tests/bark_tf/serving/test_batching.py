@@ -14,13 +14,14 @@ class Speaker:
         self.begun, self.go = threading.Event(), threading.Event()
 
     def __call__(self, rows, report):
-        self.batches.append([row.inputs for row in rows])
+        batch = [row.inputs for row in rows]
+        self.batches.append(batch)
         self.begun.set()
         while not self.go.wait(0.01):
             report("semantic", 0, 1)
-        if set(self.failing) & set(self.batches[-1]):
+        if set(self.failing) & set(batch):
             raise ValueError("no")
-        return self.batches[-1]
+        return batch
 
 
 @pytest.fixture
@@ -127,3 +128,20 @@ def test_closing_cancels_what_waits(queue, speaker, add):
     assert first.spoken.result() == 0
     with pytest.raises(RuntimeError, match="closed"):
         queue.add(second)
+
+
+def test_idle_threads_share_what_waits(speaker):
+    counts = []
+    queue = Batcher(speaker, 4, 0.2, lambda rows, seconds: counts.append(rows), 2)
+    rows = [Row(name, {}, lambda: False) for name in range(6)]
+    for row in rows[:4]:
+        queue.add(row)
+    while len(speaker.batches) < 2:
+        pass
+    for row in rows[4:]:
+        queue.add(row)
+    speaker.go.set()
+    assert [row.spoken.result(WAIT_S) for row in rows] == list(range(6))
+    assert sorted(speaker.batches[:2]) == [[0, 1], [2, 3]]
+    queue.close()
+    assert sorted(counts)[-2:] == [2, 2]
