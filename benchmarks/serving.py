@@ -6,8 +6,9 @@
 
 Sides: `generate` in this process, with as many rows as there are clients; `export` and
 `export-xla` are SavedModels behind gRPC, which speak each request alone; `serve` is
-`bark-tf serve` with one batch for all clients, and `serve-one` the same server speaking
-one after the other (`--max-batch 1`). Clients ask again as soon as they are answered.
+`bark-tf serve` with one batch for all clients, `serve-one` the same server speaking one
+after the other (`--max-batch 1`), and `serve-threads` with `--threads` batches at the
+same time. Clients ask again as soon as they are answered.
 Every number of clients is measured after a round that is not. `--preset` makes random
 weights of those sizes, which speak `--tokens` semantic tokens. On a shared machine
 compare `audio_s_per_cpu_s`. The last line of the output is one JSON object.

@@ -207,11 +207,12 @@ def _add_limits(parser: Parser) -> None:
     )
     group.add_argument(
         "--threads",
-        type=positive_whole,
-        default=1,
+        type=int,
+        choices=[2**n for n in range(8)],
         metavar="N",
-        help="batches spoken at the same time: more than one keeps the cores busy "
-        "where the model is small; default: 1",
+        help="batches spoken at the same time, a power of two; together they have at "
+        "most --max-batch sentences; default: 2 for small models, whose batches leave "
+        "cores idle, otherwise 1",
     )
     group.add_argument(
         "--max-requests",
@@ -297,8 +298,9 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
     model = BarkModel.from_pretrained(
         name, dtype=arguments.dtype, quantize=arguments.quantize
     )
+    is_small = model.count_params() < COMPILED_PARAMS
     if arguments.jit_compile is None:
-        arguments.jit_compile = model.count_params() >= COMPILED_PARAMS
+        arguments.jit_compile = not is_small
     # From here on warnings would quote texts.
     warnings.simplefilter("ignore")
     engine = Engine(
@@ -306,7 +308,7 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
         processor,
         max_batch=arguments.max_batch,
         max_requests=arguments.max_requests,
-        num_threads=arguments.threads,
+        num_threads=arguments.threads or (2 if is_small else 1),
         jit_compile=arguments.jit_compile,
         aliases=aliases,
     )
@@ -364,6 +366,7 @@ def add_demo(commands: Any) -> None:
         # As `bark-tf speak` decides, so that the audio is the same.
         jit_compile=None,
         max_batch=1,
+        threads=1,
         max_requests=8,
         max_characters=1000,
     )

@@ -316,7 +316,7 @@ def cached(model: Any, key: Any, make: Callable[[], Any]) -> Any:
     # Not an attribute, because Keras tracks those.
     programs = vars(model).setdefault("_generation_programs", {})
     if key not in programs:
-        programs[key] = make()
+        programs.setdefault(key, make())  # another thread may have been faster
     return programs[key]
 
 

@@ -59,8 +59,7 @@ class Batcher:
         max_batch: Most rows in a batch.
         gather_s: How long a row waits for others, while a thread is idle.
         on_batch: Called with the number of rows and the seconds of every batch.
-        num_threads: Batches that are spoken at the same time. Idle threads share what
-            waits.
+        num_threads: Most batches at the same time. Idle threads share what waits.
     """
 
     def __init__(
@@ -122,12 +121,14 @@ class Batcher:
     def _next(self) -> list[Row] | None:
         """Takes the oldest row and those like it; None when the queue is closed."""
         with self._changed:
-            while not self._rows and not self._is_closed:
-                self._changed.wait_for(lambda: self._rows or self._is_closed)
-                self._changed.wait_for(
-                    lambda: len(self._rows) >= self._max_batch or self._is_closed,
-                    self._gather_s,
-                )
+            self._changed.wait_for(lambda: self._rows or self._is_closed)
+            self._changed.wait_for(
+                lambda: (
+                    len(self._rows) >= self._max_batch * self._num_idle
+                    or self._is_closed
+                ),
+                self._gather_s,
+            )
             if self._is_closed:
                 return None
             # A row that was cancelled while it waited is not spoken.
@@ -137,6 +138,7 @@ class Batcher:
             taken = alike[: min(share, self._max_batch)]
             self._rows = deque(row for row in waiting if row not in taken)
             self._num_idle -= 1
+            self._changed.notify_all()
             return taken
 
     def _answer(self, rows: list[Row]) -> None:

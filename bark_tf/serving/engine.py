@@ -137,7 +137,8 @@ class Engine:
         processor: `BarkProcessor`.
         max_batch: Most rows that are spoken together, a power of two.
         max_requests: Most open utterances; `start` raises `Busy` beyond.
-        num_threads: Batches that are spoken at the same time.
+        num_threads: Most batches at the same time, a power of two. Together they have
+            at most `max_batch` rows.
         jit_compile: Whether to compile decoding with XLA.
         aliases: Further names of voices.
         metrics: Where to count.
@@ -171,8 +172,10 @@ class Engine:
         self._voices |= self._aliases
         self._open, self._lock = 0, threading.Lock()
         self._batch_s = 1.0
+        num_threads = min(num_threads, max_batch)
+        self._batch_rows = max_batch // num_threads
         self.queue = Batcher(
-            self._speak, max_batch, GATHER_S, self._count_batch, num_threads
+            self._speak, self._batch_rows, GATHER_S, self._count_batch, num_threads
         )
         self.metrics.watch(lambda: len(self.queue), lambda: self._open)
 
@@ -262,7 +265,7 @@ class Engine:
                 )
             inputs = {"history_prompt": None, "seed": 0, **inputs}
             options = {"semantic_max_new_tokens": _WARM_UP_TOKENS}
-            for exponent in range(self.max_batch.bit_length()):
+            for exponent in range(self._batch_rows.bit_length()):
                 rows = [Row(inputs, options, lambda: False)] * 2**exponent
                 self._generate(rows, lambda stage, done, total: None)
 

@@ -25,6 +25,7 @@ WAIT_S = 60
         (["--host", "::"], "open to other machines: set a token"),
         (["--alias", "alloy"], "--alias must be NAME=VOICE"),
         (["--max-batch", "3"], "invalid choice: 3"),
+        (["--threads", "3"], "invalid choice: 3"),
         (["--token-file", os.devnull], "the token is empty"),
     ],
 )

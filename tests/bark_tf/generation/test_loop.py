@@ -1,16 +1,18 @@
 """The decode loop with a network whose logits the test decides."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from bark_tf.config import BarkSemanticGenerationConfig
+from bark_tf.config import BarkConfig, BarkSemanticGenerationConfig
 from bark_tf.generation import loop
 from bark_tf.generation.loop import AllowedIds, Programs, Rows, cached, programs_of
 from bark_tf.generation.random import row_keys
 from bark_tf.generation.sampling import SamplingRules, SamplingValues
+from bark_tf.models.causal import BarkSemanticModel
 
 SLOTS = 24
 PROMPT = 3
@@ -338,3 +340,20 @@ def test_weights_that_must_be_converted_are_held_in_the_loop(
         model = SimpleNamespace(weights=[weight], compute_dtype=compute)
         loop._held(model, tf.constant(0))
     assert bool(scopes) == is_held
+
+
+def test_a_compiled_step_copies_no_cache():
+    """The caches are copied once per call, before the loop, and then overwritten."""
+    model = BarkSemanticModel(BarkConfig.preset("tiny").semantic_config)
+    programs = Programs(model, PLAIN, SamplingRules(), SLOTS, jit_compile=True)
+    state = programs.before_prefill(2)
+    zeros = tf.zeros((2,), tf.int32)
+    rows = Rows(zeros, tf.zeros((2, 2), tf.uint32), zeros)
+    values = SamplingValues.of(BarkSemanticGenerationConfig())
+    inputs = state, tf.constant(SLOTS), rows, values
+    hlo = programs.decode.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+    for buffer in state.cache[0]:
+        sizes = re.escape(",".join(map(str, buffer.shape)))
+        for operation in ("copy", "dynamic-update-slice"):
+            made = re.findall(rf"= f32\[{sizes}\]\S* {operation}\(", hlo)
+            assert len(made) == len(state.cache), (operation, made)

@@ -1,4 +1,5 @@
 import threading
+from time import monotonic, sleep
 
 import pytest
 from toy_serving import WAIT_S
@@ -130,18 +131,32 @@ def test_closing_cancels_what_waits(queue, speaker, add):
         queue.add(second)
 
 
+def two_threads(speaker, max_batch, gather_s):
+    on_batch = lambda rows, seconds: None  # noqa: E731
+    return Batcher(speaker, max_batch, gather_s, on_batch, num_threads=2)
+
+
 def test_idle_threads_share_what_waits(speaker):
-    counts = []
-    queue = Batcher(speaker, 4, 0.2, lambda rows, seconds: counts.append(rows), 2)
-    rows = [Row(name, {}, lambda: False) for name in range(6)]
-    for row in rows[:4]:
+    queue = two_threads(speaker, 4, WAIT_S)
+    rows = [Row(name, {}, lambda: False) for name in range(8)]
+    for row in rows:
         queue.add(row)
-    while len(speaker.batches) < 2:
-        pass
-    for row in rows[4:]:
-        queue.add(row)
+    end = monotonic() + WAIT_S
+    while len(speaker.batches) < 2 and monotonic() < end:
+        sleep(0.01)
+    assert sorted(speaker.batches) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert len(queue) == 0 and not any(row.spoken.done() for row in rows)
     speaker.go.set()
-    assert [row.spoken.result(WAIT_S) for row in rows] == list(range(6))
-    assert sorted(speaker.batches[:2]) == [[0, 1], [2, 3]]
+    assert [row.spoken.result(WAIT_S) for row in rows] == list(range(8))
     queue.close()
-    assert sorted(counts)[-2:] == [2, 2]
+
+
+def test_what_threads_leave_is_spoken_by_others(speaker):
+    """If only one of the threads woke up, half of the rows would wait for ever."""
+    speaker.go.set()
+    queue = two_threads(speaker, 4, 0.1)
+    rows = [Row(name, {}, lambda: False) for name in range(3)]
+    for row in rows:
+        queue.add(row)
+    assert [row.spoken.result(WAIT_S) for row in rows] == [0, 1, 2]
+    queue.close()

@@ -110,3 +110,13 @@ def test_a_voice_itself_speaks_as_its_name_does(engine, model):
         "pieces": 1,
         "ahead": 0,
     }
+
+
+@pytest.mark.parametrize(("threads", "most"), [(2, 8), (32, 1)])
+def test_batches_at_the_same_time_share_the_rows(model, threads, most):
+    engine = Engine(model, processor(), num_threads=threads)
+    model.go.set()
+    engine.warm_up()
+    assert max(len(seeds) for seeds in model.batches) == most
+    assert len(engine.queue._threads) * most == engine.max_batch
+    engine.close()

@@ -44,7 +44,7 @@ def client_of(url):
 
 @pytest.fixture(scope="module")
 def server(model, processor):
-    engine = Engine(model, processor, jit_compile=False)
+    engine = Engine(model, processor, jit_compile=False, num_threads=2)
     with running(Server(engine, "small")) as (url, _):
         yield client_of(url), engine
 
@@ -130,10 +130,12 @@ def test_clients_at_once_get_what_each_would_get_alone(server, model, processor)
 
 
 @pytest.mark.slow
-def test_32_clients_at_once_with_xla(model, processor):
-    """Equal to the bit, in batches of all sizes up to 16."""
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_32_clients_at_once_with_xla(model, processor, num_threads):
+    """Equal to the bit, in batches of all sizes up to 16, one or two at a time."""
     said = texts(32)
-    with serve(model, processor, jit_compile=True) as (url, _):
+    options = {"jit_compile": True, "num_threads": num_threads}
+    with serve(model, processor, **options) as (url, _):
         client = client_of(url).with_options(timeout=3600)
         with ThreadPoolExecutor(32) as pool:
             got = list(pool.map(request, [client] * 32, range(32), said))
