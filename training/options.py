@@ -155,6 +155,8 @@ class CodecOptions:
         quantize_from: Steps without quantizer, after which k-means on latents
             initialises the codebooks. 0: the codec has its codebooks already.
         codebook_decay: Decay of the codebooks' moving averages.
+        codebook_dropout: How often a crop is decoded from its first codebooks alone,
+            from one up to all of them, so that these carry more.
         revive_below: An entry used less often than this share of the mean is replaced
             by a random latent.
         freeze_encoder_from: Step from which only the decoder learns, so that codes
@@ -171,6 +173,7 @@ class CodecOptions:
     weights: dict[str, _Weight] = dataclasses.field(default_factory=dict)
     quantize_from: _Steps = 2_000
     codebook_decay: _Inner = 0.97
+    codebook_dropout: Share = 0.0
     revive_below: _Part = 0.02
     freeze_encoder_from: _Steps | None = None
     kmeans_latents: Count = 16_384

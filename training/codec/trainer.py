@@ -149,8 +149,8 @@ class CodecTrainer(keras.Model):
         audio = batch["audio"]
         with tf.GradientTape(persistent=self.discriminator is not None) as tape:
             latent = self.codec.encoder(audio[..., None])  # (B, T, D)
-            quantized = self._quantize(latent)
-            estimate = self.codec.decode_latent(quantized)
+            quantized, partial = self._quantize(latent)
+            estimate = self.codec.decode_latent(partial)
             parts = self._reconstruction(audio, estimate)
             parts["commitment"] = self._commitment(latent, quantized)
             if self.discriminator is not None:
@@ -196,12 +196,39 @@ class CodecTrainer(keras.Model):
         return self.step > self.options.quantize_from - 1
 
     def _quantize(self, latent):
-        """Quantizes latents; gradients pass straight through."""
-        quantized, _ = self.codec.quantizer(
+        """Quantizes latents; gradients pass straight through.
+
+        Returns:
+            The latents by all codebooks, and by those that `codebook_dropout` leaves a
+            row: both (B, T, D).
+        """
+        quantized, codes = self.codec.quantizer(
             latent, num_codebooks=self.codec.config.num_quantizers
         )
-        step = tf.where(self.is_quantizing, tf.stop_gradient(quantized - latent), 0.0)
-        return latent + step
+        partial = quantized
+        if self.options.codebook_dropout:
+            partial = self._without_some(codes)
+
+        def passed_through(entries):
+            step = tf.stop_gradient(entries - latent)
+            return latent + tf.where(self.is_quantizing, step, 0.0)
+
+        return passed_through(quantized), passed_through(partial)
+
+    def _without_some(self, codes):
+        """Sums the entries of a row's first codebooks: codes (B, K, T) to (B, T, D)."""
+        batch, count = tf.shape(codes)[0], len(self._codebooks)
+        seed = tf.cast(self._seeds.next(), tf.int32)
+        drops, share = tf.unstack(tf.random.stateless_uniform([2, batch], seed))
+        some = 1 + tf.cast(share * count, tf.int32)  # in [1, K]
+        kept = tf.where(drops < self.options.codebook_dropout, some, count)  # (B,)
+        return tf.add_n(
+            [
+                codebook.lookup(codes[:, index])
+                * tf.cast(index < kept, tf.float32)[:, None, None]
+                for index, codebook in enumerate(self._codebooks)
+            ]
+        )
 
     def _reconstruction(self, audio, estimate):
         waveform = losses.waveform_error(

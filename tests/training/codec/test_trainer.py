@@ -73,6 +73,24 @@ def test_a_codec_learns_from_scratch_in_one_trace(config, batch):
         assert 0 < result[name] < history[name][0]
 
 
+def test_some_rows_are_decoded_from_their_first_codebooks(config, rng):
+    trainer = trainer_of(config, quantize_from=0, codebook_dropout=0.75)
+    latent = tf.constant(rng.normal(size=(400, 3, 8)).astype(np.float32))
+    quantizer = trainer.codec.quantizer
+    quantized, partial = trainer._quantize(latent)
+    sums = []
+    for count in range(1, 1 + config.num_quantizers):
+        sums.append(quantizer(latent, num_codebooks=count)[0].numpy())
+    np.testing.assert_allclose(quantized, sums[-1], atol=1e-5)
+    errors = np.abs(np.array(sums) - partial.numpy()).max(axis=(2, 3))  # (K, B)
+    assert np.all(errors.min(axis=0) < 1e-5)
+    shares = np.bincount(errors.argmin(axis=0), minlength=len(sums)) / 400
+    expected = np.full(len(sums), 0.75 / len(sums))
+    expected[-1] += 0.25
+    np.testing.assert_allclose(shares, expected, atol=0.08)
+    assert np.any(trainer._quantize(latent)[1].numpy() != partial.numpy())
+
+
 def test_a_new_codec_preserves_the_level(config, rng):
     """A codec that starts quiet stays stuck at an error of 1."""
     keras.utils.set_random_seed(1)

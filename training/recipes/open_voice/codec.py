@@ -4,7 +4,8 @@
         --silence 0.25
     bark-tf train open_voice/codec --set data=audio out=open
 
-Two idle cores take at most 4 steps of 6 seconds of audio per second.
+The codec has 4 million weights; those of the result are averaged over steps. A step is
+6 seconds of audio. docs/small_voice_log.md compares the settings.
 """
 
 from bark_tf.training import CodecOptions, Recipe, TrainingOptions
@@ -14,15 +15,20 @@ RECIPE = Recipe(
     stage="codec",
     start=start,
     batch_size=6,
-    codec=CodecOptions(segment_s=1.0, quantize_from=1_500, weights={"waveform": 0.05}),
+    codec=CodecOptions(
+        segment_s=1.0,
+        quantize_from=1_500,
+        weights={"waveform": 0.05, "commitment": 0.02},
+    ),
     sample_every=1_000,
     options=TrainingOptions(
-        steps=10_000,
+        steps=20_000,
         learning_rate=1e-3,
         warmup_steps=200,
         final_share=0.1,
         weight_decay=0.0,
         clip_norm=2.0,
+        ema=0.999,
         checkpoint_every=500,
         validate_every=2_000,
     ),

@@ -130,6 +130,36 @@ def test_transposed_convolution(fields, left):
     np.testing.assert_allclose(layer(x), expected + np.array(layer.bias), atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [64, None])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_no_gradient_is_that_of_a_strided_slice(is_causal, length):
+    """That operation takes longer than a convolution of 16 channels."""
+    config = EncodecConfig(use_causal_conv=is_causal)
+    layers = [
+        Convolution(config, 2, 2, 7),
+        Convolution(config, 2, 2, 4, stride=2),
+        TransposedConvolution(config, 2, 2, 2),
+    ]
+    for layer in layers:
+        layer.build(None)
+
+    @tf.function(input_signature=[tf.TensorSpec((2, length, 2))])
+    def gradient(x):
+        y = x
+        for layer in layers:
+            y = layer(y)
+        return tf.gradients(y, x)
+
+    operations = gradient.get_concrete_function().graph.get_operations()
+    kinds = [operation.type for operation in operations]
+    assert "StridedSliceGrad" not in kinds
+    # A length known when tracing needs no padding with zeros before the reflection.
+    reflections = kinds.count("MirrorPad")
+    assert reflections == 2
+    if length is not None:
+        assert kinds.count("Pad") + kinds.count("PadV2") <= 1
+
+
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_group_norm_is_over_time_and_channels(is_transposed):
     config = EncodecConfig(norm_type="time_group_norm")
