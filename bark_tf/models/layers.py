@@ -263,7 +263,9 @@ class Projection(keras.layers.EinsumDense):
         """
         dtype = self.compute_dtype
         y = tf.matmul(tf.cast(self.kernel, dtype), tf.cast(x, dtype), False, transpose)
-        return y if self.bias is None else y + tf.cast(self.bias, dtype)[:, None]
+        return (
+            y if self.bias is None else y + tf.expand_dims(tf.cast(self.bias, dtype), 1)
+        )
 
     def save_own_variables(self, store):
         """Writes LoRA matrices beside the kernel.

