@@ -26,6 +26,9 @@ from bark_tf.models.outputs import ModelOutput
 from bark_tf.models.pretrained import PretrainedModel, check_exclusive, check_shape
 
 _AUDIO_DTYPE = "float32"
+# Lengths are rounded up to multiples of this many frames, except short ones: for every
+# new length oneDNN compiles kernels of 6 MB, which it keeps.
+FRAMES_STEP = 64
 
 
 def _check_supported(config: EncodecConfig) -> None:
@@ -306,11 +309,13 @@ class EncodecModel(PretrainedModel):
                 audio = audio[..., : np.shape(padding_mask)[-1]]
             return _output(return_dict, audio_values=audio)
         codes = self.quantizer.checked(codes)
+        samples = tf.shape(codes)[2] * self.config.hop_length
         if tf.inside_function():
-            return self._decode(codes)
+            return self._decode(self._padded(codes))[..., :samples]
         self.check_frames(codes.shape[0] * codes.shape[2])
         spec = tf.TensorSpec((None, codes.shape[1], None), codes.dtype)
-        audio = self._decode_graph.get_concrete_function(spec)(codes)
+        decode = self._decode_graph.get_concrete_function(spec)
+        audio = decode(self._padded(codes))[..., :samples]
         require(is_finite(audio), "Audio of the codec")
         return audio
 
@@ -347,6 +352,21 @@ class EncodecModel(PretrainedModel):
 
     def _decode(self, codes):
         return self.decode_latent(self.quantizer.sum_of_entries(codes))
+
+    def _padded(self, codes):
+        """Codes (B, K, T) with frames at the end that change no audio before them."""
+        config = self.config
+        is_causal = config.use_causal_conv and config.trim_right_ratio == 1
+        if not is_causal or config.norm_type != "weight_norm":
+            return codes
+        # Short inputs are padded on the left by a reflection of all they have.
+        dilation = config.dilation_growth_rate**config.num_residual_layers
+        reach = config.kernel_size, config.residual_kernel_size * dilation
+        frames = tf.shape(codes)[2]
+        is_long = frames >= max(FRAMES_STEP, config.last_kernel_size, *reach)
+        room = tf.where(is_long, -frames % FRAMES_STEP, 0)
+        padded = tf.pad(codes, [[0, 0], [0, 0], [0, room]])
+        return tf.ensure_shape(padded, (*codes.shape[:2], None))
 
     def decode_latent(self, latent) -> tf.Tensor:
         """Decodes latents (batch, frames, hidden_size); returns audio as `decode`."""
