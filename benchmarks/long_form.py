@@ -7,8 +7,8 @@
 Texts of digits are spoken by `generate_long`, each length in turn, `--repeats` times
 after a round that compiles; figures are medians. Memory is what is resident after each
 text of the last round. `--preset` makes random weights of those sizes, which speak
-128 semantic tokens (2.56 s) per sentence. The last line of the output is one JSON
-object.
+128 semantic tokens (2.56 s) per chunk, whatever it says. The last line of the output is
+one JSON object.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import serving
 
-WORDS_PER_S = 2.2  # of the small voice
 SENTENCE_WORDS = 7
-RANDOM_TOKENS, RANDOM_SENTENCE_S = 128, 2.56
+WORDS_PER_S = 2.2  # of the small voice
+RANDOM_TOKENS, RANDOM_WORDS_PER_S = 128, 1.25
 
 
 def parse(arguments=None):
@@ -54,9 +54,8 @@ def text_of(words):
 
 
 def words_in(seconds, preset):
-    if preset:
-        return max(1, round(seconds / RANDOM_SENTENCE_S)) * SENTENCE_WORDS
-    return max(1, round(seconds * WORDS_PER_S))
+    rate = RANDOM_WORDS_PER_S if preset else WORDS_PER_S
+    return max(1, round(seconds * rate))
 
 
 def timed(model, processor, words, **options):

@@ -175,7 +175,7 @@ def table(space, is_compiled, count, least):
                 "operation": name,
                 "ms": round(ms, 3),
                 "of_all": round(spent / total, 3),
-                "floor_ms": round(1e3 * floor, 3),
+                "floor_ms": float(f"{1e3 * floor:.3g}"),
                 "share": round(1e3 * floor / ms, 2) if ms else 0.0,
             }
         )

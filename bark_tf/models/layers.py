@@ -262,10 +262,12 @@ class Projection(keras.layers.EinsumDense):
             (size, N), in the compute dtype.
         """
         dtype = self.compute_dtype
-        y = tf.matmul(tf.cast(self.kernel, dtype), tf.cast(x, dtype), False, transpose)
-        return (
-            y if self.bias is None else y + tf.expand_dims(tf.cast(self.bias, dtype), 1)
-        )
+        with tf.name_scope(self.name):  # as profiles name `call`
+            x = tf.cast(x, dtype)
+            y = tf.matmul(tf.cast(self.kernel, dtype), x, False, transpose)
+            if self.bias is not None:
+                y += tf.expand_dims(tf.cast(self.bias, dtype), 1)
+        return y
 
     def save_own_variables(self, store):
         """Writes LoRA matrices beside the kernel.

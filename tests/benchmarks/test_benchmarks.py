@@ -91,7 +91,8 @@ def test_scripts_run(script, arguments, monkeypatch, tmp_path, capsys):
             assert named["mlp/fc/MatMul"]["ms"] > 0
             assert named["attention/qkv/MatMul"]["floor_ms"] > 0
     elif name == "long_form":
-        assert [row["audio_s"] for row in found["rows"]] == [2.56, 5.12]
+        short, long = (row["audio_s"] for row in found["rows"])
+        assert short == 2.56 and long > 2 * short
         assert "1" in found["one_call_mb"]
     else:
         assert [line["aim"] for line in found["lines"]] == [1.6]
