@@ -306,12 +306,13 @@ class FineStage(Stage):
             end: int32 (b,), the end of the frames that are no padding.
             keys: uint32 (b, 2), the rows' random keys.
             temperature: float32 (b,).
-            n: int32 (), number of the window, for the random numbers.
+            n: int or int32 (), number of the window, for the random numbers.
 
         Returns:
             As `shown`.
         """
         config, batch = self.config, tf.shape(shown)[0]
+        n = tf.convert_to_tensor(n)  # an int would be traced anew each time
         length, size = config.max_fine_input_length, bucket(batch)
         count = length - tf.reduce_min(first)
         last_count = tf.minimum(count, tf.reduce_max(end - first))

@@ -231,3 +231,14 @@ def test_frames_before_a_boundary_are_final(model):
         codes = stage.codes(state)[0]
         assert np.array_equal(codes[:, :boundary], expected[:, :boundary])
     assert boundary == 41
+
+
+def test_streams_trace_the_program_once(model):
+    """They number their windows with ints, which would each be traced."""
+    stage = stage_of(model, coarse_of(8))
+    shown = tf.zeros((1, TOY.max_fine_input_length, TOY.n_fine_codebooks), tf.int32)
+    first, end = tf.constant([0]), tf.constant([8])
+    before = stage.program.run.experimental_get_tracing_count()
+    for n in range(3):
+        stage.fill(shown, first, end, stage.keys, stage.temperature, n)
+    assert stage.program.run.experimental_get_tracing_count() <= before + 1
