@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bark_tf.files import atomic_write
 from bark_tf.training.recipes.open_voice._texts import texts_of
 
 SPEAKER = "joe"
@@ -93,9 +93,8 @@ def jobs_of(texts: list[str], folder: Path, name: str, varied: bool) -> list[Job
         length = random.Random(path.stem).uniform(*_LENGTHS) if varied else 1.0
         jobs.append(Job(path, text, length))
     rows = [json.dumps({"audio": job.path.name, "text": job.text}) for job in jobs]
-    unfinished = folder / "metadata.tmp"
-    unfinished.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / "metadata.jsonl")
+    with atomic_write(folder / "metadata.jsonl") as temporary:
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return jobs
 
 
@@ -108,9 +107,8 @@ def make(jobs: list[Job]) -> float:
     for job in jobs:
         audio = teacher(job.text, job.length)
         if len(audio):
-            unfinished = job.path.with_suffix(".tmp")
-            soundfile.write(unfinished, audio, SAMPLE_RATE, format="FLAC")
-            os.replace(unfinished, job.path)
+            with atomic_write(job.path) as temporary:
+                soundfile.write(temporary, audio, SAMPLE_RATE, format="FLAC")
         seconds += len(audio) / SAMPLE_RATE
     return seconds
 

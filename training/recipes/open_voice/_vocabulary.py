@@ -1,6 +1,6 @@
 """Learns the word pieces of the open voice, `vocabulary.txt`.
 
-    python -m bark_tf.training.recipes.open_voice._vocabulary TEXTS > vocabulary.txt
+    python -m bark_tf.training.recipes.open_voice._vocabulary TEXTS [ALSO] > vocabulary.txt
 
 Pieces come from words only. Digits and punctuation are single characters, and every
 letter is a piece, so any English text has tokens.
@@ -42,4 +42,4 @@ def learned(texts: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(learned(texts_of(Path(sys.argv[1])).train)))
+    print("\n".join(learned(texts_of(*map(Path, sys.argv[1:])).train)))
