@@ -131,30 +131,34 @@ def test_closing_cancels_what_waits(queue, speaker, add):
         queue.add(second)
 
 
-def two_threads(speaker, max_batch, gather_s):
-    on_batch = lambda rows, seconds: None  # noqa: E731
-    return Batcher(speaker, max_batch, gather_s, on_batch, num_threads=2)
+def two_threads(speaker, gather_s):
+    return Batcher(speaker, 4, gather_s, lambda rows, seconds: None, num_threads=2)
 
 
-def test_idle_threads_share_what_waits(speaker):
-    queue = two_threads(speaker, 4, WAIT_S)
-    rows = [Row(name, {}, lambda: False) for name in range(8)]
+@pytest.mark.parametrize(
+    ("gather_s", "batches"),
+    # Twice the most of a batch wait for nobody; fewer wait, and are then shared.
+    [(WAIT_S, [[0, 1, 2, 3], [4, 5, 6, 7]]), (0.5, [[0, 1], [2, 3]])],
+)
+def test_idle_threads_share_what_waits(speaker, gather_s, batches):
+    queue = two_threads(speaker, gather_s)
+    rows = [Row(name, {}, lambda: False) for name in range(batches[-1][-1] + 1)]
     for row in rows:
         queue.add(row)
     end = monotonic() + WAIT_S
     while len(speaker.batches) < 2 and monotonic() < end:
         sleep(0.01)
-    assert sorted(speaker.batches) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert sorted(speaker.batches) == batches
     assert len(queue) == 0 and not any(row.spoken.done() for row in rows)
     speaker.go.set()
-    assert [row.spoken.result(WAIT_S) for row in rows] == list(range(8))
+    assert [row.spoken.result(WAIT_S) for row in rows] == list(range(len(rows)))
     queue.close()
 
 
 def test_what_threads_leave_is_spoken_by_others(speaker):
     """If only one of the threads woke up, half of the rows would wait for ever."""
     speaker.go.set()
-    queue = two_threads(speaker, 4, 0.1)
+    queue = two_threads(speaker, 0.1)
     rows = [Row(name, {}, lambda: False) for name in range(3)]
     for row in rows:
         queue.add(row)

@@ -1,6 +1,6 @@
 """Learns the word pieces of the open voice, `vocabulary.txt`.
 
-    python -m bark_tf.training.recipes.open_voice._vocabulary TEXTS [ALSO] > vocabulary.txt
+    python -m bark_tf.training.recipes.open_voice._vocabulary TEXTS [ALSO] > FILE
 
 Pieces come from words only. Digits and punctuation are single characters, and every
 letter is a piece, so any English text has tokens.
