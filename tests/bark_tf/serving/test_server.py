@@ -58,11 +58,13 @@ def held(server, post):
 
 
 def test_lists_are_those_that_clients_ask_for(server):
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0)
-    assert [model.id for model in client.models.list()] == ["toy"]
-    assert client.models.retrieve("toy").owned_by == "bark-tf"
-    with pytest.raises(openai.NotFoundError, match="'nothing'"):
-        client.models.retrieve("nothing")
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1", api_key="x", max_retries=0
+    ) as client:
+        assert [model.id for model in client.models.list()] == ["toy"]
+        assert client.models.retrieve("toy").owned_by == "bark-tf"
+        with pytest.raises(openai.NotFoundError, match="'nothing'"):
+            client.models.retrieve("nothing")
     names = [*sorted(VOICES), "default", "alloy"]
     voices = httpx.get(f"{server.url}/v1/audio/voices").json()["voices"]
     assert voices == [{"id": name, "name": name} for name in names]
@@ -264,8 +266,8 @@ def test_a_token_is_asked_for_everywhere_but_for_health():
                 assert response.status_code == 401, path
                 assert response.json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{server.url}/healthz").status_code == 200
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="s3cret")
-        assert client.models.list().data[0].id == "toy"
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="s3cret") as client:
+            assert client.models.list().data[0].id == "toy"
 
 
 def test_stopping_finishes_what_was_begun_and_refuses_the_rest():

@@ -38,15 +38,16 @@ def serve(model, processor, **options):
     return running(Server(Engine(model, processor, **options), "small", timeout_s=3600))
 
 
-def client_of(url):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+def client_of(url, **options):
+    options |= {"api_key": "none", "max_retries": 0}
+    return openai.OpenAI(base_url=f"{url}/v1", **options)
 
 
 @pytest.fixture(scope="module")
 def server(model, processor):
     engine = Engine(model, processor, jit_compile=False, num_threads=2)
-    with running(Server(engine, "small")) as (url, _):
-        yield client_of(url), engine
+    with running(Server(engine, "small")) as (url, _), client_of(url) as client:
+        yield client, engine
 
 
 def texts(count):
@@ -135,10 +136,12 @@ def test_32_clients_at_once_with_xla(model, processor, num_threads):
     """Equal to the bit, in batches of all sizes up to 16, one or two at a time."""
     said = texts(32)
     options = {"jit_compile": True, "num_threads": num_threads}
-    with serve(model, processor, **options) as (url, _):
-        client = client_of(url).with_options(timeout=3600)
-        with ThreadPoolExecutor(32) as pool:
-            got = list(pool.map(request, [client] * 32, range(32), said))
+    with (
+        serve(model, processor, **options) as (url, _),
+        client_of(url, timeout=3600) as client,
+        ThreadPoolExecutor(32) as pool,
+    ):
+        got = list(pool.map(request, [client] * 32, range(32), said))
     for number, text in enumerate(said):
         assert got[number] == alone(model, processor, number, text), number
 
@@ -149,8 +152,10 @@ def test_memory_is_flat_over_a_thousand_requests():
     greedy = generation_config().replace(semantic_config={"max_new_tokens": 10})
     model = BarkModel(tiny_config(), greedy.replace(coarse_acoustics_config=None))
     names = list(RESPONSE_FORMATS)
-    with serve(model, toy_processor(), jit_compile=False) as (url, _):
-        client = client_of(url).with_options(timeout=3600)
+    with (
+        serve(model, toy_processor(), jit_compile=False) as (url, _),
+        client_of(url, timeout=3600) as client,
+    ):
 
         def ask(number):
             return client.audio.speech.create(
