@@ -57,13 +57,19 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 def collection_paused() -> Iterator[None]:
     """Pauses garbage collection while a block makes many objects and no garbage.
 
-    Such as the import of TensorFlow, a quarter of which is the search for garbage.
+    Such as the import of TensorFlow, a quarter of which is the search for garbage. What
+    is there before the block is no garbage either for a `gc.collect` inside, which
+    Keras calls for every attribute that is deleted.
     """
-    was_enabled = gc.isenabled()
+    was_enabled, freezes = gc.isenabled(), not gc.get_freeze_count()
     gc.disable()
+    if freezes:
+        gc.freeze()
     try:
         yield
     finally:
+        if freezes:
+            gc.unfreeze()
         if was_enabled:
             gc.enable()
 

@@ -53,6 +53,16 @@ def eigen_multiplies() -> bool:
     return not _pywrap_util_port.IsMklEnabled() and not has_gpu()
 
 
+def _unfused_sum(terms):
+    """A sum that XLA fuses neither with what reads it nor with its terms.
+
+    If it fused a product's input, it would compute that again for each output, and
+    without vectors where heads are not yet joined; if it fused a product with a sum
+    that follows, it would no longer fuse the conversion of its kernel.
+    """
+    return tf.reduce_sum(tf.stack([*terms, tf.zeros_like(terms[0])]), 0)
+
+
 def _row_by_row(x, kernel):
     """Float32 products of each row with a kernel that XLA converts in registers."""
     width = kernel.shape[1]
@@ -60,12 +70,12 @@ def _row_by_row(x, kernel):
     columns = [slice(start, start + step) for start in range(0, width, step)]
     wide = tf.cast(kernel, tf.float32)
     parts = [wide[:, part] for part in columns]
+    rows = tf.cast(tf.reshape(x, (-1, width)), tf.float32)
     y = [
         [tf.linalg.matvec(k, row[c]) for k, c in zip(parts, columns, strict=True)]
-        for row in tf.unstack(tf.cast(tf.reshape(x, (-1, width)), tf.float32))
+        for row in tf.unstack(_unfused_sum([rows]))
     ]
-    # Not a plain sum: XLA would rather fuse that with a product than the conversion.
-    y = tf.reduce_sum(tf.stack(y), 1)
+    y = _unfused_sum([tf.stack(part) for part in zip(*y, strict=True)])
     return tf.cast(tf.reshape(y, (*x.shape[:-1], -1)), x.dtype)
 
 

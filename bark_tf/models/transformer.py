@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
+from bark_tf.backend import collection_paused
 from bark_tf.config import BarkSubModelConfig
 from bark_tf.generation.cache import LayerCache
 from bark_tf.models.layers import (
@@ -39,8 +40,7 @@ from bark_tf.models.pretrained import PretrainedModel, check_shape
 PLACES_PER_BLOCK = 3
 # What differs between calls of a block for inference.
 _BLOCK_INPUTS = ("visible", "cache", "position", "use_xla")
-# A prime, so that sums with other seeds rarely coincide.
-_SEEDS_PER_REPLICA = 1_000_003
+_SEEDS_PER_REPLICA = 1_000_003  # a prime: sums with other seeds rarely coincide
 
 
 class Block(keras.layers.Layer):
@@ -501,8 +501,9 @@ class TransformerModel(PretrainedModel):
                 "quantize takes kernels without LoRA matrices: merge them with "
                 "bark_tf.training.merge_lora first"
             )
-        for _, layer in self.projections():
-            layer.quantize(mode, **kwargs)
+        with collection_paused():
+            for _, layer in self.projections():
+                layer.quantize(mode, **kwargs)
         self.quantized = mode
         self.forget_programs()
 

@@ -57,6 +57,24 @@ def test_xla_converts_small_kernels_in_registers(dtype, rows, width):
     assert not re.search(r"\[24,\d+\]\S* fusion\(", hlo), hlo
 
 
+@pytest.mark.parametrize("after", [tf.identity, tf.nn.gelu])
+def test_a_product_of_a_small_kernel_computes_its_input_once(after):
+    """Not again for each output; a vector of numbers is read as one."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def product(heads, values, kernel):
+        joined = tf.reshape(after(tf.matmul(heads, values)), (1, 1, 16))
+        with compiled_products():
+            return 1 + matmul_rows(joined, kernel)
+
+    kernel = tf.cast(np.arange(24 * 16).reshape(24, 16) % 19 - 9, tf.int8)
+    given = tf.ones((4, 1, 3)), tf.ones((4, 3, 4)), kernel
+    hlo = product.experimental_get_compiler_ir(*given)(stage="optimized_hlo")
+    fused = re.findall(r"^%fused\S* \((.*)\) -> f32\[24\] \{", hlo, re.MULTILINE)
+    (inputs,) = [re.findall(r"\w+\[[\d,]*\]", one) for one in fused]
+    assert sorted(inputs) == ["f32[1,16]", "s8[24,16]"], hlo
+
+
 @pytest.mark.parametrize("is_eigen", [False, True])
 def test_eigen_gets_the_kernel_on_the_left(monkeypatch, is_eigen):
     monkeypatch.setattr(products, "eigen_multiplies", lambda: is_eigen)
