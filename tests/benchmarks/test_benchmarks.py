@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bark_tf import BarkConfig
@@ -96,3 +97,21 @@ def test_scripts_run(script, arguments, monkeypatch, tmp_path, capsys):
         assert "1" in found["one_call_mb"]
     else:
         assert [line["aim"] for line in found["lines"]] == [1.6]
+
+
+def test_quality_is_errors_and_equal_choices(script):
+    quality = script("quality")
+    reference = {stage: np.eye(3) for stage in quality.PARTS}
+    turned = {stage: np.eye(3)[::-1] for stage in quality.PARTS}
+    for values in quality.compare_logits(turned, reference).values():
+        assert values["agreement"] == pytest.approx(1 / 3)
+        assert values["error"] == pytest.approx((4 / 9) ** 0.5 / np.eye(3).std())
+
+
+@pytest.mark.slow
+def test_int8_is_near_float32(script):
+    quality = script("quality")
+    found = quality.measure(quality.parse(["--count", "2", "--kinds", "int8"]))
+    for values in found["int8"]["stages"].values():
+        assert 0 < values["error"] < 0.05
+        assert 0.9 < values["agreement"] <= 1
