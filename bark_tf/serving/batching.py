@@ -97,7 +97,7 @@ class Batcher:
             if self._is_closed:
                 raise RuntimeError("The queue is closed")
             self._rows.append(row)
-            self._changed.notify()
+            self._changed.notify_all()  # idle threads share what waits
 
     def close(self) -> None:
         """Cancels what waits, and ends the threads after their batches."""
@@ -138,7 +138,6 @@ class Batcher:
             taken = alike[: min(share, self._max_batch)]
             self._rows = deque(row for row in waiting if row not in taken)
             self._num_idle -= 1
-            self._changed.notify_all()
             return taken
 
     def _answer(self, rows: list[Row]) -> None:
