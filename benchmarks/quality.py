@@ -16,10 +16,22 @@ is one JSON object.
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
+
+from bark_tf import BarkModel, BarkProcessor
+from bark_tf.training import (
+    TRAINERS,
+    Batches,
+    ExampleOptions,
+    StageExamples,
+    Utterance,
+    corpus_word_error_rate,
+    cosine_similarity,
+    recogniser_of,
+    voice_judge_of,
+)
 
 WORDS = "zero one two three four five six seven eight nine".split()
 KINDS = {
@@ -51,52 +63,59 @@ def texts_of(args):
     return [" ".join(rng.choice(WORDS, 5)) for _ in range(args.count)]
 
 
-def loaded(args, **options):
-    from bark_tf import BarkModel
+# === Speaking ===
 
-    if args.model:
-        return BarkModel.from_pretrained(args.model, **options)
-    return BarkModel.from_pretrained(**options)
+
+def speak(model, processor, texts, first_seed=0):
+    """What a model says to each text, as recordings with tokens and audio."""
+    utterances = []
+    for seed, text in enumerate(texts, first_seed):
+        inputs = processor(text, return_tensors="np")
+        out = model.generate(**inputs, seed=seed, return_dict=True)
+        ids = inputs["input_ids"][inputs["attention_mask"] > 0]
+        voice, audio = out.voice, np.asarray(out.audio)[0, : out.lengths[0]]
+        tokens, codes = voice.semantic_prompt, voice.fine_prompt
+        utterances.append(Utterance(text, text, "one", ids, tokens, codes, audio))
+    return utterances
+
+
+def judged(utterances, args, rate, like=None):
+    """Word errors of recordings, and their similarity to others."""
+    audios, found = [one.audio for one in utterances], {}
+    if args.recogniser:
+        recogniser = recogniser_of(args.recogniser)
+        heard = [recogniser(audio, rate) for audio in audios]
+        errors = corpus_word_error_rate([one.text for one in utterances], heard)
+        found["wer"] = [errors.rate, errors.low, errors.high]
+    if args.similarity and like is not None:
+        judge = voice_judge_of(args.similarity)
+        found["similarity"] = float(
+            np.mean(
+                [
+                    cosine_similarity(judge(one, rate), judge(other.audio, rate))
+                    for one, other in zip(audios, like, strict=True)
+                ]
+            )
+        )
+    return found
 
 
 # === Logits ===
 
 
-def spoken_tokens(model, processor, texts):
-    """What a model says, as recordings with tokens."""
-    from bark_tf.training.data.shards import Utterance
-
-    utterances = []
-    for number, text in enumerate(texts):
-        inputs = processor(text, return_tensors="np")
-        voice = model.generate(**inputs, seed=number, return_dict=True).voice
-        if voice is not None:
-            ids = inputs["input_ids"][inputs["attention_mask"] > 0]
-            tokens, codes = voice.semantic_prompt, voice.fine_prompt
-            utterances.append(Utterance(text, text, "one", ids, tokens, codes))
-    return utterances
-
-
 def logits_of(model, utterances):
-    """Stage -> logits of all targets, (targets, vocabulary), and greedy choices."""
-    from bark_tf.models.losses import IGNORED_LABEL
-    from bark_tf.training.data.batches import Batches
-    from bark_tf.training.data.examples import ExampleOptions, StageExamples
-    from bark_tf.training.runs.trainers import TRAINERS
-
-    found, options = {}, ExampleOptions(history_probability=0.0)
-    for stage in PARTS:
-        trainer = TRAINERS[stage](model.parts[PARTS[stage]], model.generation_config)
-        config = model.parts[PARTS[stage]].config
-        examples = StageExamples(
-            utterances, stage, model.generation_config, config, options
-        )
+    """Stage -> logits of all targets, (targets, vocabulary)."""
+    config, options = model.generation_config, ExampleOptions(history_probability=0.0)
+    found = {}
+    for stage, part in PARTS.items():
+        network = model.parts[part]
+        examples = StageExamples(utterances, stage, config, network.config, options)
         batches = Batches(examples, 1, shuffle=False)
-        rows = []
+        trainer, rows = TRAINERS[stage](network, config), []
         for step in range(batches.steps_per_epoch):
             batch = batches(step)
-            is_target = batch["targets"] != IGNORED_LABEL
-            rows.append(np.asarray(trainer(batch), np.float32)[is_target])
+            logits = np.asarray(trainer(batch), np.float32)
+            rows.append(logits[batch["targets"] >= 0])  # others are ignored
         found[stage] = np.concatenate(rows)
     return found
 
@@ -117,61 +136,29 @@ def compare_logits(ours, reference):
     }
 
 
-# === Sound ===
-
-
-def judged(model, processor, texts, args, seed=0, like=None):
-    """Word errors of what a model says, and its similarity to other audios."""
-    from bark_tf.training.evaluation.metrics import (
-        cosine_similarity,
-        error_rate,
-        word_edits,
-    )
-    from bark_tf.training.evaluation.recognisers import recogniser_of, voice_judge_of
-    from bark_tf.training.evaluation.scores import Speaker
-
-    rate = model.sampling_rate
-    audios = Speaker(model, processor, seed=seed).from_texts(texts).audios
-    found = {}
-    if args.recogniser:
-        recogniser = recogniser_of(args.recogniser)
-        heard = [recogniser(audio, rate) for audio in audios]
-        errors = error_rate(map(word_edits, texts, heard))
-        found["wer"] = [errors.rate, errors.low, errors.high]
-    vectors = None
-    if args.similarity:
-        judge = voice_judge_of(args.similarity)
-        vectors = [judge(audio, rate) for audio in audios]
-    if like is not None and vectors is not None:
-        pairs = zip(vectors, like, strict=True)
-        found["similarity"] = float(np.mean([cosine_similarity(*two) for two in pairs]))
-    return found, vectors
-
-
 # === All ===
 
 
 def measure(args):
     """Kind -> what was found."""
-    from bark_tf import BarkProcessor
-
-    texts = texts_of(args)
-    processor = BarkProcessor.from_pretrained(*([args.model] if args.model else []))
-    model = loaded(args)
-    utterances = spoken_tokens(model, processor, texts)
-    reference = logits_of(model, utterances)
-    found, vectors = {}, None
-    if args.recogniser or args.similarity:
-        found["float32"], vectors = judged(model, processor, texts, args)
-        again = judged(model, processor, texts, args, seed=1, like=vectors)
-        found["float32, other seeds"] = again[0]
+    texts, named = texts_of(args), [args.model] if args.model else []
+    processor = BarkProcessor.from_pretrained(*named)
+    model = BarkModel.from_pretrained(*named)
+    rate = model.sampling_rate
+    utterances = speak(model, processor, texts)
+    reference, found = logits_of(model, utterances), {}
+    listens = args.recogniser or args.similarity
+    if listens:
+        found["float32"] = judged(utterances, args, rate)
+        others = speak(model, processor, texts, first_seed=len(texts))
+        found["float32, other seeds"] = judged(others, args, rate, utterances)
     for kind in args.kinds:
-        model = loaded(args, **KINDS[kind])
-        found[kind] = {
-            "stages": compare_logits(logits_of(model, utterances), reference)
-        }
-        if args.recogniser or args.similarity:
-            found[kind] |= judged(model, processor, texts, args, like=vectors)[0]
+        model = BarkModel.from_pretrained(*named, **KINDS[kind])
+        stages = compare_logits(logits_of(model, utterances), reference)
+        found[kind] = {"stages": stages}
+        if listens:
+            own = speak(model, processor, texts)
+            found[kind] |= judged(own, args, rate, utterances)
     return found
 
 
@@ -192,7 +179,6 @@ def show(found):
 
 def main():
     args = parse()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found = measure(args)
     show(found)
     print(json.dumps({"arguments": vars(args), "kinds": found}))
