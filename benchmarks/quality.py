@@ -72,6 +72,8 @@ def speak(model, processor, texts, first_seed=0):
     for seed, text in enumerate(texts, first_seed):
         inputs = processor(text, return_tensors="np")
         out = model.generate(**inputs, seed=seed, return_dict=True)
+        if out.voice is None:
+            raise SystemExit(f"the model says nothing to {text!r}: leave it out")
         ids = inputs["input_ids"][inputs["attention_mask"] > 0]
         voice, audio = out.voice, np.asarray(out.audio)[0, : out.lengths[0]]
         tokens, codes = voice.semantic_prompt, voice.fine_prompt
@@ -80,24 +82,21 @@ def speak(model, processor, texts, first_seed=0):
 
 
 def judged(utterances, args, rate, like=None):
-    """Word errors of recordings, and their similarity to others."""
-    audios, found = [one.audio for one in utterances], {}
+    """Word errors of recordings, and similarity to voices; the recordings' voices."""
+    audios, found, voices = [one.audio for one in utterances], {}, None
     if args.recogniser:
         recogniser = recogniser_of(args.recogniser)
         heard = [recogniser(audio, rate) for audio in audios]
         errors = corpus_word_error_rate([one.text for one in utterances], heard)
         found["wer"] = [errors.rate, errors.low, errors.high]
-    if args.similarity and like is not None:
+    if args.similarity:
         judge = voice_judge_of(args.similarity)
-        found["similarity"] = float(
-            np.mean(
-                [
-                    cosine_similarity(judge(one, rate), judge(other.audio, rate))
-                    for one, other in zip(audios, like, strict=True)
-                ]
+        voices = [judge(audio, rate) for audio in audios]
+        if like is not None:
+            found["similarity"] = float(
+                np.mean(list(map(cosine_similarity, voices, like)))
             )
-        )
-    return found
+    return found, voices
 
 
 # === Logits ===
@@ -149,16 +148,16 @@ def measure(args):
     reference, found = logits_of(model, utterances), {}
     listens = args.recogniser or args.similarity
     if listens:
-        found["float32"] = judged(utterances, args, rate)
+        found["float32"], voices = judged(utterances, args, rate)
         others = speak(model, processor, texts, first_seed=len(texts))
-        found["float32, other seeds"] = judged(others, args, rate, utterances)
+        found["float32, other seeds"], _ = judged(others, args, rate, voices)
     for kind in args.kinds:
         model = BarkModel.from_pretrained(*named, **KINDS[kind])
         stages = compare_logits(logits_of(model, utterances), reference)
         found[kind] = {"stages": stages}
         if listens:
             own = speak(model, processor, texts)
-            found[kind] |= judged(own, args, rate, utterances)
+            found[kind] |= judged(own, args, rate, voices)[0]
     return found
 
 
