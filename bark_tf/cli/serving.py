@@ -191,7 +191,8 @@ def _add_network(parser: Parser) -> None:
     group.add_argument(
         "--without-token",
         action="store_true",
-        help="listen on other addresses than loopback without a token",
+        help="listen on other addresses than loopback, or behind a proxy, without a "
+        "token",
     )
 
 
@@ -269,6 +270,7 @@ def _run(
             token=token,
             timeout_s=arguments.timeout,
             max_characters=arguments.max_characters,
+            only_loopback=token is None and not arguments.without_token,
         )
         path = prepare(server, name)
         bound.listen()
@@ -320,7 +322,7 @@ def _engine(name: str, arguments: argparse.Namespace) -> Any:
 
 def _token(arguments: argparse.Namespace) -> str | None:
     """The token of a file or of the environment."""
-    from bark_tf.serving.running import is_loopback
+    from bark_tf.serving.gate import is_loopback
 
     if arguments.token_file is not None:
         token = Path(arguments.token_file).read_text(encoding="utf-8").strip()

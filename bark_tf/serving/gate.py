@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import logging
 import threading
@@ -11,6 +12,7 @@ import uuid
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -55,6 +57,14 @@ class Refused(Exception):
         self.response = error_response(status, message, **fields)
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether only programs on this machine reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
 class Gate:
     """ASGI middleware that lets requests in, counts them, and logs a line for each.
 
@@ -65,6 +75,9 @@ class Gate:
         metrics: Where to count.
         token: Clients must send it as `Authorization: Bearer TOKEN`; None: all may in.
         max_body: Most bytes of a body.
+        only_loopback: Whether to refuse requests that name another host. A page of
+            another site, whose name was made to point here, could read the answers
+            otherwise (DNS rebinding).
 
     Attributes:
         is_closing: Whether no new request may in.
@@ -73,9 +86,16 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, token: str | None, max_body: int
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        token: str | None,
+        max_body: int,
+        *,
+        only_loopback: bool = False,
     ):
         self._app, self._metrics, self._max_body = app, metrics, max_body
+        self._only_loopback = only_loopback
         self._token = None if token is None else f"Bearer {token}".encode()
         self._changed, self._inside = threading.Condition(), 0
         self.is_closing = False
@@ -133,6 +153,14 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
+        if self._only_loopback and not _names_loopback(host := headers.get("host")):
+            return error_response(
+                403,
+                "The server answers to localhost, 127.0.0.1 and [::1] only. "
+                f"Received: host={host[:80]!r}. Behind a proxy, start it with a token "
+                "or with --without-token",
+                code="unknown_host",
+            )
         if self._token is not None and path not in self.public:
             given = headers.get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._token):
@@ -171,6 +199,14 @@ class Gate:
         if route == "/v1/audio/speech":
             self._metrics.request_seconds.observe(seconds)
         LOGGER.info(json.dumps({**facts, "route": route, "seconds": round(seconds, 3)}))
+
+
+def _names_loopback(host: str | None) -> bool:
+    """Whether a Host header, with or without a port, is of the loopback address."""
+    try:
+        return host is None or is_loopback(urlsplit(f"//{host}").hostname)
+    except ValueError:
+        return False
 
 
 def _too_large(limit: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import threading
@@ -16,14 +15,6 @@ from bark_tf.serving.gate import LOGGER, Gate
 # Longer than clients keep an idle connection, so that none asks while it is closed.
 _KEEP_ALIVE_S = 75
 _CLOSING_S = 5
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def bind(host: str, port: int) -> socket.socket:

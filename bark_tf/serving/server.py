@@ -115,6 +115,7 @@ class Server:
         token: See `Gate`.
         timeout_s: Most seconds from a request to its last byte.
         max_characters: Most characters of a text.
+        only_loopback: See `Gate`.
 
     Attributes:
         app: The FastAPI application.
@@ -135,6 +136,7 @@ class Server:
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
         max_characters: int = MAX_CHARACTERS,
+        only_loopback: bool = False,
     ):
         self.engine, self._model_name = engine, model_name
         self._timeout_s, self.max_characters = timeout_s, max_characters
@@ -148,7 +150,9 @@ class Server:
         )
         self._add_routes()
         max_body = _BYTES_PER_CHARACTER * max_characters + _OTHER_BYTES
-        self.gate = Gate(self.app, engine.metrics, token, max_body)
+        self.gate = Gate(
+            self.app, engine.metrics, token, max_body, only_loopback=only_loopback
+        )
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -57,10 +57,10 @@ def test_demo_is_a_server_with_a_page(fake, monkeypatch, capsys):
 
     monkeypatch.setattr("bark_tf.serving.running.HttpServer", HttpServer)
 
-    async def get(*paths):
+    async def get(*paths, host="localhost"):
         transport = httpx.ASGITransport(gates[-1])
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://x"
+            transport=transport, base_url=f"http://{host}"
         ) as client:
             return [await client.get(path) for path in paths]
 
@@ -74,6 +74,8 @@ def test_demo_is_a_server_with_a_page(fake, monkeypatch, capsys):
     assert settings.json()["max_characters"] == 1000
     assert settings.json()["makes_voices"] is False
     assert settings.json()["about"] == f"using {models.json()['data'][0]['id']}"
+    (refused,) = asyncio.run(get("/", host="page.example"))
+    assert refused.status_code == 403
 
     tokenizer = str(hub.SHIPPED_CHECKPOINT)
     assert main([*demo, "-q", "--semantic-tokenizer", tokenizer]) == 0
@@ -81,9 +83,10 @@ def test_demo_is_a_server_with_a_page(fake, monkeypatch, capsys):
     assert settings.json()["makes_voices"] is True
     assert main([*demo, "-q", "--semantic-tokenizer", "nowhere"]) == 1
     assert "'nowhere' has no semantic_tokenizer.json" in only_line(capsys)
-    assert main(["serve", "--port", "0", "--no-warm-up", "-q"]) == 0
-    (page,) = asyncio.run(get("/"))
-    assert page.status_code == 404
+    serve = ["serve", "--port", "0", "--no-warm-up", "-q", "--without-token"]
+    assert main(serve) == 0
+    page, models = asyncio.run(get("/", "/v1/models", host="page.example"))
+    assert (page.status_code, models.status_code) == (404, 200)
 
 
 @pytest.mark.slow

@@ -270,6 +270,23 @@ def test_a_token_is_asked_for_everywhere_but_for_health():
             assert client.models.list().data[0].id == "toy"
 
 
+def test_a_server_of_this_machine_has_no_other_name():
+    with fake_server(options={"only_loopback": True}) as server:
+        for host, status in [
+            ("localhost", 200),
+            ("127.0.0.1:8000", 200),
+            ("[::1]:8000", 200),
+            ("page.example:8000", 403),
+            ("localhost.page.example", 403),
+            ("[", 403),
+        ]:
+            headers = {"Host": host}
+            response = httpx.get(f"{server.url}/v1/models", headers=headers)
+            assert response.status_code == status, host
+    error = response.json()["error"]
+    assert error["code"] == "unknown_host" and "host='['" in error["message"]
+
+
 def test_stopping_finishes_what_was_begun_and_refuses_the_rest():
     model = FakeModel()
     with fake_server(model) as server:
