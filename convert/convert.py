@@ -75,14 +75,16 @@ def convert_checkpoint(
     The destination appears complete or not at all.
 
     With `names="hf"` it is what `from_pretrained` opens, here and in transformers:
-    `model.safetensors`, `config.json` and, if the source has them, tokenizer and
-    voices. The source has all four parts of a Bark, or one of them.
+    `model.safetensors` and `config.json`. The source has all four parts of a Bark, or
+    one of them.
 
     With `names="suno"` it has one file per part in the original names:
     `text.safetensors`, `coarse.safetensors`, `fine.safetensors` (suno's, with tied
     heads) and `encodec.safetensors` (Meta's), each with a JSON file of the same name
     that holds suno's `model_args` or the codec's `config.json`. Converting back gives
     bit-equal tensors.
+
+    Generation configuration, tokenizer and voices come along if the source has them.
 
     Args:
         source: A directory or repository in Hugging Face's format (a whole Bark, one of
@@ -123,6 +125,8 @@ def convert_checkpoint(
     with contextlib.ExitStack() as files, saving(final, wait_s=0) as change:
         _check_contents(final, overwrite)
         found = open_source(source, files, codec=codec, config=config)
+        if found.location is not None:
+            _copy_files(found.location, change.path)
         write = _write_suno if names == "suno" else _write_hf
         write(found, change.path, dtype, max_shard_size, progress)
         change.remove_others()
@@ -196,8 +200,6 @@ def _write_hf(found: Source, directory: Path, dtype, max_shard_size, progress) -
     reported = _reported([tensors], progress)[0]
     write_checkpoint(directory, reported, max_shard_size=max_shard_size)
     _whole_or_part_config(found, is_whole, dtype).save_pretrained(directory)
-    if found.location is not None:
-        _copy_files(found.location, directory)
     if is_whole and not (directory / GENERATION_CONFIG_NAME).exists():
         from_suno = any(part.spelling == "suno" for part in found.parts.values())
         generation = published_generation_config() if from_suno else None
