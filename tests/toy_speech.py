@@ -151,7 +151,7 @@ def hum(seconds, rate, pitch=120.0, peak=0.3, noise_db=-70.0, seed=0):
 
 
 def run_step(words):
-    """Runs a command of a recipe. After four steps of training, a draw may be silent."""
+    """Runs a recipe's command; after four steps of training, a draw may be silent."""
     draws = [["--seed", str(seed)] for seed in range(20)]
     draws = draws if words[0] == "speak" else [[]]
     assert any(main([*words, *draw, "--quiet"]) == 0 for draw in draws), words
