@@ -1,5 +1,6 @@
 """The recipe of the open voice: texts, pieces, configuration, and all steps once."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -87,6 +88,9 @@ def test_metadata_names_every_recording(tmp_path):
     assert jobs[0].length != jobs[1].length
     rows = (tmp_path / "joe" / "metadata.jsonl").read_text().splitlines()
     assert rows[1] == '{"audio": "joe_00001.flac", "text": "Two."}'
+    speech.write_list(tmp_path / "phonemes.jsonl", jobs, lambda text: text + "ɹ")
+    row = (tmp_path / "phonemes.jsonl").read_text().splitlines()[1]
+    assert json.loads(row) == {"audio": "joe_00001.flac", "text": "Two.ɹ"}
     (held_out,) = speech.jobs_of(["Three."], tmp_path / "held", "held", varied=False)
     assert held_out.length == 1.0
 
@@ -117,6 +121,11 @@ def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("SPEECH/train/joe").mkdir(parents=True)
     toy_speech.record(Path("SPEECH/train/joe"))
+    jobs = [
+        speech.Job(Path(f"r{number}.wav"), text, 1.0)
+        for number, text in enumerate(toy_speech.TEXTS)
+    ]
+    speech.write_list(Path("SPEECH/train/joe/phonemes.jsonl"), jobs, str.swapcase)
     shown = open_voice.__doc__.replace("\n        ", " ").replace("0.02", "0.2")
     # This one is no package that the tests need.
     shown = shown.replace("moonshine", "pocketsphinx")

@@ -12,6 +12,9 @@ TEXTS is a file with a sentence per line, without digits; the shipped voice lear
     SPEECH/train/joe/       recordings and metadata.jsonl, for `bark-tf prepare`
     SPEECH/held_out/joe/    likewise, of 250 sentences and 100 strings of digits
 
+and each has a list phonemes.jsonl besides, with the sounds of a text in its place: the
+semantic tokenizer learns more from them than from English spelling.
+
 The teacher is Piper's voice en_US-joe-medium (weights and data CC0); Piper is a tool
 (GPL) in an environment of its own. One core makes about 9 seconds of speech per second.
 Started again, it resumes.
@@ -21,8 +24,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import time
+import unicodedata
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,6 +45,8 @@ LEVEL = 0.8
 _PAUSE_S = 0.25  # between two sentences of a text
 # Texts to learn from are spoken a little faster or slower, as people do.
 _LENGTHS = 0.95, 1.1
+# Stress and length: no sounds of their own.
+_MARKS = "ˈˌː"
 
 
 class Job(NamedTuple):
@@ -83,6 +91,11 @@ class Teacher:
         audio = np.concatenate(joined or [np.zeros(0, np.float32)])
         return LEVEL * soxr.resample(audio, rate, SAMPLE_RATE)
 
+    def phonemes(self, text: str) -> str:
+        """What it says for a text, in IPA."""
+        said = " ".join("".join(part) for part in self._voice.phonemize(text))
+        return "".join(c for c in unicodedata.normalize("NFD", said) if c not in _MARKS)
+
 
 def jobs_of(texts: list[str], folder: Path, name: str, varied: bool) -> list[Job]:
     """The recordings of some texts, and their `metadata.jsonl`."""
@@ -92,10 +105,22 @@ def jobs_of(texts: list[str], folder: Path, name: str, varied: bool) -> list[Job
         path = folder / f"{name}_{number:05d}.flac"
         length = random.Random(path.stem).uniform(*_LENGTHS) if varied else 1.0
         jobs.append(Job(path, text, length))
-    rows = [json.dumps({"audio": job.path.name, "text": job.text}) for job in jobs]
-    with atomic_write(folder / "metadata.jsonl") as temporary:
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_list(folder / "metadata.jsonl", jobs)
     return jobs
+
+
+def write_list(
+    path: Path, jobs: Iterable[Job], spell: Callable[[str], str] = str
+) -> None:
+    """Lists recordings and their texts, in another spelling if `spell` is given."""
+    rows = [
+        json.dumps(
+            {"audio": job.path.name, "text": spell(job.text)}, ensure_ascii=False
+        )
+        for job in jobs
+    ]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def make(jobs: list[Job]) -> float:
@@ -136,15 +161,20 @@ def main() -> None:
     texts = texts_of(arguments.texts, arguments.also)
     of = partial(Path, arguments.out)
     held_out = [*texts.sentences[: arguments.limit], *texts.digits[: arguments.limit]]
-    jobs = [
-        *jobs_of(held_out, of("held_out", SPEAKER), "held", varied=False),
-        *jobs_of(texts.train[: arguments.limit], of("train", SPEAKER), SPEAKER, True),
-    ]
-    jobs = [job for job in jobs if not job.path.exists()]
+    jobs = []
+    for split, kept, name in (
+        ("held_out", held_out, "held"),
+        ("train", texts.train[: arguments.limit], SPEAKER),
+    ):
+        made = jobs_of(kept, of(split, SPEAKER), name, varied=split == "train")
+        write_list(of(split, SPEAKER, "phonemes.jsonl"), made, _teacher().phonemes)
+        jobs += [job for job in made if not job.path.exists()]
     print(f"{len(jobs)} recordings to make", flush=True)
     pieces = [jobs[start : start + 100] for start in range(0, len(jobs), 100)]
     start, spoken = time.monotonic(), 0.0
-    with ProcessPoolExecutor(arguments.processes) as pool:
+    # This process has run the teacher, so it must not be forked.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.processes, spawn) as pool:
         for done, seconds in enumerate(pool.map(make, pieces), start=1):
             spoken += seconds
             left = (time.monotonic() - start) / done * (len(pieces) - done) / 60

@@ -1,7 +1,7 @@
 """The open voice, step 1: a codec from scratch.
 
-    bark-tf prepare SPEECH/train audio --sample-rate 16000 --validation 0.02
-        --silence 0.25
+    bark-tf prepare SPEECH/train/joe/phonemes.jsonl audio --sample-rate 16000
+        --validation 0.02 --silence 0.25
     bark-tf train open_voice/codec --set data=audio out=open
 
 The codec has 4 million weights; those of the result are averaged over steps. A step is
