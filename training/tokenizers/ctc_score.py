@@ -95,7 +95,7 @@ def transcripts(
         A text for each example, in order.
     """
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, reduce_retracing=True)
     def read(batch):
         return tf.sparse.to_dense(
             greedy(trainer(batch), batch["lengths"]), default_value=-1
