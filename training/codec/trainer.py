@@ -104,7 +104,8 @@ class CodecTrainer(keras.Model):
             trainable=False,
             name="latents",
         )
-        names = ["loss", "mel", "waveform", "commitment", "entries_used"]
+        names = ["loss", "mel", "waveform", "commitment", "isotropy"]
+        names += ["entries_used"]
         if discriminator is not None:
             names += ["adversarial", "features", "discriminator"]
         self._means = {name: keras.metrics.Mean(name) for name in names}
@@ -153,6 +154,7 @@ class CodecTrainer(keras.Model):
             estimate = self.codec.decode_latent(partial)
             parts = self._reconstruction(audio, estimate)
             parts["commitment"] = self._commitment(latent, quantized)
+            parts["isotropy"] = losses.isotropy(latent)
             if self.discriminator is not None:
                 parts |= self._judge(audio, estimate)
             weights = self.options.weights

@@ -73,6 +73,14 @@ def test_a_codec_learns_from_scratch_in_one_trace(config, batch):
         assert 0 < result[name] < history[name][0]
 
 
+def test_latents_spread_over_all_directions(config, batch):
+    ends = {}
+    for weight in (0.0, 1.0):
+        trainer = trainer_of(config, quantize_from=1_000, weights={"isotropy": weight})
+        ends[weight] = run(trainer, batch, 20)["isotropy"][-1]
+    assert ends[1.0] < ends[0.0] / 2
+
+
 def test_some_rows_are_decoded_from_their_first_codebooks(config, rng):
     trainer = trainer_of(config, quantize_from=0, codebook_dropout=0.75)
     latent = tf.constant(rng.normal(size=(400, 3, 8)).astype(np.float32))
