@@ -140,7 +140,8 @@ def _config() -> BarkConfig:
             target_bandwidths=(BITS_PER_CODE * FRAME_RATE * NUM_CODEBOOKS / 1000,),
             num_filters=32,
             upsampling_ratios=(4, 4, 4, 5),
-            hidden_size=64,
+            # Eight codebooks say 4.5 bits about each.
+            hidden_size=16,
             # With an LSTM a step takes a quarter longer, and as much time teaches less.
             num_lstm_layers=0,
             codebook_size=CODEBOOK_SIZE,

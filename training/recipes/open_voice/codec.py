@@ -18,7 +18,8 @@ RECIPE = Recipe(
     codec=CodecOptions(
         segment_s=1.0,
         quantize_from=1_500,
-        weights={"waveform": 0.05, "commitment": 0.02},
+        codebook_dropout=0.25,
+        weights={"waveform": 0.05, "commitment": 0.02, "isotropy": 0.003},
     ),
     sample_every=1_000,
     options=TrainingOptions(
