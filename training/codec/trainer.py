@@ -104,8 +104,7 @@ class CodecTrainer(keras.Model):
             trainable=False,
             name="latents",
         )
-        names = ["loss", "mel", "waveform", "commitment", "isotropy"]
-        names += ["entries_used"]
+        names = ["loss", "mel", "waveform", "commitment", "isotropy", "entries_used"]
         if discriminator is not None:
             names += ["adversarial", "features", "discriminator"]
         self._means = {name: keras.metrics.Mean(name) for name in names}

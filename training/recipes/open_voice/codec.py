@@ -4,8 +4,8 @@
         --validation 0.02 --silence 0.25
     bark-tf train open_voice/codec --set data=audio out=open
 
-The codec has 4 million weights; those of the result are averaged over steps. A step is
-6 seconds of audio. docs/small_voice_log.md compares the settings.
+The codec has 3.5 million weights; those of the result are averaged over steps. A step
+is 6 seconds of audio. docs/small_voice_log.md compares the settings.
 """
 
 from bark_tf.training import CodecOptions, Recipe, TrainingOptions
