@@ -22,7 +22,6 @@ LOSS_WEIGHTS = {
     "mel": 1.0,
     "waveform": 0.1,
     "commitment": 0.25,
-    "isotropy": 0.0,
     "adversarial": 0.1,
     "features": 0.2,
 }

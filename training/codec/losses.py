@@ -1,4 +1,4 @@
-"""The losses of the codec: waveform, log-mel, commitment, isotropy, adversarial.
+"""The losses of the codec: waveform, log-mel, commitment, adversarial.
 
 Axes: B batch, S samples, T frames of a spectrogram, F frequencies, M mel bands.
 
@@ -128,23 +128,6 @@ def commitment(latent, quantized) -> tf.Tensor:
     variance = tf.stop_gradient(tf.math.reduce_variance(latent, axis=[0, 1]))
     distance = tf.reduce_mean((latent - target) ** 2, axis=[0, 1])
     return tf.reduce_sum(distance) / (tf.reduce_sum(variance) + 1e-8)
-
-
-def isotropy(latent) -> tf.Tensor:
-    """How unevenly latents vary, from 0 (all directions alike) to D - 1 (only one).
-
-    A codec that learns with a quantizer gives up the directions that codes blur first;
-    its later codebooks then have nothing left to say.
-
-    Args:
-        latent: (B, T, D).
-    """
-    width = latent.shape[-1]
-    rows = tf.reshape(latent, [-1, width])
-    rows -= tf.reduce_mean(rows, axis=0)
-    products = tf.matmul(rows, rows, transpose_a=True)
-    total = tf.linalg.trace(products)
-    return width * tf.reduce_sum((products / (total + 1e-8)) ** 2) - 1
 
 
 def discriminator_loss(real_scores, fake_scores) -> tf.Tensor:

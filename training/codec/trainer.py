@@ -104,7 +104,7 @@ class CodecTrainer(keras.Model):
             trainable=False,
             name="latents",
         )
-        names = ["loss", "mel", "waveform", "commitment", "isotropy", "entries_used"]
+        names = ["loss", "mel", "waveform", "commitment", "entries_used"]
         if discriminator is not None:
             names += ["adversarial", "features", "discriminator"]
         self._means = {name: keras.metrics.Mean(name) for name in names}
@@ -123,13 +123,33 @@ class CodecTrainer(keras.Model):
         """
         kwargs.setdefault("jit_compile", False)  # XLA is slower here
         super().compile(optimizer=optimizer, **kwargs)
-        self.optimizer.build(self._learning())
+        self.optimizer.build(self.trainable_variables)
         if self.discriminator is not None:
             if discriminator_optimizer is None:
                 settings = self.optimizer.get_config()
                 discriminator_optimizer = type(self.optimizer).from_config(settings)
             self.discriminator_optimizer = discriminator_optimizer
             discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    @property
+    def trainable_variables(self) -> list:
+        """The codec's variables that learn.
+
+        The gain of all audio does not: the last convolution has a single scale. Its
+        gradient grows as it shrinks, and so does what a step of the optimizer changes.
+        Nor does the encoder if it is frozen from the start.
+        """
+        last = self.codec.decoder.output_conv
+        frozen = [last.scale] if last.norm is None else []
+        if self.options.freeze_encoder_from == 0:
+            frozen += self.codec.encoder.trainable_variables
+        paths = {variable.path for variable in frozen}
+        return [v for v in self.codec.trainable_variables if v.path not in paths]
+
+    @property
+    def trainable_weights(self) -> list:
+        """The same, under the name by which `fit` writes averages back."""
+        return self.trainable_variables
 
     @property
     def optimizers(self) -> list:
@@ -153,7 +173,6 @@ class CodecTrainer(keras.Model):
             estimate = self.codec.decode_latent(partial)
             parts = self._reconstruction(audio, estimate)
             parts["commitment"] = self._commitment(latent, quantized)
-            parts["isotropy"] = losses.isotropy(latent)
             if self.discriminator is not None:
                 parts |= self._judge(audio, estimate)
             weights = self.options.weights
@@ -252,7 +271,7 @@ class CodecTrainer(keras.Model):
         }
 
     def _learn(self, tape, loss, discriminator_loss):
-        variables = self._learning()
+        variables = self.trainable_variables
         gradients = tape.gradient(loss, variables)
         encoder = self.codec.encoder.trainable_variables
         if not self.options.freeze_encoder_from:  # it learns always, or never
@@ -267,12 +286,6 @@ class CodecTrainer(keras.Model):
             variables = self.discriminator.trainable_variables
             gradients = tape.gradient(discriminator_loss, variables)
             self.discriminator_optimizer.apply(gradients, variables)
-
-    def _learning(self):
-        """The codec's variables that are not frozen from the start."""
-        if self.options.freeze_encoder_from == 0:
-            return self.codec.decoder.trainable_variables
-        return self.codec.trainable_variables
 
     # === Codebooks ===
 

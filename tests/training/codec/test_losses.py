@@ -68,15 +68,6 @@ def test_commitment_is_relative_to_the_variance(rng):
     assert float(scaled) == pytest.approx(1, rel=1e-4)
 
 
-def test_isotropy_tells_how_many_directions_latents_use(rng):
-    latent = rng.normal(size=(8, 5_000, 6)) * [3, 3, 3, 0, 0, 0] + 7
-    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    for scale in (1, 100):
-        distance = losses.isotropy(tf.constant(scale * latent @ turn, tf.float32))
-        assert float(distance) == pytest.approx(6 / 3 - 1, abs=1e-2)
-    assert np.isfinite(losses.isotropy(tf.zeros((1, 3, 2))))
-
-
 def test_hinge_losses_by_hand():
     real, fake = tf.constant([2.0, 0.0]), tf.constant([-2.0, 0.5])
     # real: (0 + 1) / 2, fake: (0 + 1.5) / 2

@@ -73,12 +73,20 @@ def test_a_codec_learns_from_scratch_in_one_trace(config, batch):
         assert 0 < result[name] < history[name][0]
 
 
-def test_latents_spread_over_all_directions(config, batch):
-    ends = {}
-    for weight in (0.0, 1.0):
-        trainer = trainer_of(config, quantize_from=1_000, weights={"isotropy": weight})
-        ends[weight] = run(trainer, batch, 20)["isotropy"][-1]
-    assert ends[1.0] < ends[0.0] / 2
+def test_the_gain_of_all_audio_stays(config, batch):
+    trainer = trainer_of(config, rate=0.1)
+    last = trainer.codec.decoder.output_conv
+    before = last.direction.numpy()
+    run(trainer, batch, 2)
+    np.testing.assert_array_equal(last.scale.numpy(), np.float32(LEVEL))
+    assert np.any(last.direction.numpy() != before)
+    normed = config.replace(norm_type="time_group_norm")
+    trainer = trainer_of(normed, rate=0.1)
+    last = trainer.codec.decoder.output_conv
+    before = [variable.numpy() for variable in last.trainable_variables]
+    run(trainer, batch, 2)
+    for variable, old in zip(last.trainable_variables, before, strict=True):
+        assert np.any(variable.numpy() != old), variable.path
 
 
 def test_some_rows_are_decoded_from_their_first_codebooks(config, rng):
@@ -158,9 +166,24 @@ def test_a_decoder_learns_alone(config, batch):
         np.testing.assert_array_equal(variable.numpy(), kept)
     again = codec.encode(batch["audio"], bandwidth=12.0).numpy()
     np.testing.assert_array_equal(again, codes)
-    # The optimizer has no state for frozen variables.
-    learning = len(codec.trainable_variables) - len(encoder)
+    # The optimizer has no state for frozen variables; the decoder's gain is another.
+    learning = len(codec.trainable_variables) - len(encoder) - 1
     assert len(trainer.optimizer._trainable_variables) == learning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen_from", [None, 0])
+def test_averages_go_to_the_variables_that_learn(config, batch, frozen_from):
+    trainer = trainer_of(config, freeze_encoder_from=frozen_from)
+    # An average that forgets everything is the last value, so nothing may change.
+    how = {"use_ema": True, "ema_momentum": 0.0}
+    trainer.compile(optimizer=keras.optimizers.Adam(3e-3, **how))
+    trainer.train_on_batch(batch)
+    variables = trainer.codec.weights
+    before = [variable.numpy() for variable in variables]
+    trainer.optimizer.finalize_variable_values(trainer.trainable_weights)
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value, variable.path)
 
 
 def test_entries_follow_the_latents_assigned_to_them(config, rng):

@@ -138,9 +138,8 @@ def _config() -> BarkConfig:
         codec_config=EncodecConfig(
             sampling_rate=SAMPLE_RATE,
             target_bandwidths=(BITS_PER_CODE * FRAME_RATE * NUM_CODEBOOKS / 1000,),
-            num_filters=32,
+            num_filters=16,
             upsampling_ratios=(4, 4, 4, 5),
-            # Eight codebooks say 4.5 bits about each.
             hidden_size=16,
             # With an LSTM a step takes a quarter longer, and as much time teaches less.
             num_lstm_layers=0,

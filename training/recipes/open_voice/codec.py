@@ -1,10 +1,10 @@
 """The open voice, step 1: a codec from scratch.
 
-    bark-tf prepare SPEECH/train/joe/phonemes.jsonl audio --sample-rate 16000
-        --validation 0.02 --silence 0.25
+    bark-tf prepare SPEECH/train audio --sample-rate 16000 --validation 0.02
+        --silence 0.25
     bark-tf train open_voice/codec --set data=audio out=open
 
-The codec has 3.5 million weights; those of the result are averaged over steps. A step
+The codec has 0.96 million weights; those of the result are averaged over steps. A step
 is 6 seconds of audio. docs/small_voice_log.md compares the settings.
 """
 
@@ -19,16 +19,16 @@ RECIPE = Recipe(
         segment_s=1.0,
         quantize_from=1_500,
         codebook_dropout=0.25,
-        weights={"waveform": 0.05, "commitment": 0.02, "isotropy": 0.003},
+        weights={"waveform": 0.05, "commitment": 0.02},
     ),
     sample_every=1_000,
     options=TrainingOptions(
-        steps=20_000,
-        learning_rate=3e-4,
+        steps=28_000,
+        learning_rate=2e-3,
         warmup_steps=200,
         final_share=0.1,
         weight_decay=0.0,
-        clip_norm=2.0,
+        clip_norm=5.0,
         ema=0.999,
         checkpoint_every=500,
         validate_every=2_000,
