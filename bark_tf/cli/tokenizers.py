@@ -30,7 +30,7 @@ _EXAMPLES = """examples:
 _NETWORK_ARGUMENTS = ("layer", "width", "steps", "batch_size", "restart")
 _KIND_ARGUMENTS = {
     "kmeans": ("clusters", "rate"),
-    "ctc": ("clusters", "rate", "dtype", *_NETWORK_ARGUMENTS),
+    "ctc": ("clusters", "rate", "dtype", "optimizer", *_NETWORK_ARGUMENTS),
     "quantizer": ("hubert", "quantizer", "make_pairs", *_NETWORK_ARGUMENTS),
 }
 _PAIR_ARGUMENTS = ("model", "voice", "validation")
@@ -111,6 +111,9 @@ def _add_network(group: Any) -> None:
         choices=("float32", "mixed_bfloat16"),
         help="only ctc; mixed_bfloat16 is faster where the processor has it; default: "
         "float32",
+    )
+    group.add_argument(
+        "--optimizer", choices=("adamw", "muon"), help="only ctc; default: adamw"
     )
     group.add_argument(
         "--restart",
@@ -211,7 +214,9 @@ def _train_ctc(arguments: argparse.Namespace) -> None:
             layer=arguments.layer,
             sizes=sizes,
             options=training.ctc_options(
-                _given(arguments.steps, training.STEPS), arguments.seed
+                _given(arguments.steps, training.STEPS),
+                arguments.seed,
+                _given(arguments.optimizer, "adamw"),
             ),
             batch_size=_given(arguments.batch_size, training.BATCH_SIZE),
             dtype=arguments.dtype,

@@ -61,14 +61,27 @@ _BUCKETS = 8
 _TOKENS_NAME = "tokens.safetensors"
 
 
-def ctc_options(steps: int = STEPS, seed: int = 0) -> TrainingOptions:
+def ctc_options(
+    steps: int = STEPS, seed: int = 0, optimizer: str = "adamw"
+) -> TrainingOptions:
     """The default training options: the best of twenty validations is kept.
 
     Args:
         steps: Number of batches.
         seed: Decides all random choices.
+        optimizer: `"adamw"` or `"muon"`, see `TrainingOptions`.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
-    return run_options(steps, 500, learning_rate=2e-3, final_share=0.02, seed=seed)
+    return run_options(
+        steps,
+        500,
+        optimizer=optimizer,
+        learning_rate=3e-3 if optimizer == "muon" else 2e-3,
+        final_share=0.02,
+        seed=seed,
+    )
 
 
 def _config(rate_hz: float, sizes: Mapping[str, Any]) -> CtcConfig:

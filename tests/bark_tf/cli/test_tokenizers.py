@@ -12,6 +12,7 @@ from bark_tf.cli.main import main
         ("--kind quantizer --hubert h --clusters 3", "is for --kind kmeans or ctc"),
         ("--kind ctc --hubert h", "for --kind quantizer. Received: --kind ctc"),
         ("--steps 3", "--steps is for --kind ctc or quantizer"),
+        ("--optimizer muon", "--optimizer is for --kind ctc"),
         ("--kind ctc", "vocab_size and rate_hz must be given"),
         ("--kind ctc --clusters 9 --rate 50", "no folder 'train'"),
         ("--hubert h", "--hubert is for --kind quantizer"),

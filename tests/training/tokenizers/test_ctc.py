@@ -16,7 +16,7 @@ from bark_tf.training.data.shards import (
     write_shard,
 )
 from bark_tf.training.options import TrainingOptions
-from bark_tf.training.tokenizers.ctc import train_ctc
+from bark_tf.training.tokenizers.ctc import ctc_options, train_ctc
 
 RATE = 8_000  # of the audio; the recogniser hears 16 kHz
 RATE_HZ = 25.0
@@ -205,6 +205,7 @@ def test_the_command(data, tmp_path, capsys):
     words = ["train-tokenizer", str(data), str(tmp_path), "--kind", "ctc"]
     words += ["--clusters", "5", "--rate", "25", "--width", "8", "--layer", "2"]
     words += ["--steps", "2", "--batch-size", "4", "--dtype", "mixed_bfloat16"]
+    words += ["--optimizer", "muon"]
     assert cli.main(words) == 0
     shown = capsys.readouterr()
     assert "64 recordings (0 left out), 6 characters" in shown.err
@@ -213,3 +214,9 @@ def test_the_command(data, tmp_path, capsys):
     settings = json.loads((tmp_path / "semantic_tokenizer.json").read_text())
     assert (settings["kind"], settings["network"]["hidden_size"]) == ("ctc", 8)
     assert settings["network"]["num_layers"] == 2
+
+
+def test_an_optimizer_brings_its_own_learning_rate():
+    adamw, muon = ctc_options(100), ctc_options(100, optimizer="muon")
+    assert (adamw.optimizer, adamw.learning_rate) == ("adamw", 2e-3)
+    assert (muon.optimizer, muon.learning_rate) == ("muon", 3e-3)
