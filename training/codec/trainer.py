@@ -65,7 +65,7 @@ class CodecTrainer(keras.Model):
     """Trains a codec from audio.
 
     Args:
-        codec: `EncodecModel`, float32.
+        codec: `EncodecModel`, with float32 weights.
         options: `CodecOptions`.
         discriminator: `Discriminator`, or None to train without one.
         seed: Seed of all random choices.
@@ -168,7 +168,8 @@ class CodecTrainer(keras.Model):
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         audio = batch["audio"]
         with tf.GradientTape(persistent=self.discriminator is not None) as tape:
-            latent = self.codec.encoder(audio[..., None])  # (B, T, D)
+            latent = self.codec.encoder(audio[..., None])
+            latent = tf.cast(latent, tf.float32)  # (B, T, D)
             quantized, partial = self._quantize(latent)
             estimate = self.codec.decode_latent(partial)
             parts = self._reconstruction(audio, estimate)

@@ -42,9 +42,9 @@ def batch(rng):
     return {"audio": (LEVEL * audio).astype(np.float32)}
 
 
-def trainer_of(config, discriminator=None, rate=3e-3, **options):
+def trainer_of(config, discriminator=None, rate=3e-3, dtype=None, **options):
     keras.utils.set_random_seed(1)
-    codec = EncodecModel(config)
+    codec = EncodecModel(config, dtype=dtype)
     start_at_level(codec, LEVEL)
     trainer = CodecTrainer(codec, CodecOptions(**options), discriminator)
     trainer.compile(optimizer=keras.optimizers.Adam(rate))
@@ -57,8 +57,9 @@ def run(trainer, batch, steps):
     return trainer.fit(dataset, epochs=steps, **how).history
 
 
-def test_a_codec_learns_from_scratch_in_one_trace(config, batch):
-    trainer = trainer_of(config, quantize_from=20, kmeans_latents=1600)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_codec_learns_from_scratch_in_one_trace(config, batch, dtype):
+    trainer = trainer_of(config, dtype=dtype, quantize_from=20, kmeans_latents=1600)
     traces, follow = [], trainer._follow
     trainer._follow = lambda latent: (traces.append(1), follow(latent))
     history = run(trainer, batch, 80)
