@@ -138,8 +138,9 @@ def _config() -> BarkConfig:
         codec_config=EncodecConfig(
             sampling_rate=SAMPLE_RATE,
             target_bandwidths=(BITS_PER_CODE * FRAME_RATE * NUM_CODEBOOKS / 1000,),
-            num_filters=16,
-            upsampling_ratios=(4, 4, 4, 5),
+            num_filters=32,
+            # The cheapest for its weights: what runs at the full rate is the cost.
+            upsampling_ratios=(2, 4, 5, 8),
             hidden_size=16,
             # With an LSTM a step takes a quarter longer, and as much time teaches less.
             num_lstm_layers=0,

@@ -4,8 +4,9 @@
         --silence 0.25
     bark-tf train open_voice/codec --set data=audio out=open
 
-The codec has 0.96 million weights; those of the result are averaged over steps. A step
-is 6 seconds of audio. docs/small_voice_log.md compares the settings.
+The codec has 2.5 million weights; those of the result are averaged over steps. A step
+is 2 seconds of audio: early on, many small steps teach more than few large ones.
+docs/small_voice_log.md compares the settings.
 """
 
 from bark_tf.training import CodecOptions, Recipe, TrainingOptions
@@ -14,7 +15,7 @@ from bark_tf.training.recipes.open_voice._start import start
 RECIPE = Recipe(
     stage="codec",
     start=start,
-    batch_size=6,
+    batch_size=2,
     codec=CodecOptions(
         segment_s=1.0,
         quantize_from=1_500,
@@ -23,10 +24,10 @@ RECIPE = Recipe(
     ),
     sample_every=1_000,
     options=TrainingOptions(
-        steps=28_000,
+        steps=24_000,
         learning_rate=2e-3,
         warmup_steps=200,
-        final_share=0.1,
+        final_share=0.05,
         weight_decay=0.0,
         clip_norm=5.0,
         ema=0.999,
