@@ -21,6 +21,7 @@ OPTIMIZERS = ("adamw", "muon")
 LOSS_WEIGHTS = {
     "mel": 1.0,
     "waveform": 0.1,
+    "recogniser": 0.5,
     "commitment": 0.25,
     "adversarial": 0.1,
     "features": 0.2,
@@ -151,7 +152,10 @@ class CodecOptions:
             named are never drawn. Empty: all recordings alike.
         discriminator: Whether to train against a discriminator.
         weights: Loss -> weight; others keep the default of `LOSS_WEIGHTS`. Adversarial
-            losses need the discriminator.
+            losses need the discriminator, and `recogniser` the recogniser.
+        recogniser: Directory of a semantic tokenizer of kind ctc. What its network
+            makes of a recording and of the reconstruction must be alike, so that words
+            stay clear. None: no such loss. The codec's rate must be 16 kHz.
         quantize_from: Steps without quantizer, after which k-means on latents
             initialises the codebooks. 0: the codec has its codebooks already.
         codebook_decay: Decay of the codebooks' moving averages.
@@ -171,6 +175,7 @@ class CodecOptions:
     speakers: dict[str, _Weight] = dataclasses.field(default_factory=dict)
     discriminator: bool = False
     weights: dict[str, _Weight] = dataclasses.field(default_factory=dict)
+    recogniser: str | None = None
     quantize_from: _Steps = 2_000
     codebook_decay: _Inner = 0.97
     codebook_dropout: Share = 0.0

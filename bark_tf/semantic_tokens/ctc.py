@@ -28,7 +28,13 @@ from bark_tf.convert.weights import table_for
 from bark_tf.generation.finite import require
 from bark_tf.memory import allocate_only
 from bark_tf.models.ctc import CtcModel
-from bark_tf.semantic_tokens.features import fft_size, spectra
+from bark_tf.semantic_tokens.features import (
+    FRAME_S,
+    PRE_EMPHASIS,
+    fft_size,
+    frame_centres,
+    spectra,
+)
 from bark_tf.semantic_tokens.kmeans import nearest
 from bark_tf.semantic_tokens.tokenizer import (
     FILE_NAME,
@@ -80,6 +86,55 @@ def log_mel(
     level = np.percentile(power.mean(axis=1), _LEVEL_PERCENTILE)
     relative = power / max(level, _LEAST_LEVEL) + _FLOOR
     return ((np.log(relative) - _MEAN) / _SCALE).astype(np.float32)
+
+
+def log_mel_of_batch(audio, reference, *, rate_hz: float, config: CtcConfig):
+    """Computes `log_mel` in a graph, with a gradient, of whole tokens.
+
+    Args:
+        audio: float32 (B, samples), 16 kHz, of known length.
+        reference: The same shape; its level is what frames are relative to.
+        rate_hz: Tokens per second.
+        config: The network's configuration.
+
+    Returns:
+        float32 (B, T * stride, M), T the tokens that fit into the samples.
+
+    Raises:
+        ValueError: If none fits.
+    """
+    num_frames = int(audio.shape[1] * rate_hz / SAMPLE_RATE + 1e-6) * config.stride
+    if not num_frames:
+        raise ValueError(
+            f"audio must be at least as long as a token, {1 / rate_hz:.3g} s. "
+            f"Received: {audio.shape[1]} samples"
+        )
+    bands = _bands(fft_size(SAMPLE_RATE), config.num_mels, SAMPLE_RATE)
+
+    def power_of(audio):
+        found = _batch_spectra(audio, num_frames, rate_hz * config.stride)
+        return tf.matmul(found, bands)
+
+    powers = tf.sort(tf.reduce_mean(power_of(reference), axis=-1), axis=1)
+    place, share = divmod(_LEVEL_PERCENTILE / 100 * (num_frames - 1), 1)
+    below = powers[:, int(place)]
+    above = powers[:, min(int(place) + 1, num_frames - 1)]
+    level = tf.stop_gradient(tf.maximum(below + share * (above - below), _LEAST_LEVEL))
+    relative = power_of(audio) / level[:, None, None] + _FLOOR
+    return (tf.math.log(relative) - _MEAN) / _SCALE
+
+
+def _batch_spectra(audio, num_frames: int, rate_hz: float):
+    """`spectra` of audio (B, samples) in a graph, with a gradient: (B, T, F)."""
+    width, size = round(FRAME_S * SAMPLE_RATE), fft_size(SAMPLE_RATE)
+    emphasised = audio[:, 1:] - PRE_EMPHASIS * audio[:, :-1]
+    padded = tf.pad(
+        tf.concat([audio[:, :1], emphasised], axis=1), [[0, 0], [width // 2, width]]
+    )
+    starts = frame_centres(num_frames, SAMPLE_RATE, rate_hz)
+    frames = tf.gather(padded, starts[:, None] + np.arange(width), axis=1)
+    spectrum = tf.signal.rfft(frames * np.hanning(width).astype(np.float32), [size])
+    return (tf.math.real(spectrum) ** 2 + tf.math.imag(spectrum) ** 2) / width
 
 
 _bands = functools.cache(mel_matrix)

@@ -16,8 +16,8 @@ from bark_tf.audio.mel import mel_matrix
 
 NUM_MELS = 40
 NUM_CEPSTRA = 13
-_WINDOW_S = 0.025
-_PRE_EMPHASIS = 0.97
+FRAME_S = 0.025
+PRE_EMPHASIS = 0.97
 _LEAST_POWER = 1e-8
 # Frames whose spectra are in memory together: 100 MB.
 _BLOCK = 16_384
@@ -46,8 +46,8 @@ def spectra(
         float64 (frames, F), at least 0, of some frames after the other; joined, they
         are T. F is `fft_size(sample_rate) // 2 + 1`.
     """
-    width, size = round(_WINDOW_S * sample_rate), fft_size(sample_rate)
-    emphasised = np.append(audio[:1], audio[1:] - _PRE_EMPHASIS * audio[:-1])
+    width, size = round(FRAME_S * sample_rate), fft_size(sample_rate)
+    emphasised = np.append(audio[:1], audio[1:] - PRE_EMPHASIS * audio[:-1])
     padded = np.pad(emphasised, (width // 2, width))
     starts = frame_centres(num_frames, sample_rate, rate_hz)
     windows = np.lib.stride_tricks.sliding_window_view(padded, width)
@@ -58,7 +58,7 @@ def spectra(
 
 def fft_size(sample_rate: int) -> int:
     """Samples of a window with its padding, a power of two."""
-    return 1 << (round(_WINDOW_S * sample_rate) - 1).bit_length()
+    return 1 << (round(FRAME_S * sample_rate) - 1).bit_length()
 
 
 def cepstra(

@@ -1,6 +1,7 @@
-"""The losses of the codec: waveform, log-mel, commitment, adversarial.
+"""The losses of the codec: waveform, log-mel, recogniser, commitment, adversarial.
 
-Axes: B batch, S samples, T frames of a spectrogram, F frequencies, M mel bands.
+Axes: B batch, S samples, T frames of a spectrogram, F frequencies, M mel bands, C width
+of a recogniser.
 
 Source: Défossez et al., "High Fidelity Neural Audio Compression", section 3.4; the mel
 loss at several scales: Kumar et al., "High-Fidelity Audio Compression with Improved
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from bark_tf.audio.mel import mel_matrix
+from bark_tf.semantic_tokens.ctc import CtcTokenizer, log_mel_of_batch
 
 # Windows per window length: the hop is a quarter of a window.
 OVERLAP = 4
@@ -92,6 +94,52 @@ class MultiScaleMel:
     def _log_mel(self, audio, window: int, matrix) -> tf.Tensor:
         mel = tf.matmul(magnitudes(audio, window), matrix)  # (2B, T, M)
         return tf.math.log(mel + self.floor) / np.log(10.0)
+
+
+class RecogniserDistance:
+    """Mean distance of what a recogniser makes of two recordings.
+
+    A recogniser's hidden states keep what tells words apart, so a codec that keeps the
+    states is understood. They are compared after every block.
+
+    Args:
+        tokenizer: `CtcTokenizer`, whose network is the recogniser.
+
+    Example:
+        >>> distance = RecogniserDistance(load_semantic_tokenizer("my-bark"))
+        >>> audio = tf.random.normal((1, 16_000))
+        >>> float(distance(audio, audio))
+        0.0
+    """
+
+    def __init__(self, tokenizer: CtcTokenizer):
+        self.network, self.rate_hz = tokenizer.network, tokenizer.rate_hz
+
+    def __call__(self, audio, estimate) -> tf.Tensor:
+        """The L1 distance of two float32 (B, S) relative to the states' own spread."""
+        distances = []
+        for wanted, found in zip(
+            self._states(audio, audio), self._states(estimate, audio), strict=True
+        ):
+            wanted = tf.stop_gradient(wanted)
+            spread = tf.abs(wanted - tf.reduce_mean(wanted, axis=[0, 1]))
+            distance = tf.reduce_mean(tf.abs(wanted - found))
+            distances.append(distance / (tf.reduce_mean(spread) + 1e-6))
+        return tf.add_n(distances) / len(distances)
+
+    def _states(self, audio, reference) -> list[tf.Tensor]:
+        """The states after each block, (B, T, C) each."""
+        network = self.network
+        # Relative to the reference: another loudness is an error, too.
+        features = log_mel_of_batch(
+            audio, reference, rate_hz=self.rate_hz, config=network.config
+        )
+        x = network.encode(features, layer=0)
+        states = []
+        for block in range(network.config.num_layers):
+            x = network.continue_from(x, None, block, block + 1)
+            states.append(tf.cast(x, tf.float32))
+        return states
 
 
 def magnitudes(audio, window: int) -> tf.Tensor:

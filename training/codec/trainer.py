@@ -61,6 +61,14 @@ def _check_one_device() -> None:
         )
 
 
+def _check_rate(tokenizer, config) -> None:
+    if tokenizer.sample_rate != config.sampling_rate:
+        raise ValueError(
+            "A codec that a recogniser judges must have the recogniser's sample rate, "
+            f"{tokenizer.sample_rate}. Received: {config.sampling_rate}"
+        )
+
+
 class CodecTrainer(keras.Model):
     """Trains a codec from audio.
 
@@ -68,6 +76,7 @@ class CodecTrainer(keras.Model):
         codec: `EncodecModel`, with float32 weights.
         options: `CodecOptions`.
         discriminator: `Discriminator`, or None to train without one.
+        tokenizer: `CtcTokenizer` whose network judges what is said, or None.
         seed: Seed of all random choices.
         **kwargs: `name`.
 
@@ -85,7 +94,16 @@ class CodecTrainer(keras.Model):
         >>> _ = trainer.train_on_batch({"audio": np.zeros((2, 3200), "float32")})
     """
 
-    def __init__(self, codec, options=None, discriminator=None, *, seed=0, **kwargs):
+    def __init__(
+        self,
+        codec,
+        options=None,
+        discriminator=None,
+        *,
+        tokenizer=None,
+        seed=0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         _check_one_device()
         self.codec = codec
@@ -94,6 +112,10 @@ class CodecTrainer(keras.Model):
         self.discriminator_optimizer = None
         config = codec.config
         self._mel = losses.MultiScaleMel(config.sampling_rate)
+        self._recogniser = None
+        if tokenizer is not None:
+            _check_rate(tokenizer, config)
+            self._recogniser = losses.RecogniserDistance(tokenizer)
         self._seeds = keras.random.SeedGenerator(seed)
         self.step = self.add_weight(
             (), "zeros", dtype="int32", trainable=False, name="step"
@@ -105,6 +127,8 @@ class CodecTrainer(keras.Model):
             name="latents",
         )
         names = ["loss", "mel", "waveform", "commitment", "entries_used"]
+        if tokenizer is not None:
+            names.append("recogniser")
         if discriminator is not None:
             names += ["adversarial", "features", "discriminator"]
         self._means = {name: keras.metrics.Mean(name) for name in names}
@@ -255,7 +279,10 @@ class CodecTrainer(keras.Model):
         waveform = losses.waveform_error(
             losses.pre_emphasised(audio), losses.pre_emphasised(estimate)
         )
-        return {"mel": self._mel(audio, estimate), "waveform": waveform}
+        parts = {"mel": self._mel(audio, estimate), "waveform": waveform}
+        if self._recogniser is not None:
+            parts["recogniser"] = self._recogniser(audio, estimate)
+        return parts
 
     def _commitment(self, latent, quantized):
         distance = losses.commitment(latent, quantized)

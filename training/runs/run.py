@@ -30,6 +30,7 @@ from bark_tf.models.encodec.model import EncodecModel
 from bark_tf.models.fine import BarkFineModel
 from bark_tf.processor import BarkProcessor
 from bark_tf.saving import Saving, locked, saving
+from bark_tf.semantic_tokens.tokenizer import SemanticTokenizer, load_semantic_tokenizer
 
 from ..codec.discriminator import Discriminator
 from ..codec.trainer import AudioBatches, CodecTrainer, audio_level, start_at_level
@@ -280,6 +281,16 @@ def _part(recipe: Recipe) -> str:
 # === Trainer, batches and validation batches ===
 
 
+def _recogniser(directory: str) -> SemanticTokenizer:
+    tokenizer = load_semantic_tokenizer(directory)
+    if tokenizer.kind != "ctc":
+        raise ValueError(
+            "codec.recogniser must hold a semantic tokenizer of kind ctc, see "
+            f"`bark-tf train-tokenizer`. Received: {tokenizer.kind} in {directory!r}"
+        )
+    return tokenizer
+
+
 def _prepare_codec(recipe: Recipe, codec: EncodecModel, config, shards, held_out):
     if not shards.info.has_audio:
         raise ValueError(
@@ -291,7 +302,8 @@ def _prepare_codec(recipe: Recipe, codec: EncodecModel, config, shards, held_out
         several = [shards.audios[i] for i in range(min(len(shards), _LEVEL_RECORDINGS))]
         start_at_level(codec, audio_level(several))
     judge = Discriminator() if options.discriminator else None
-    trainer = CodecTrainer(codec, options, judge, seed=seed)
+    tokenizer = options.recogniser and _recogniser(options.recogniser)
+    trainer = CodecTrainer(codec, options, judge, tokenizer=tokenizer, seed=seed)
 
     def batches(part, weights=None):
         segment = round(options.segment_s * codec.config.sampling_rate)

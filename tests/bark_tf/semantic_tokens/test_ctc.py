@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 from safetensors.numpy import load, save
 from toy import largest_difference
@@ -12,7 +13,12 @@ from toy import largest_difference
 from bark_tf.config import CtcConfig
 from bark_tf.models.ctc import CtcModel
 from bark_tf.semantic_tokens import ctc as module
-from bark_tf.semantic_tokens.ctc import SAMPLE_RATE, CtcTokenizer, log_mel
+from bark_tf.semantic_tokens.ctc import (
+    SAMPLE_RATE,
+    CtcTokenizer,
+    log_mel,
+    log_mel_of_batch,
+)
 from bark_tf.semantic_tokens.tokenizer import (
     ARRAYS_NAME,
     FILE_NAME,
@@ -77,6 +83,23 @@ def test_features_are_about_normal(audio):
     features = log_mel(audio, 100, rate_hz=50.0, config=CONFIG)
     assert features.shape == (200, 10) and features.dtype == np.float32
     assert abs(features.mean()) < 1.5 and 0.3 < features.std() < 2
+
+
+@pytest.mark.parametrize("rate_hz", [50.0, 49.9])
+def test_features_in_a_graph_are_the_same_and_have_a_gradient(audio, rate_hz):
+    alone = log_mel(audio, int(2 * rate_hz), rate_hz=rate_hz, config=CONFIG)
+    several = tf.constant(np.stack([audio, 0.3 * audio]))
+    with tf.GradientTape() as tape:
+        tape.watch(several)
+        found = log_mel_of_batch(several, several, rate_hz=rate_hz, config=CONFIG)
+    gradient = tape.gradient(found, several).numpy()
+    assert np.isfinite(gradient).all() and np.any(gradient)
+    for row in found.numpy():
+        assert largest_difference(row, alone) < 1e-3
+    quieter = log_mel_of_batch(0.3 * several, several, rate_hz=rate_hz, config=CONFIG)
+    assert np.mean(quieter.numpy() < found.numpy()) > 0.5
+    with pytest.raises(ValueError, match=r"at least as long as a token, 0\.02 s"):
+        log_mel_of_batch(several[:, :9], several, rate_hz=rate_hz, config=CONFIG)
 
 
 def test_long_recordings_run_in_windows(tokenizer, audio, monkeypatch):

@@ -4,9 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy
 
 from bark_tf import EncodecConfig, EncodecModel
+from bark_tf.config import CtcConfig
+from bark_tf.models.ctc import CtcModel
+from bark_tf.semantic_tokens.ctc import CtcTokenizer
 from bark_tf.training.codec.discriminator import Discriminator
+from bark_tf.training.codec.losses import RecogniserDistance
 from bark_tf.training.codec.trainer import (
     AudioBatches,
     CodecTrainer,
@@ -42,11 +47,14 @@ def batch(rng):
     return {"audio": (LEVEL * audio).astype(np.float32)}
 
 
-def trainer_of(config, discriminator=None, rate=3e-3, dtype=None, **options):
+def trainer_of(
+    config, discriminator=None, rate=3e-3, dtype=None, tokenizer=None, **options
+):
     keras.utils.set_random_seed(1)
     codec = EncodecModel(config, dtype=dtype)
     start_at_level(codec, LEVEL)
-    trainer = CodecTrainer(codec, CodecOptions(**options), discriminator)
+    options = CodecOptions(**options)
+    trainer = CodecTrainer(codec, options, discriminator, tokenizer=tokenizer)
     trainer.compile(optimizer=keras.optimizers.Adam(rate))
     return trainer
 
@@ -236,6 +244,27 @@ def test_a_discriminator_learns_beside_the_codec(config, batch):
         # The hinge losses of real and fake cancel in the last bias.
         assert new.path.endswith("output_conv/bias") or np.any(new.numpy() != old)
     assert len(trainer.optimizers) == 2
+
+
+def test_a_recogniser_judges_what_is_said(config, batch):
+    sizes = {"num_mels": 10, "hidden_size": 8, "num_layers": 2, "num_heads": 2}
+    network = toy.randomize(CtcModel(CtcConfig(**sizes)), stddev=0.3)
+    centres = np.zeros((3, 8), np.float32)
+    tokenizer = CtcTokenizer(network, centres, rate_hz=50.0)
+    with pytest.raises(ValueError, match=r"sample rate, 16000\. Received: 8000"):
+        trainer_of(config, tokenizer=tokenizer)
+    config = config.replace(sampling_rate=16_000)
+    before = network.get_weights()
+    weights = {"mel": 0.0, "waveform": 0.0, "recogniser": 1.0}
+    trainer = trainer_of(config, tokenizer=tokenizer, weights=weights)
+    history = run(trainer, batch, 30)
+    assert history["loss"] == history["recogniser"]
+    assert np.mean(history["recogniser"][-5:]) < 0.9 * history["recogniser"][0]
+    for weight, old in zip(network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    distance = RecogniserDistance(tokenizer)
+    assert float(distance(batch["audio"], batch["audio"])) == 0
+    assert float(distance(batch["audio"], 0.5 * batch["audio"])) > 0
 
 
 def test_kmeans_finds_separate_groups(rng):
