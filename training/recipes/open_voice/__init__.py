@@ -1,13 +1,12 @@
 """A small Bark from scratch that speaks any English text, step by step.
 
     python -m bark_tf.training.recipes.open_voice._make_speech TEXTS SPEECH --others 700
-    bark-tf prepare SPEECH/train audio --sample-rate 16000 --validation 0.02
-        --silence 0.25
-    bark-tf train open_voice/codec --set data=audio out=open
     bark-tf prepare SPEECH/train/phonemes.jsonl phonemes --sample-rate 16000
         --validation 0.02 --silence 0.25
-    bark-tf train-tokenizer phonemes open --kind ctc --steps 4200 --batch-size 12
-        --optimizer muon
+    bark-tf train-tokenizer phonemes open --kind ctc --clusters 500 --rate 50
+        --steps 4200 --batch-size 12 --optimizer muon
+    bark-tf train open_voice/codec --set data=phonemes out=open
+        codec.recogniser=open
     bark-tf prepare SPEECH/train tokens --model open --validation 0.02 --silence 0.25
         --keep-audio
     bark-tf train open_voice/semantic --set model=open data=tokens out=open

@@ -1,8 +1,8 @@
-"""The open voice, step 1: a codec from scratch.
+"""The open voice, step 2: a codec from scratch.
 
-    bark-tf prepare SPEECH/train audio --sample-rate 16000 --validation 0.02
-        --silence 0.25
-    bark-tf train open_voice/codec --set data=audio out=open
+    bark-tf train open_voice/codec --set data=phonemes out=open codec.recogniser=open
+
+Finish the semantic tokenizer first: its recogniser judges what the codec says.
 
 The codec has 2.5 million weights; those of the result are averaged over steps. A step
 is 2 seconds of audio: early on, many small steps teach more than few large ones.
