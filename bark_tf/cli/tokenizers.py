@@ -30,7 +30,7 @@ _EXAMPLES = """examples:
 _NETWORK_ARGUMENTS = ("layer", "width", "steps", "batch_size", "restart")
 _KIND_ARGUMENTS = {
     "kmeans": ("clusters", "rate"),
-    "ctc": ("clusters", "rate", "dtype", "optimizer", *_NETWORK_ARGUMENTS),
+    "ctc": ("clusters", "rate", "dtype", "optimizer", "start", *_NETWORK_ARGUMENTS),
     "quantizer": ("hubert", "quantizer", "make_pairs", *_NETWORK_ARGUMENTS),
 }
 _PAIR_ARGUMENTS = ("model", "voice", "validation")
@@ -114,6 +114,11 @@ def _add_network(group: Any) -> None:
     )
     group.add_argument(
         "--optimizer", choices=("adamw", "muon"), help="only ctc; default: adamw"
+    )
+    group.add_argument(
+        "--start",
+        metavar="DIR",
+        help="only ctc; folder training/recogniser of an earlier run to go on from",
     )
     group.add_argument(
         "--restart",
@@ -220,6 +225,7 @@ def _train_ctc(arguments: argparse.Namespace) -> None:
             ),
             batch_size=_given(arguments.batch_size, training.BATCH_SIZE),
             dtype=arguments.dtype,
+            start=arguments.start,
             restart=arguments.restart,
             announce=lambda plan: note(arguments, str(plan)),
             progress=report,

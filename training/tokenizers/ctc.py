@@ -6,6 +6,7 @@ which shows how much of the words they hold.
 
     OUT/semantic_tokenizer.*        what `load_semantic_tokenizer` reads
     OUT/training/ctc/               the run of the recogniser: checkpoints, logs
+    OUT/training/recogniser/        the recogniser with all its blocks, to start from
     OUT/training/ctc_tokens/        tokens of the recordings, and the run of the reader
 
 The folder `training` can be deleted when training is done. As long as it exists,
@@ -42,6 +43,7 @@ from ..options import TrainingOptions
 from ..runs import checkpoints
 from ..runs.fit import train
 from .ctc_examples import Alphabet, CtcExamples, Features, Recordings, Tokens
+from .ctc_recogniser import put_recogniser, save_recogniser
 from .ctc_score import CtcScore, Reading, transcripts
 from .ctc_trainer import CtcTrainer, TokenReader
 from .inputs import claim, digest_of_weights, run_options
@@ -168,6 +170,7 @@ def train_ctc(
     options: TrainingOptions | None = None,
     batch_size: int = BATCH_SIZE,
     dtype: Any = None,
+    start: str | os.PathLike | None = None,
     restart: bool = False,
     announce: Callable[[Plan], None] | None = None,
     progress: Progress | None = None,
@@ -189,6 +192,8 @@ def train_ctc(
         batch_size: Recordings per step.
         dtype: Keras dtype policy of training; `"mixed_bfloat16"` is faster on
             processors that have it. None: Keras's global policy.
+        start: The folder `training/recogniser` of another run, whose recogniser goes on
+            learning; its alphabet may differ. None: new weights.
         restart: Whether to delete an earlier run in `out`.
         announce: Called with the `Plan` before training starts.
         progress: Called with (what, done, total).
@@ -215,7 +220,8 @@ def train_ctc(
         job = _job(data, config, rate_hz, options, batch_size, progress or _silent)
         _check_vocabulary(job.recordings["train"], vocab_size)
         layer = _checked_layer(layer, job.config)
-        network, audio = _train_network(job, dtype, folder / "ctc", announce)
+        network, audio = _train_network(job, dtype, folder / "ctc", start, announce)
+        save_recogniser(folder / "recogniser", network, job.alphabet)
         tokenizer = _tokenizer(job, network, layer, vocab_size)
         tokenizer.save(out)
         read = _read_tokens(job, network, layer, tokenizer, folder / "ctc_tokens")
@@ -306,7 +312,11 @@ def _checked_layer(layer: int | None, config: CtcConfig) -> int:
 
 
 def _train_network(
-    job: _Job, dtype: Any, run: Path, announce: Callable[[Plan], None] | None
+    job: _Job,
+    dtype: Any,
+    run: Path,
+    start: str | os.PathLike | None,
+    announce: Callable[[Plan], None] | None,
 ) -> tuple[CtcModel, Reading]:
     """Trains the recogniser, and reads the held-out recordings with it."""
     recordings = {
@@ -315,6 +325,12 @@ def _train_network(
     inputs = {"recordings": recordings, "network": job.config.to_dict()}
     inputs["rate_hz"] = job.recordings["train"].rate_hz
     inputs["dtype"] = keras.dtype_policies.get(dtype).name
+    keras.utils.set_random_seed(job.options.seed)
+    network = CtcModel(job.config, dtype=dtype)
+    inputs["start"] = None
+    if start is not None:
+        put_recogniser(start, network, job.alphabet)
+        inputs["start"] = digest_of_weights(network)
     claim(run, {**inputs, "batch_size": job.batch_size})
     batches = job.batches(
         {
@@ -324,8 +340,6 @@ def _train_network(
     )
     if announce is not None:
         announce(_plan(job, batches["train"], dtype, run))
-    keras.utils.set_random_seed(job.options.seed)
-    network = CtcModel(job.config, dtype=dtype)
     trainer = CtcTrainer(network, job.alphabet, "ctc")
     train(
         trainer,

@@ -1,11 +1,15 @@
 """Training of a tokenizer by CTC: tones that stand for letters."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import toy
 
 from bark_tf.cli import main as cli
+from bark_tf.config import CtcConfig
+from bark_tf.models.ctc import CtcModel
 from bark_tf.semantic_tokens.ctc import CtcTokenizer
 from bark_tf.semantic_tokens.tokenizer import load_semantic_tokenizer
 from bark_tf.training.data.shards import (
@@ -17,6 +21,8 @@ from bark_tf.training.data.shards import (
 )
 from bark_tf.training.options import TrainingOptions
 from bark_tf.training.tokenizers.ctc import ctc_options, train_ctc
+from bark_tf.training.tokenizers.ctc_examples import Alphabet
+from bark_tf.training.tokenizers.ctc_recogniser import put_recogniser, save_recogniser
 
 RATE = 8_000  # of the audio; the recogniser hears 16 kHz
 RATE_HZ = 25.0
@@ -195,6 +201,42 @@ def test_what_cannot_work_is_refused_before_training(made, data, tmp_path):
     with pytest.raises(ValueError, match=r"other inputs \(batch_size differ\)"):
         trained(data, made[2], batch_size=9)
     assert not (tmp_path / "out").exists()
+
+
+# Going on from a recogniser -----------------------------------------------------------
+
+
+def test_a_recogniser_goes_on_learning(made, data, tmp_path):
+    start = made[2] / "training/recogniser"
+    once = dataclasses.replace(OPTIONS, steps=1, learning_rate=1e-9, warmup_steps=0)
+    _, score = trained(data, tmp_path / "on", start=start, options=once)
+    assert score.audio.characters[0] == 0
+    with pytest.raises(ValueError, match=r"other inputs \(start differ\)"):
+        trained(data, tmp_path / "on", options=once)
+    with pytest.raises(ValueError, match="sizes of the new one, num_layers 1"):
+        sizes = {**SIZES, "num_layers": 1}
+        trained(data, tmp_path / "other", start=start, options=once, sizes=sizes)
+    with pytest.raises(FileNotFoundError, match=r"recogniser\.json is missing"):
+        trained(data, tmp_path / "other", start=tmp_path, options=once)
+    assert not (tmp_path / "other").exists()
+
+
+def test_characters_keep_their_weights_in_another_alphabet(tmp_path):
+    config = CtcConfig(**SIZES)
+    old, new = Alphabet(("a", "b", "d")), Alphabet(("b", "c", "d", "e"))
+    before, after = (CtcModel(config.replace(output_size=n)) for n in (3, 4))
+    before, after = toy.randomize(before), toy.randomize(after, seed=1)
+    fresh = after.arrays()["head/kernel"].copy()
+    save_recogniser(tmp_path, before, old)
+    put_recogniser(tmp_path, after, new)
+    wanted = before.arrays()
+    for name, array in after.arrays().items():
+        kept = wanted[name].astype(np.float16).astype(np.float32)
+        if not name.startswith("head/"):
+            np.testing.assert_array_equal(array, kept)
+        else:  # the last row is the blank's
+            np.testing.assert_array_equal(array[[0, 2, 4]], kept[[1, 2, 3]])
+    np.testing.assert_array_equal(after.arrays()["head/kernel"][[1, 3]], fresh[[1, 3]])
 
 
 # The command --------------------------------------------------------------------------
