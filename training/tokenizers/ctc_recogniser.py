@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from bark_tf.config import CtcConfig
 from bark_tf.config.fields import check_values
@@ -41,7 +41,7 @@ def save_recogniser(directory: Path, network: CtcModel, alphabet: Alphabet) -> N
         for name, array in network.arrays().items()
     }
     with atomic_write(directory / ARRAYS_NAME) as temporary:
-        save_file(arrays, temporary)
+        temporary.write_bytes(save(arrays))
     with atomic_write(directory / SETTINGS_NAME) as temporary:
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
