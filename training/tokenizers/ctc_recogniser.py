@@ -1,7 +1,7 @@
 """A trained recogniser with all its blocks, to train it further or on other speech.
 
-DIRECTORY/recogniser.json          sizes and alphabet
-DIRECTORY/recogniser.safetensors   weights in half precision
+A directory holds `recogniser.json`, its sizes and alphabet, and
+`recogniser.safetensors`, its weights in half precision.
 """
 
 from __future__ import annotations

@@ -165,6 +165,8 @@ def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
         if words[1] == "open_voice/codec":
             words += ["segment_s=0.4", "codec={'quantize_from': 2}"]
         toy_speech.run_step(words)
+    log = Path("open/training/codec/log.jsonl").read_text(encoding="utf-8")
+    assert json.loads(log.splitlines()[-1])["val_recogniser"] > 0
     assert Path("report/report.md").is_file() and Path("speech.wav").is_file()
     size = sum(path.stat().st_size for path in Path("voice").iterdir())
     assert size < MOST_BYTES

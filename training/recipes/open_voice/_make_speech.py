@@ -122,8 +122,9 @@ def _all_jobs(arguments: argparse.Namespace) -> list[Job]:
         kept: jobs_of(held_out, arguments.out / kept / TEACHER, TEACHER, "held", False),
         "train": jobs_of(texts.train[:limit], train / TEACHER, TEACHER, TEACHER, True),
     }
-    for name in (*FLITE, *KOKORO) if arguments.others else ():
-        some = random.Random(name).sample(texts.train, arguments.others)
+    count = min(arguments.others, len(texts.train))
+    for name in (*FLITE, *KOKORO) if count else ():
+        some = random.Random(name).sample(texts.train, count)
         parts["train"] += jobs_of(some, train / name, name, name, True)
     spell = Piper().phonemes
     for split, jobs in parts.items():
