@@ -23,6 +23,7 @@ LOSS_WEIGHTS = {
     "waveform": 0.1,
     "recogniser": 0.5,
     "commitment": 0.25,
+    "level": 0.01,
     "adversarial": 0.1,
     "features": 0.2,
 }
@@ -152,7 +153,8 @@ class CodecOptions:
             named are never drawn. Empty: all recordings alike.
         discriminator: Whether to train against a discriminator.
         weights: Loss -> weight; others keep the default of `LOSS_WEIGHTS`. Adversarial
-            losses need the discriminator, and `recogniser` the recogniser.
+            losses need the discriminator, and `recogniser` the recogniser. `level`
+            holds latents that grow, see `bark_tf.training.codec.losses.level`.
         recogniser: Directory of a semantic tokenizer of kind ctc. What its network
             makes of a recording and of the reconstruction must be alike, so that words
             stay clear. None: no such loss. The codec's rate must be 16 kHz.

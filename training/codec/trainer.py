@@ -126,7 +126,7 @@ class CodecTrainer(keras.Model):
             trainable=False,
             name="latents",
         )
-        names = ["loss", "mel", "waveform", "commitment", "entries_used"]
+        names = ["loss", "mel", "waveform", "commitment", "level", "entries_used"]
         if tokenizer is not None:
             names.append("recogniser")
         if discriminator is not None:
@@ -198,6 +198,7 @@ class CodecTrainer(keras.Model):
             estimate = self.codec.decode_latent(partial)
             parts = self._reconstruction(audio, estimate)
             parts["commitment"] = self._commitment(latent, quantized)
+            parts["level"] = losses.level(latent)
             if self.discriminator is not None:
                 parts |= self._judge(audio, estimate)
             weights = self.options.weights

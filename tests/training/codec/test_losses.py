@@ -68,6 +68,12 @@ def test_commitment_is_relative_to_the_variance(rng):
     assert float(scaled) == pytest.approx(1, rel=1e-4)
 
 
+def test_level_counts_latents_above_ten(rng):
+    latent = tf.constant(np.sign(rng.normal(size=(2, 50, 4))).astype(np.float32))
+    for scale, wanted in ((0.0, 0), (1.0, 0), (10.0, 0), (100.0, np.log(10) ** 2)):
+        assert float(losses.level(scale * latent)) == pytest.approx(wanted, abs=1e-5)
+
+
 def test_hinge_losses_by_hand():
     real, fake = tf.constant([2.0, 0.0]), tf.constant([-2.0, 0.5])
     # real: (0 + 1) / 2, fake: (0 + 1.5) / 2

@@ -9,6 +9,7 @@ import toy
 from bark_tf import EncodecConfig, EncodecModel
 from bark_tf.config import CtcConfig
 from bark_tf.models.ctc import CtcModel
+from bark_tf.models.encodec.conv import Convolution
 from bark_tf.semantic_tokens.ctc import CtcTokenizer
 from bark_tf.training.codec.discriminator import Discriminator
 from bark_tf.training.codec.losses import RecogniserDistance
@@ -80,6 +81,19 @@ def test_a_codec_learns_from_scratch_in_one_trace(config, batch, dtype):
     result = trainer.evaluate(dataset, verbose=0, return_dict=True)
     for name in ("mel", "waveform"):
         assert 0 < result[name] < history[name][0]
+
+
+@pytest.mark.parametrize(("weight", "share"), [(0.0, 1.0), (0.01, 0.9)])
+def test_latents_that_grew_come_back(config, batch, weight, share):
+    nothing_else = dict.fromkeys(("mel", "waveform", "commitment"), 0.0)
+    trainer = trainer_of(config, weights={**nothing_else, "level": weight})
+    for layer in trainer.codec.encoder._flatten_layers():
+        if isinstance(layer, Convolution):
+            layer.scale.assign(4 * layer.scale)
+    levels = run(trainer, batch, 20)["level"]
+    assert levels[-1] == pytest.approx(min(levels), rel=1e-5)
+    assert levels[-1] <= share * levels[0]
+    assert (weight > 0) == (levels[-1] < 0.999 * levels[0])
 
 
 def test_the_gain_of_all_audio_stays(config, batch):
