@@ -1,16 +1,17 @@
 """Training of a semantic tokenizer that knows words, from speech and its texts.
 
 A small recogniser learns by CTC which characters are said; k-means of the hidden states
-of one of its blocks gives the tokens. Then its upper blocks learn to read the tokens,
-which shows how much of the words they hold.
+of one of its blocks gives the first tokens. Then it learns on while its upper blocks
+see only the tokens: so the tokens come to hold the words, and the recogniser reads
+them, which shows how much of the words they hold.
 
     OUT/semantic_tokenizer.*        what `load_semantic_tokenizer` reads
     OUT/training/ctc/               the run of the recogniser: checkpoints, logs
+    OUT/training/ctc_tokens/        the run through the tokens
     OUT/training/recogniser/        the recogniser with all its blocks, to start from
-    OUT/training/ctc_tokens/        tokens of the recordings, and the run of the reader
 
-The folder `training` can be deleted when training is done. As long as it exists,
-other tokens of the same recogniser (another vocabulary or layer) take minutes.
+The folder `training` can be deleted when training is done. As long as it exists, other
+tokens (another vocabulary or layer) start from the same recogniser.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from ..runs.fit import train
 from .ctc_examples import Alphabet, CtcExamples, Features, Recordings, Tokens
 from .ctc_recogniser import put_recogniser, save_recogniser
 from .ctc_score import CtcScore, Reading, transcripts
-from .ctc_trainer import CtcTrainer, TokenReader
+from .ctc_trainer import CtcTrainer, QuantizedRecogniser, TokenReader
 from .inputs import claim, digest_of_weights, run_options
 from .train import token_sizes
 
@@ -54,13 +55,14 @@ STEPS = 10_000
 BATCH_SIZE = 16
 # Feature frames per second, which a token's are a whole number of.
 _FEATURES_HZ = 100
-# Steps of the recogniser per step of the reader.
-_READER_SHARE = 5
+# Steps through tokens, and their learning rate, relative to those before.
+_READING_SHARE = 0.5
+_READING_RATE = 0.7
 # Tokens to fit centres to, drawn recording by recording.
 _FITTED_TOKENS = 400_000
 # Validation batches of equal length compile less.
 _BUCKETS = 8
-_TOKENS_NAME = "tokens.safetensors"
+_CENTRES_NAME = "centres.safetensors"
 
 
 def ctc_options(
@@ -108,7 +110,7 @@ class Plan(NamedTuple):
         hours: Hours of speech.
         characters: Characters of the alphabet.
         weights: Weights of the recogniser.
-        steps: Steps of recogniser and reader that are still to be taken.
+        steps: Steps that are still to be taken, with and without tokens.
         epochs: How often the recogniser hears each recording.
         step_s: Seconds of one step, measured.
     """
@@ -150,7 +152,7 @@ def _plan(job: _Job, batches: Batches, dtype: Any, run: Path) -> Plan:
         hours=float(recordings.seconds.sum()) / 3600,
         characters=len(job.alphabet.characters),
         weights=network.count_params(),
-        steps=max(0, steps - taken) + _reader_options(job.options).steps,
+        steps=max(0, steps - taken) + _reading_options(job.options).steps,
         epochs=steps * batches.batch_size / len(recordings),
         step_s=time.monotonic() - start,
     )
@@ -221,11 +223,15 @@ def train_ctc(
         _check_vocabulary(job.recordings["train"], vocab_size)
         layer = _checked_layer(layer, job.config)
         network, audio = _train_network(job, dtype, folder / "ctc", start, announce)
+        centres, before = _learn_tokens(
+            job, network, layer, vocab_size, folder / "ctc_tokens"
+        )
         save_recogniser(folder / "recogniser", network, job.alphabet)
-        tokenizer = _tokenizer(job, network, layer, vocab_size)
+        tokenizer = _tokenizer(job, network, layer, centres)
         tokenizer.save(out)
-        read = _read_tokens(job, network, layer, tokenizer, folder / "ctc_tokens")
-    return tokenizer, CtcScore(len(job.recordings["validation"]), audio, *read)
+        after = _read_tokens(job, network, layer, tokenizer)
+    count = len(job.recordings["validation"])
+    return tokenizer, CtcScore(count, audio, before, after)
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -242,17 +248,24 @@ class _Job(NamedTuple):
     batch_size: int
     progress: Progress
 
+    def features(self) -> dict[str, Features]:
+        """The features of both splits."""
+        return {
+            split: Features(recordings, self.config, is_masked=split == "train")
+            for split, recordings in self.recordings.items()
+        }
+
     def batches(self, inputs: Mapping[str, Any]) -> dict[str, Batches]:
-        """The batches of both splits, given their `Features` or `Tokens`."""
+        """The batches of splits, given their `Features` or `Tokens`."""
         return {
             split: Batches(
-                CtcExamples(recordings, inputs[split], seed=self.options.seed),
+                CtcExamples(self.recordings[split], given, seed=self.options.seed),
                 self.batch_size,
                 seed=self.options.seed,
                 num_buckets=_BUCKETS,
                 shuffle=split == "train",
             )
-            for split, recordings in self.recordings.items()
+            for split, given in inputs.items()
         }
 
     def reading(self, trainer: CtcTrainer, batches: Batches, what: str) -> Reading:
@@ -332,12 +345,7 @@ def _train_network(
         put_recogniser(start, network, job.alphabet)
         inputs["start"] = digest_of_weights(network)
     claim(run, {**inputs, "batch_size": job.batch_size})
-    batches = job.batches(
-        {
-            split: Features(recordings, job.config, is_masked=split == "train")
-            for split, recordings in job.recordings.items()
-        }
-    )
+    batches = job.batches(job.features())
     if announce is not None:
         announce(_plan(job, batches["train"], dtype, run))
     trainer = CtcTrainer(network, job.alphabet, "ctc")
@@ -353,21 +361,30 @@ def _train_network(
 
 
 def _tokenizer(
-    job: _Job, network: CtcModel, layer: int, vocab_size: int
+    job: _Job, network: CtcModel, layer: int, centres: np.ndarray
 ) -> CtcTokenizer:
-    """Fits centres to the hidden states of a layer.
-
-    All weights are rounded to half precision first, as they are saved.
-    """
+    """The tokenizer of a recogniser, all weights rounded as they are saved."""
     config = job.config.replace(num_layers=layer, output_size=0)
     with allocate_only():
         encoder = CtcModel(config, dtype="float32")
     encoder.put_arrays(
-        {name: array.astype(np.float16) for name, array in network.arrays().items()}
+        {name: _rounded(array) for name, array in network.arrays().items()}
     )
+    rate_hz = job.recordings["train"].rate_hz
+    return CtcTokenizer(encoder, _rounded(centres), rate_hz=rate_hz)
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float16).astype(np.float32)
+
+
+def _first_centres(
+    job: _Job, network: CtcModel, layer: int, vocab_size: int
+) -> np.ndarray:
+    """K-means of the hidden states of a layer, float32 (N, C)."""
+    nothing = np.zeros((0, job.config.hidden_size), np.float32)
+    tokenizer = _tokenizer(job, network, layer, nothing)
     recordings = job.recordings["train"]
-    nothing = np.zeros((0, config.hidden_size), np.float32)
-    tokenizer = CtcTokenizer(encoder, nothing, rate_hz=recordings.rate_hz)
     rng = np.random.default_rng(job.options.seed)
     order = rng.permutation(len(recordings))
     ends = np.cumsum(recordings.seconds[order]) * recordings.rate_hz
@@ -379,65 +396,70 @@ def _tokenizer(
             job.progress("hidden states", done, len(order))
 
     frames = drawn_frames(states(), vocab_size, rng)
-    centres = fit_centres(
+    return fit_centres(
         frames,
         vocab_size,
         rng,
         lambda done, total: job.progress("k-means", done, total),
     )
-    centres = centres.astype(np.float16).astype(np.float32)
-    return CtcTokenizer(encoder, centres, rate_hz=recordings.rate_hz)
 
 
-# === Reading the tokens ===
+# === Learning to read the tokens ===
 
 
-def _reader_options(options: TrainingOptions) -> TrainingOptions:
-    steps = max(1, options.steps // _READER_SHARE)
+def _reading_options(options: TrainingOptions) -> TrainingOptions:
+    steps = max(1, round(_READING_SHARE * options.steps))
     return dataclasses.replace(
         options,
         steps=steps,
+        learning_rate=_READING_RATE * options.learning_rate,
         warmup_steps=min(options.warmup_steps, steps // 10),
-        validate_every=max(1, steps // 5),
+        validate_every=max(1, steps // 10),
     )
 
 
-def _read_tokens(
-    job: _Job, network: CtcModel, layer: int, tokenizer: CtcTokenizer, folder: Path
-) -> tuple[Reading, Reading]:
-    """Reads the held-out recordings from tokens, before and after training on them."""
-    digest = digest_of_weights(tokenizer.network)[:8]
-    run = folder / f"layer-{layer}-vocabulary-{tokenizer.vocab_size}-{digest}"
+def _learn_tokens(
+    job: _Job, network: CtcModel, layer: int, vocab_size: int, folder: Path
+) -> tuple[np.ndarray, Reading]:
+    """Trains the recogniser on through its tokens.
+
+    Returns:
+        The centres, float32 (N, C), and how well the recogniser read before that.
+    """
+    digest = digest_of_weights(network)[:8]
+    run = folder / f"layer-{layer}-vocabulary-{vocab_size}-{digest}"
     run.mkdir(parents=True, exist_ok=True)
-    inputs = {
-        split: Tokens(_tokens(job, split, tokenizer, run)) for split in job.recordings
-    }
-    batches = job.batches(inputs)
-    reader = TokenReader(network, layer, tokenizer.centres, dtype=network.dtype_policy)
-    trainer = CtcTrainer(reader, job.alphabet, "token reader")
+    path = run / _CENTRES_NAME
+    if not path.is_file():  # a resumed run starts from the same ones
+        centres = _first_centres(job, network, layer, vocab_size)
+        with atomic_write(path) as temporary:
+            save_file({"centres": centres}, temporary)
+    centres = load_file(path)["centres"]
+    recogniser = QuantizedRecogniser(
+        network, layer, centres, dtype=network.dtype_policy
+    )
+    trainer = CtcTrainer(recogniser, job.alphabet, "ctc through tokens")
+    batches = job.batches(job.features())
     before = job.reading(trainer, batches["validation"], "reading tokens")
     train(
         trainer,
         batches["train"],
-        options=_reader_options(job.options),
+        options=_reading_options(job.options),
         directory=run,
         validation=batches["validation"],
         progress=job.progress,
     )
-    return before, job.reading(trainer, batches["validation"], "reading tokens")
+    return recogniser.centres.numpy(), before
 
 
-def _tokens(job: _Job, split: str, tokenizer: CtcTokenizer, run: Path) -> list:
-    """The tokens of all recordings, made once and stored."""
-    path = run / f"{split}-{_TOKENS_NAME}"
-    recordings = job.recordings[split]
-    if not path.is_file():
-        made = []
-        for index in range(len(recordings)):
-            made.append(tokenizer(recordings.audio(index)))
-            job.progress(f"{split} tokens", index + 1, len(recordings))
-        lengths = np.array([len(tokens) for tokens in made])
-        with atomic_write(path) as temporary:
-            save_file({"tokens": np.concatenate(made), "lengths": lengths}, temporary)
-    stored = load_file(path)
-    return np.split(stored["tokens"], np.cumsum(stored["lengths"])[:-1])
+def _read_tokens(job: _Job, network: CtcModel, layer: int, tokenizer: CtcTokenizer):
+    """Reads the held-out recordings from the tokens of the saved tokenizer."""
+    recordings = job.recordings["validation"]
+    tokens = []
+    for index in range(len(recordings)):
+        tokens.append(tokenizer(recordings.audio(index)))
+        job.progress("held-out tokens", index + 1, len(recordings))
+    batches = job.batches({"validation": Tokens(tokens)})
+    reader = TokenReader(QuantizedRecogniser(network, layer, tokenizer.centres))
+    trainer = CtcTrainer(reader, job.alphabet, "token reader")
+    return job.reading(trainer, batches["validation"], "reading tokens")

@@ -47,10 +47,10 @@ class CtcScore(NamedTuple):
 
     Attributes:
         recordings: Number of recordings.
-        audio: Read by the whole recogniser from the audio: the bound of the others.
-        centres: Read by its upper blocks from the tokens' centres.
-        tokens: Read from the tokens after these blocks were trained on tokens. What a
-            model that is trained on the tokens can know of the words.
+        audio: Read by the recogniser from the audio, before it knew tokens.
+        centres: Read by its upper blocks from the first tokens, those of k-means.
+        tokens: Read from the tokens of the saved tokenizer, after it learned through
+            tokens. What a model that is trained on them can know of the words.
     """
 
     recordings: int
@@ -66,8 +66,8 @@ class CtcScore(NamedTuple):
         ]
         for name, reading in (
             ("audio", self.audio),
-            ("tokens, by the recogniser", self.centres),
-            ("tokens, by a reader trained on them", self.tokens),
+            ("tokens of k-means", self.centres),
+            ("tokens, learned", self.tokens),
         ):
             cells = [
                 f"{100 * rate:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
@@ -86,7 +86,7 @@ def transcripts(
     """Reads all examples of batches that are not shuffled, greedily.
 
     Args:
-        trainer: Holds the recogniser or the reader.
+        trainer: Holds what reads.
         batches: The batches.
         alphabet: The characters.
         progress: Called with (batches done, batches).

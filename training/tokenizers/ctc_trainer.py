@@ -12,29 +12,41 @@ import tensorflow as tf
 from bark_tf.models.ctc import CtcModel
 from bark_tf.models.losses import IGNORED_LABEL
 
+from ..codec.losses import commitment
 from .ctc_examples import Alphabet
 
+# A centre's decay per step, and the count below which it stays where it is.
+_DECAY = 0.99
+_LEAST_COUNT = 1e-3
+# Weight of the distance from states to their centres, relative to the variance.
+_COMMITMENT = 0.2
 
-class TokenReader(keras.Model):
-    """Reads characters from semantic tokens: what words the tokens still hold.
 
-    A token's centre takes the place of the hidden state; the recogniser's upper blocks
-    read on from there. Training changes the centres and these blocks only.
+class QuantizedRecogniser(keras.Model):
+    """A recogniser that reads from its own semantic tokens.
+
+    The nearest centres take the place of the hidden states after a block; the upper
+    blocks read on from there. Gradients pass straight through, so the lower blocks
+    learn to make states that the centres tell apart. The centres have no gradient: they
+    follow the moving average of the states assigned to them.
 
     Args:
-        network: The recogniser; its lower blocks are frozen.
+        network: The recogniser.
         layer: The block whose hidden states the centres replace.
         centres: float32 (N, C).
         name: Name of the model; checkpoints hold it.
         **kwargs: `dtype`.
 
     Call arguments:
-        tokens: int32 (B, T).
-        lengths: int32 (B,), or None.
-        training: Whether to apply dropout.
+        features: Float (B, F, M).
+        lengths: int32 (B,), tokens of each row before padding.
+        training: Whether to apply dropout, and to move the centres.
 
     Returns:
         Logits (B, T, V + 1).
+
+    Source: van den Oord et al., "Neural Discrete Representation Learning", 2017; Du et
+    al., "CosyVoice", 2024 (tokens of a recogniser that is trained through them).
     """
 
     def __init__(
@@ -42,30 +54,98 @@ class TokenReader(keras.Model):
         network: CtcModel,
         layer: int,
         centres: np.ndarray,
-        name: str = "reader",
+        name: str = "quantized",
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=name, autocast=False, **kwargs)
         self.network, self.layer = network, layer
-        for part in (network.front, *network.blocks[:layer]):
-            part.trainable = False
-        self.centres = self.add_weight(centres.shape, "zeros", name="centres")
+        how = {"trainable": False, "autocast": False, "dtype": "float32"}
+        count = len(centres)
+        self.centres = self.add_weight(centres.shape, "zeros", name="centres", **how)
+        self.sums = self.add_weight(centres.shape, "zeros", name="sums", **how)
+        self.counts = self.add_weight((count,), "ones", name="counts", **how)
         self.centres.assign(centres)
+        self.sums.assign(centres)
         self.built = True
 
-    def call(self, tokens, lengths=None, training=False):
+    def call(self, features, lengths, training=False):
         """See the class."""
-        table = tf.cast(self.centres, self.network.compute_dtype)
-        x = tf.gather(table, tokens)
-        x = self.network.continue_from(x, lengths, self.layer, training=training)
-        return self.network.classify(x)
+        states = self.network.encode(features, lengths, self.layer, training=training)
+        wide = tf.cast(states, tf.float32)
+        tokens = self.nearest(tf.stop_gradient(wide))
+        entries = tf.gather(tf.convert_to_tensor(self.centres), tokens)
+        is_real = tf.sequence_mask(lengths, tf.shape(wide)[1])
+        if training:
+            rows, found = (tf.boolean_mask(x, is_real) for x in (wide, tokens))
+            targets = tf.boolean_mask(entries, is_real)
+            self.add_loss(_COMMITMENT * commitment(rows[None], targets[None]))
+            self._follow(tf.stop_gradient(rows), found)
+        wide += tf.stop_gradient(entries - wide)
+        return self.read(tf.cast(wide, states.dtype), lengths, training=training)
+
+    def nearest(self, states):
+        """The tokens of hidden states: float32 (B, T, C) to int32 (B, T)."""
+        centres = tf.convert_to_tensor(self.centres)
+        products = tf.einsum("btc,nc->btn", states, centres)
+        distances = tf.reduce_sum(centres**2, axis=-1) - 2 * products
+        return tf.argmin(distances, axis=-1, output_type=tf.int32)
+
+    def read(self, states, lengths, training=False):
+        """Logits (B, T, V + 1) of hidden states after the block, (B, T, C)."""
+        states = self.network.continue_from(
+            states, lengths, self.layer, training=training
+        )
+        return self.network.classify(states)
+
+    def _follow(self, rows, tokens):
+        """Moves the centres to the states (R, C) that are theirs."""
+        centres = tf.convert_to_tensor(self.centres)
+        ones = tf.ones_like(tokens, tf.float32)
+        found = (
+            (self.counts, tf.math.unsorted_segment_sum(ones, tokens, centres.shape[0])),
+            (self.sums, tf.math.unsorted_segment_sum(rows, tokens, centres.shape[0])),
+        )
+        for variable, new in found:
+            old = tf.convert_to_tensor(variable)
+            variable.assign(_DECAY * old + (1 - _DECAY) * new)
+        counts = tf.convert_to_tensor(self.counts)[:, None]
+        means = tf.convert_to_tensor(self.sums) / tf.maximum(counts, _LEAST_COUNT)
+        self.centres.assign(tf.where(counts > _LEAST_COUNT, means, centres))
+
+
+class TokenReader(keras.Model):
+    """Reads characters from stored semantic tokens.
+
+    Args:
+        recogniser: `QuantizedRecogniser`.
+        **kwargs: `name`.
+
+    Call arguments:
+        tokens: int32 (B, T).
+        lengths: int32 (B,).
+        training: Has no effect.
+
+    Returns:
+        Logits (B, T, V + 1).
+    """
+
+    def __init__(self, recogniser: QuantizedRecogniser, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.recogniser = recogniser
+        self.built = True
+
+    def call(self, tokens, lengths, training=False):
+        """See the class."""
+        entries = tf.gather(tf.convert_to_tensor(self.recogniser.centres), tokens)
+        entries = tf.cast(entries, self.recogniser.network.compute_dtype)
+        return self.recogniser.read(entries, lengths)
 
 
 class CtcTrainer(keras.Model):
     """A recogniser and its loss: nats per character.
 
     Args:
-        model: `CtcModel` or `TokenReader`.
+        model: `CtcModel`, `QuantizedRecogniser` or `TokenReader`.
         alphabet: The characters.
         stage: Name of the run, for progress.
         **kwargs: `name`.
@@ -99,7 +179,7 @@ class CtcTrainer(keras.Model):
         return tf.cast(logits, tf.float32)
 
     def measure(self, batch, training: bool = False):
-        """The loss of a batch.
+        """The loss of a batch, the model's own losses included.
 
         Args:
             batch: A batch from `CtcExamples.pad`.
@@ -128,7 +208,8 @@ class CtcTrainer(keras.Model):
         )
         total = tf.reduce_sum(counts)
         loss = tf.reduce_sum(tf.where(has_text, losses, 0.0))
-        return tf.math.divide_no_nan(loss, total), total, logits
+        loss = tf.math.divide_no_nan(loss, total)
+        return tf.add_n([loss, *self.model.losses]), total, logits
 
     def gradients(self, batch):
         """Gradients of the loss, one per trainable variable; the loss; its weight."""

@@ -3,7 +3,7 @@
     python -m bark_tf.training.recipes.open_voice._make_speech TEXTS SPEECH --others 700
     bark-tf prepare SPEECH/train/phonemes.jsonl phonemes --sample-rate 16000
         --validation 0.02 --silence 0.25
-    bark-tf train-tokenizer phonemes open --kind ctc --clusters 500 --rate 50
+    bark-tf train-tokenizer phonemes open --kind ctc --clusters 1000 --rate 50
         --steps 4200 --batch-size 12 --optimizer muon
     bark-tf train open_voice/codec --set data=phonemes out=open
         codec.recogniser=open

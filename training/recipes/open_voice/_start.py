@@ -31,7 +31,7 @@ _RECUT = 0.1
 
 SAMPLE_RATE = 16_000
 FRAME_RATE = 50  # codec frames, and semantic tokens, per second
-SEMANTIC_TOKENS = 500
+SEMANTIC_TOKENS = 1_000
 CODEBOOK_SIZE = 512
 NUM_CODEBOOKS = 8
 NUM_COARSE = 2
