@@ -32,8 +32,8 @@ from bark_tf.saving import OWN_NAMES, settle
 MODEL_VARIABLE = "BARK_TF_MODEL"
 SHIPPED_CHECKPOINT = Path(__file__).with_name("assets")
 ABOUT_SHIPPED = (
-    "using the small voice that comes with bark-tf, which knows 147 words; the full "
-    "Bark is suno/bark-small (a download of 1.7 GB) or suno/bark"
+    "using the small English voice that comes with bark-tf; the full Bark is "
+    "suno/bark-small (a download of 1.7 GB) or suno/bark"
 )
 INDEX_SUFFIX = ".index.json"
 # In order of preference: files without pickle come first.

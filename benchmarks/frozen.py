@@ -38,7 +38,7 @@ COMMANDS = {
     "history_probability=0.5",
     "lora": "train lora --set model=small data=data out=lora batch_size=2 steps=4 "
     "warmup_steps=1 accumulate=1 validate_every=2 sample_every=None token_noise=0",
-    "codec": "train small_voice/codec --set model=small data=data out=codec steps=6 "
+    "codec": "train open_voice/codec --set model=small data=data out=codec steps=6 "
     "warmup_steps=2 validate_every=3 sample_every=None batch_size=2 segment_s=0.5 "
     "speakers={{}}",
     "tokenizer": "train-tokenizer audio tokens --clusters 20 --rate 49.9",

@@ -3,7 +3,7 @@
     python benchmarks/input_pipeline.py               # recordings of random numbers
     python benchmarks/input_pipeline.py --data DIR    # bark-tf prepare ... --keep-audio
 
-Measures, for every stage of the recipe `small_voice`, how many batches the pipeline
+Measures, for every stage of the recipe `open_voice`, how many batches the pipeline
 makes when nothing else runs, and how many steps training takes when its batch is ready.
 Training waits for its input if the first number is smaller; if both share the
 processor, the pipeline uses steps / batches of it. The last line of the output is one
@@ -50,7 +50,7 @@ WARM_UP = 20  # batches, more than are prefetched
 
 
 def write_random_shards(directory, count, start):
-    """Writes shards of random numbers in the sizes of the small voice."""
+    """Writes shards of random numbers in the sizes of the voice that ships."""
     _, config, tokenizer = start
     semantic = config.semantic_config
     frames_hz = semantic.semantic_rate_hz
@@ -158,7 +158,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", help="shards with tokens of the small voice and audio"
+        "--data", help="shards with audio and tokens of the voice that ships"
     )
     parser.add_argument(
         "--recordings", type=int, default=512, help="random ones; default: 512"
@@ -166,7 +166,7 @@ def main():
     parser.add_argument("--batches", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
-    recipes = {name: load_recipe(f"small_voice/{name}")[0][0] for name in STAGES}
+    recipes = {name: load_recipe(f"open_voice/{name}")[0][0] for name in STAGES}
     start = recipes["codec"].start()
     with tempfile.TemporaryDirectory() as scratch:
         if args.data is None:

@@ -37,8 +37,8 @@ class TrainingOptions:
         steps: Number of batches.
         optimizer: `"adamw"`; or `"muon"`, which orthogonalises the updates of the
             kernels and uses AdamW for all other weights. Muon learned more per step in
-            `small_voice` (docs/decisions/0011) and takes 20 % more time. Needs Keras
-            3.13.
+            the voice that ships (docs/decisions/0011) and takes 20 % more time. Needs
+            Keras 3.13.
         learning_rate: Peak learning rate.
         warmup_steps: Steps of linear warm-up to the peak.
         final_share: Share of the peak at the end of the cosine decay.

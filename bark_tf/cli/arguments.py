@@ -20,7 +20,7 @@ TOKEN_VARIABLE = "BARK_TF_TOKEN"
 MODEL_HELP = (
     "a checkpoint directory, or a repository such as suno/bark-small, which is "
     f"downloaded once (1.7 GB) and kept; default: ${MODEL_VARIABLE}, or the small "
-    "voice that comes with bark-tf (147 words)"
+    "English voice that comes with bark-tf"
 )
 
 

@@ -44,7 +44,6 @@ _NORMALIZER_FIELDS = {
 }
 # Longer words become one unknown token, as in BERT.
 _MAX_WORD_LENGTH = 100
-_CLOSED = "closed_vocabulary"
 _NAMED_WORDS = 8
 # Characters shown on either side of a cut, and of refused input.
 _SHOWN = 30
@@ -107,7 +106,7 @@ def _word_piece(
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Raises ValueError if a setting that is read has another type."""
-    for name in settings.keys() & {*_SPECIAL_TOKENS, *_NORMALIZER_FIELDS, _CLOSED}:
+    for name in settings.keys() & {*_SPECIAL_TOKENS, *_NORMALIZER_FIELDS}:
         value = settings[name]
         if name in _SPECIAL_TOKENS:
             text = value.get("content") if isinstance(value, Mapping) else value
@@ -220,9 +219,7 @@ class BarkTokenizer:
             switched off in the copy.
         settings: The content of `tokenizer_config.json`. `do_lower_case`,
             `strip_accents` and `tokenize_chinese_chars` override the backend's;
-            `pad_token`, `unk_token` ... name the special tokens; `closed_vocabulary`
-            means that the model was trained on whole words only, so that a word in
-            pieces is unknown to it.
+            `pad_token`, `unk_token` ... name the special tokens.
 
     Raises:
         ValueError: If there is no padding token, or a setting has a wrong value.
@@ -259,7 +256,6 @@ class BarkTokenizer:
         self.pad_token_id = pad_token_id
         unknown = _special_token(self._settings, "unk_token")
         self._unknown_id = self._backend.token_to_id(unknown)
-        self._is_closed = bool(self._settings.get(_CLOSED))
 
     # === Reading and writing ===
 
@@ -386,9 +382,8 @@ class BarkTokenizer:
             token = _special_token(self._settings, name)
             if self._backend.token_to_id(token) is not None:
                 config[name] = token
-        for name in ("model_max_length", _CLOSED):
-            if name in self._settings:
-                config[name] = self._settings[name]
+        if "model_max_length" in self._settings:
+            config["model_max_length"] = self._settings["model_max_length"]
         return config
 
     def __repr__(self) -> str:
@@ -589,8 +584,7 @@ class BarkTokenizer:
                 pieces.setdefault(word, []).append(place)
         words = []
         for word, places in pieces.items():
-            is_split = self._is_closed and len(places) > 1
-            if is_split or ids[places[0]] == self._unknown_id:
+            if ids[places[0]] == self._unknown_id:
                 start, end = offsets[places[0]][0], offsets[places[-1]][1]
                 words.append(row[word] if isinstance(row, list) else row[start:end])
         return list(dict.fromkeys(words))

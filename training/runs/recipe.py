@@ -240,7 +240,7 @@ def _parsed(kinds: tuple[type, ...], key: str, value: Any) -> Any:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package, such as `small_voice/codec`."""
+    """The recipes that come with the package, such as `open_voice/codec`."""
     files = _FOLDER.rglob("*.py")
     names = (path.relative_to(_FOLDER).with_suffix("").as_posix() for path in files)
     return sorted(name for name in names if not name.split("/")[-1].startswith("_"))

@@ -410,16 +410,6 @@ def test_unknown_words_are_named_once(tokenizer):
     assert tokenizer.unknown_words("my dog") == tokenizer.unknown_words("") == []
 
 
-def test_words_in_pieces_are_unknown_to_a_closed_vocabulary(tokenizer, tmp_path):
-    tokenizer("Bark dogcat")  # pieces are what other models are made for
-    closed = BarkTokenizer.from_vocabulary(VOCABULARY, {"closed_vocabulary": True})
-    closed.save_pretrained(tmp_path)
-    for one in (closed, BarkTokenizer.from_pretrained(tmp_path)):
-        with pytest.warns(UserWarning, match="no 'dogcat': the speech"):
-            ids = one("Bark dogcat")["input_ids"]
-        np.testing.assert_array_equal(ids, tokenizer("Bark dogcat")["input_ids"])
-
-
 # === Any text at all ===
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)

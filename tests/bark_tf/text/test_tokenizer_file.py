@@ -113,7 +113,6 @@ def test_a_panic_at_a_text_is_an_error_that_names_the_file(write):
         ({"pad_token": 3}, "pad_token must be text. Received: pad_token=3"),
         ({"unk_token": {"content": ["a"]}}, "unk_token must be text"),
         ({"do_lower_case": "no"}, "do_lower_case must be true or false"),
-        ({"closed_vocabulary": 1}, "closed_vocabulary must be true or false"),
         ({"pad_token": "none"}, "hold the padding token 'none'"),
     ],
 )

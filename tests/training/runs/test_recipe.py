@@ -142,7 +142,7 @@ def test_reading_recipes_does_not_start_tensorflow():
         "import sys; from bark_tf.cli import main; main.main(sys.argv[1:]);"
         "sys.exit('tensorflow' in sys.modules)"
     )
-    for words in (["--list"], ["small_voice/codec", "--show"]):
+    for words in (["--list"], ["open_voice/codec", "--show"]):
         command = [sys.executable, "-c", code, "train", *words]
         subprocess.run(command, check=True, capture_output=True)
 

@@ -17,7 +17,7 @@ from bark_tf.models.hubert import model as hubert_module
 from bark_tf.models.hubert.model import HubertModel, Moments
 from bark_tf.models.hubert.quantizer import HubertQuantizer
 from bark_tf.semantic_tokens.hubert import HubertTokenizer, nearest_frames
-from bark_tf.training.recipes.small_voice._start import HELD_OUT
+from bark_tf.training.recipes.open_voice._start import VOCABULARY
 
 DATA = Path(__file__).parents[3] / "data"
 # A few roundings of float32; the values are about 1.
@@ -422,7 +422,8 @@ def test_tokens_of_a_minute_of_speech(torch, maker, tmp_path):
         ),
         layer=9,
     )
-    toy_speech.say(". ".join(HELD_OUT[:60]), tmp_path / "speech.wav")
+    words = [word for word in VOCABULARY if word.isalpha() and len(word) > 3]
+    toy_speech.say(". ".join(words[:150]), tmp_path / "speech.wav")
     audio = load(tmp_path / "speech.wav", 16_000, max_s=120)[: 60 * 16_000]
     assert len(audio) == 60 * 16_000
     hidden = theirs(torch.tensor(audio[None]), output_hidden_states=True).hidden_states
