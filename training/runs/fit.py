@@ -40,8 +40,14 @@ from .schedules import WarmUpCosine
 _NOT_DECAYED = ("bias", "gamma", "beta", "scale")
 
 
-def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:
+def optimizer_of(
+    options: TrainingOptions, dtype: str = "float32"
+) -> keras.optimizers.Optimizer:
     """The optimizer that the options describe.
+
+    Args:
+        options: The options.
+        dtype: The compute dtype of the network, see `optimizers.muon`.
 
     Raises:
         ImportError: If Muon needs a newer Keras.
@@ -62,7 +68,7 @@ def optimizer_of(options: TrainingOptions) -> keras.optimizers.Optimizer:
         else None,
     }
     if options.optimizer == "muon":
-        optimizer = muon(options.beta_1, options.beta_2, **settings)
+        optimizer = muon(options.beta_1, options.beta_2, dtype, **settings)
     else:
         optimizer = AdamW(beta_1=options.beta_1, beta_2=options.beta_2, **settings)
     optimizer.exclude_from_weight_decay(var_names=list(_NOT_DECAYED))
@@ -148,8 +154,9 @@ def train(
 
 def _compile(trainer: keras.Model, options: TrainingOptions) -> None:
     if not trainer.compiled:
+        dtype = getattr(trainer, "model", trainer).compute_dtype
         trainer.compile(
-            optimizer=optimizer_of(options), jit_compile=options.jit_compile
+            optimizer=optimizer_of(options, dtype), jit_compile=options.jit_compile
         )
     if not trainer.optimizer.built:
         trainer.optimizer.build(trainer.trainable_variables)

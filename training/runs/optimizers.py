@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 
 import keras
@@ -54,12 +55,16 @@ class AdamW(keras.optimizers.AdamW):
         )
 
 
-def muon(beta_1: float, beta_2: float, **kwargs) -> keras.optimizers.Optimizer:
+def muon(
+    beta_1: float, beta_2: float, dtype: str = "float32", **kwargs
+) -> keras.optimizers.Optimizer:
     """Keras' Muon for hidden kernels, with AdamW for embeddings, heads and the rest.
 
     Args:
         beta_1: AdamW's decay of the mean gradient.
         beta_2: AdamW's decay of the mean squared gradient.
+        dtype: `"bfloat16"` orthogonalises in it, which on processors that have it takes
+            half the time. Any other dtype: in that of the variables.
         **kwargs: Passed to `keras.optimizers.Muon`; both share the learning rate.
 
     Raises:
@@ -75,6 +80,8 @@ def muon(beta_1: float, beta_2: float, **kwargs) -> keras.optimizers.Optimizer:
             'optimizer="muon" needs Keras 3.13 or newer: pip install -U keras. '
             f"Received: Keras {keras.__version__}"
         )
+    if dtype == "bfloat16":
+        kind = _in_bfloat16(kind)
     return kind(
         adam_beta_1=beta_1,
         adam_beta_2=beta_2,
@@ -82,3 +89,17 @@ def muon(beta_1: float, beta_2: float, **kwargs) -> keras.optimizers.Optimizer:
         exclude_layers=["lm_head"],
         **kwargs,
     )
+
+
+@functools.cache
+def _in_bfloat16(kind: type) -> type:
+    """Muon whose iteration multiplies in bfloat16; it is made to tolerate that."""
+
+    class HalfMuon(kind):
+        def zeropower_via_newtonschulz5(self, x, steps):
+            x = tf.convert_to_tensor(x)
+            x /= tf.norm(x, axis=(-2, -1), keepdims=True) + 1e-7
+            half = super().zeropower_via_newtonschulz5(tf.cast(x, tf.bfloat16), steps)
+            return tf.cast(half, x.dtype)
+
+    return HalfMuon

@@ -92,7 +92,8 @@ def test_amsgrad_is_refused():
 # === Muon ===
 
 
-def test_muon_gives_kernels_orthogonal_updates_and_the_rest_adamw():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_muon_gives_kernels_orthogonal_updates_and_the_rest_adamw(dtype):
     model = BarkSemanticModel(toy.semantic_config())
     variables = model.trainable_variables
     before = [variable.numpy() for variable in variables]
@@ -101,7 +102,7 @@ def test_muon_gives_kernels_orthogonal_updates_and_the_rest_adamw():
     options = TrainingOptions(
         optimizer="muon", learning_rate=0.01, warmup_steps=0, weight_decay=0.0
     )
-    optimizer_of(options).apply(gradients, variables)
+    optimizer_of(options, dtype).apply(gradients, variables)
     kinds = set()
     for variable, old in zip(variables, before, strict=True):
         step = (variable.numpy() - old) / 0.01

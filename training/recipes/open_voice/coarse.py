@@ -11,7 +11,6 @@ from bark_tf.training.recipes.open_voice._speakers import TEACHER
 RECIPE = Recipe(
     stage="coarse",
     batch_size=16,
-    dropout=0.1,
     examples=ExampleOptions(
         history_probability=0.3,
         default_speaker=TEACHER,

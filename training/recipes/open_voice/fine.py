@@ -10,7 +10,6 @@ from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
 RECIPE = Recipe(
     stage="fine",
     batch_size=16,
-    dropout=0.1,
     examples=ExampleOptions(history_probability=0.3),
     sample_every=1_000,
     options=TrainingOptions(

@@ -12,7 +12,6 @@ from bark_tf.training.recipes.open_voice._start import vary_text
 RECIPE = Recipe(
     stage="semantic",
     batch_size=16,
-    dropout=0.1,
     examples=ExampleOptions(
         history_probability=0.3,
         default_speaker=TEACHER,
