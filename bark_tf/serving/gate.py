@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -26,6 +28,8 @@ HEALTH = "/healthz"
 # Open while the server stops, so that its end can be watched.
 _ALWAYS_OPEN = (HEALTH, "/metrics")
 RETRY_AFTER_S = 10
+# Of a body that is too large, at most so much is read before the answer.
+_DISCARD, _DISCARD_S = 64 * 2**20, 5
 
 
 def error_response(
@@ -43,7 +47,7 @@ def error_response(
     error = {"message": message, "type": kind, "param": param, "code": code}
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     if status == 413:
-        headers["Connection"] = "close"  # instead of reading the rest
+        headers["Connection"] = "close"  # instead of reading all of the rest
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": error}, status, headers)
@@ -122,18 +126,20 @@ class Gate:
             "status": None,
         }
         scope.setdefault("state", {})["facts"] = facts
-        start = monotonic()
+        start, body = monotonic(), _Body(receive, scope)
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 facts["status"] = message["status"]
+                if message["status"] == 413:
+                    await body.discard()
                 MutableHeaders(scope=message)["X-Request-ID"] = facts["id"]
             await send(message)
 
         self._count(1)
         try:
             app = self._refusal(scope) or self._app
-            await app(scope, self._limited(scope, receive), send_on)
+            await app(scope, self._limited(scope, body), send_on)
         except Exception as error:
             # Without its message, which may quote the text. A response that has begun
             # ends without its end, so the client sees that something is missing.
@@ -199,6 +205,32 @@ class Gate:
         if route == "/v1/audio/speech":
             self._metrics.request_seconds.observe(seconds)
         LOGGER.info(json.dumps({**facts, "route": route, "seconds": round(seconds, 3)}))
+
+
+class _Body:
+    """The `receive` of a request, which knows whether something is left to read."""
+
+    def __init__(self, receive: Receive, scope: Scope):
+        self._receive = receive
+        # A client that waits for a "100 Continue" is not sending.
+        self._ended = "expect" in Headers(scope=scope)
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Reads some of the rest.
+
+        A connection that is closed with bytes unread is reset, and a client that is
+        still sending may then never see the answer.
+        """
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_S):
+                while size < _DISCARD and not self._ended:
+                    size += len((await self()).get("body", b""))
 
 
 def _names_loopback(host: str | None) -> bool:

@@ -25,11 +25,11 @@ from bark_tf.saving import locked
 
 folder, ready, has_child = sys.argv[1:]
 with locked(folder):
-    if has_child == "True" and os.fork() == 0:
-        time.sleep(20)
-        os._exit(0)
-    Path(ready).touch()
-    time.sleep(600)
+    is_parent = has_child != "True" or os.fork() > 0
+    if has_child != "True" or not is_parent:  # a new child has not let go at once
+        Path(ready).touch()
+    time.sleep(600 if is_parent else 20)
+    os._exit(0)
 """
 
 

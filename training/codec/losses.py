@@ -1,4 +1,4 @@
-"""The losses of the codec: waveform, log-mel, recogniser, commitment, adversarial.
+"""The losses of the codec: waveform, mel, recogniser, latents, adversarial.
 
 Axes: B batch, S samples, T frames of a spectrogram, F frequencies, M mel bands, C width
 of a recogniser.

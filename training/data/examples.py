@@ -345,6 +345,8 @@ class StageExamples:
             other = rng.integers(config.semantic_vocab_size, size=count, dtype=np.int32)
             is_other = rng.random(count) < self.options.token_noise
             example["read"] = np.where(is_other, other, example["targets"])
+        if self.options.guided_attention:
+            example["guide"] = np.float32(self.options.guided_attention)
         return example
 
     def _coarse(self, utterance, voice, rng) -> Example:

@@ -111,11 +111,13 @@ class Recipe:
             ("method", (self.stage, self.method) != ("codec", "lora"), "full (codec)"),
         ):
             check_field(self, name, is_right, expected)
-        if self.stage != "semantic" and self.examples.token_noise:
-            raise ValueError(
-                f"token_noise must be 0 in the {self.stage} stage. "
-                f"Received: token_noise={self.examples.token_noise}"
-            )
+        for name in ("token_noise", "guided_attention"):
+            value = getattr(self.examples, name)
+            if self.stage != "semantic" and value:
+                raise ValueError(
+                    f"{name} must be 0 in the {self.stage} stage. "
+                    f"Received: {name}={value}"
+                )
 
     def values(self) -> dict[str, Any]:
         """All values, under the keys that `--set` takes."""

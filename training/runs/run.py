@@ -335,8 +335,13 @@ def _prepare_transformer(recipe: Recipe, model, config, shards, held_out):
 
     validation = None
     if held_out is not None:
-        plain = {"history_probability": 0.0, "vary_text": None, "token_noise": 0.0}
-        options = dataclasses.replace(recipe.examples, **plain)
+        options = dataclasses.replace(
+            recipe.examples,
+            history_probability=0.0,
+            vary_text=None,
+            token_noise=0.0,
+            guided_attention=0.0,
+        )
         validation = batches(held_out, options, shuffle=False)
     trainer = TRAINERS[recipe.stage](model, config)
     trainer.saves_frozen = records.trains_in_place(recipe)

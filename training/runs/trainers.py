@@ -10,6 +10,7 @@ from bark_tf.generation.semantic import prompt_embeddings
 from bark_tf.models.losses import IGNORED_LABEL, cross_entropy
 
 from . import strategies
+from .guide import guided_attention_loss
 
 
 class StageTrainer(keras.Model):
@@ -91,7 +92,7 @@ class StageTrainer(keras.Model):
         """
         with tf.GradientTape() as tape:
             loss, weight, accuracy = self.measure(batch, training=True)
-            scaled = self.optimizer.scale_loss(loss)
+            scaled = self.optimizer.scale_loss(sum(self.losses, loss))
         gradients = tape.gradient(scaled, self.trainable_variables)
         means, weight = strategies.mean_over_replicas(
             [loss, accuracy, *gradients], weight
@@ -142,9 +143,19 @@ class SemanticTrainer(StageTrainer):
             config.semantic_infer_token,
             read[:, :-1],
         )
-        x = self.model.forward(x, training=training).hidden
+        out = self.model.forward(x, training=training)
+        if training and "guide" in batch:
+            guide = guided_attention_loss(
+                out.attentions,
+                tf.reduce_sum(
+                    tf.cast(batch["text"] != config.text_pad_token, tf.int32), 1
+                ),
+                tf.reduce_sum(tf.cast(batch["targets"] != IGNORED_LABEL, tf.int32), 1),
+                config.max_input_semantic_length,
+            )
+            self.add_loss(tf.reduce_mean(batch["guide"]) * guide)
         # The infer token at position P predicts the first token.
-        return self.model.logits(x[:, config.max_input_semantic_length :])
+        return self.model.logits(out.hidden[:, config.max_input_semantic_length :])
 
 
 class CoarseTrainer(StageTrainer):

@@ -12,6 +12,8 @@ import pytest
 from toy_cli import RATE, TEXT, VOICES, WORDS
 from toy_serving import WAIT_S, WORD_S, FakeModel, fake_server, wait_for
 
+from bark_tf.serving import gate
+
 LONG_TEXT = ". ".join(" ".join(WORDS[n : n + 8]) for n in range(0, 48, 8)) + "."
 SAMPLES = round(3 * WORD_S * RATE)  # of TEXT
 BODY = {"model": "tts-1", "input": TEXT, "voice": "default", "response_format": "pcm"}
@@ -126,6 +128,34 @@ def test_a_body_of_unknown_length_is_bounded(server):
     response = httpx.post(f"{server.url}/v1/audio/speech", content=chunks, headers=head)
     assert response.status_code == 413
     assert "at most 137072 bytes" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 4000000", "Expect: 100-continue"])
+def test_a_client_that_is_still_sending_sees_why_it_is_refused(server, head):
+    """The answer waits for the body: a reset connection would take it away."""
+    is_sent = head.startswith("Content")
+    head = head if is_sent else f"Content-Length: 4000000\r\n{head}"
+    head = f"Host: localhost\r\n{head}"
+    request = f"POST /v1/audio/speech HTTP/1.1\r\n{head}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url[-5:]))) as client:
+        client.sendall(request.encode())
+        if is_sent:
+            client.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(WAIT_S)
+            client.sendall(bytes(4_000_000))
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 413") and b"at most 137072 bytes" in answer
+
+
+def test_a_client_that_sends_nothing_more_is_answered(server, monkeypatch):
+    monkeypatch.setattr(gate, "_DISCARD_S", 0.1)
+    head = "Host: localhost\r\nContent-Length: 4000000"
+    request = f"POST /v1/audio/speech HTTP/1.1\r\n{head}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url[-5:]))) as client:
+        client.sendall(request.encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 413")
 
 
 # === Speech ===

@@ -55,6 +55,26 @@ def test_muon_resumes_exactly(tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_muon_multiplies_in_the_dtype_of_the_network(tmp_path, monkeypatch, dtype):
+    kind, used = keras.optimizers.Muon, set()
+    iterate = kind.zeropower_via_newtonschulz5
+
+    def recorded(self, x, steps):
+        used.add(keras.backend.standardize_dtype(x.dtype))
+        return iterate(self, x, steps)
+
+    monkeypatch.setattr(kind, "zeropower_via_newtonschulz5", recorded)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        trainer = ToyTrainer()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    chosen = options(optimizer="muon", steps=1, warmup_steps=0, accumulate=1)
+    train(trainer, ToyBatches(), options=chosen, directory=tmp_path)
+    assert used == {dtype.removeprefix("mixed_")}
+
+
 # Kills of one run, each in a process that resumes after the kill before: before the
 # first checkpoint, between two batches of one accumulated gradient, and while the
 # checkpoint of step 6 is being written.

@@ -86,9 +86,10 @@ def test_wrong_values_are_named(stage, name, value):
         Recipe(**{"stage": stage, name: value})
 
 
-def test_token_noise_is_for_the_semantic_stage():
-    with pytest.raises(ValueError, match="token_noise must be 0 in the coarse stage"):
-        Recipe("coarse", examples=ExampleOptions(token_noise=0.1))
+@pytest.mark.parametrize("name", ["token_noise", "guided_attention"])
+def test_some_options_are_for_the_semantic_stage(name):
+    with pytest.raises(ValueError, match=f"{name} must be 0 in the coarse stage"):
+        Recipe("coarse", examples=ExampleOptions(**{name: 0.1}))
 
 
 # === --set ===

@@ -17,6 +17,7 @@ RECIPE = Recipe(
         default_speaker=TEACHER,
         vary_text=vary_text,
         token_noise=0.1,
+        guided_attention=0.3,
     ),
     sample_every=1_000,
     options=TrainingOptions(
