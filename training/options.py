@@ -102,6 +102,10 @@ class ExampleOptions:
         token_noise: How often a semantic token in the input of the semantic network is
             replaced by a random one, so that the network reads the text and does not
             just continue the last tokens. Semantic stage only.
+        tempo_noise: How often a part of a recording is read at another tempo, half to
+            twice as fast, and not learned: so that the network finds its place in the
+            text by what was said, and not by how long ago it began. Semantic stage
+            only.
         guided_attention: Weight of a loss that keeps one attention head in each of the
             middle layers at the part of the text that is being spoken, see
             `bark_tf.training.runs.guide`. A network from scratch finds its place in
@@ -117,6 +121,7 @@ class ExampleOptions:
     default_speaker: str | None = None
     vary_text: Callable | None = None
     token_noise: _Part = 0.0
+    tempo_noise: Share = 0.0
     guided_attention: _Weight = 0.0
     past_weight: Share = 0.0
 

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import resource
 from pathlib import Path
@@ -52,13 +53,18 @@ def test_atomic_write_gives_the_usual_permissions(tmp_path):
     assert modes[0] == modes[1]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may have more than a few bytes, as if the disk were full."""
+    """No file may have more than a few bytes, as if the disk were full.
+
+    Not a fixture: pytest writes to files too, its own report among them.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +75,10 @@ def full_disk():
         lambda path: (path / "missing").write_bytes(b""),
     ],
 )
-def test_what_cannot_be_written_is_named_as_the_user_did(write, tmp_path, full_disk):
+def test_what_cannot_be_written_is_named_as_the_user_did(write, tmp_path):
     """A full disk once was an error without a name, or about a hidden file."""
-    with pytest.raises(OSError) as found, atomic_write(tmp_path / "a.wav") as temporary:
+    path = tmp_path / "a.wav"
+    with pytest.raises(OSError) as found, full_disk(), atomic_write(path) as temporary:
         write(temporary)
     assert found.value.filename == str(tmp_path / "a.wav") and found.value.strerror
     assert not list(tmp_path.iterdir())
@@ -92,13 +99,12 @@ TOKENIZER = BarkTokenizer.from_vocabulary(["[PAD]", "[UNK]"])
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_named_by_every_writer(name, tmp_path, request):
+def test_a_full_disk_is_named_by_every_writer(name, tmp_path):
     """The errors once had no name, or one of a file that nobody has asked for."""
     path = tmp_path / "voice" / name
     path.parent.mkdir()
     toy.shared_bark()
-    request.getfixturevalue("full_disk")
-    with pytest.raises(OSError) as found:
+    with pytest.raises(OSError) as found, full_disk():
         WRITERS[name](path)
     assert found.value.filename in (str(path), str(path.parent))
     assert not list(path.parent.iterdir())

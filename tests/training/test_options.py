@@ -23,6 +23,7 @@ WRONG = {
         ("history_probability", 1.5),
         ("token_noise", 1.0),
         ("token_noise", -0.1),
+        ("tempo_noise", 1.5),
         ("guided_attention", -1.0),
         ("past_weight", 2.0),
     ],

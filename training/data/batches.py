@@ -46,7 +46,7 @@ class Batches:
         batch_size: int,
         *,
         seed: int = 0,
-        num_buckets: int = 4,
+        num_buckets: int = 8,
         shuffle: bool = True,
     ):
         if batch_size < 1 or num_buckets < 1:

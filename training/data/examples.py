@@ -46,6 +46,9 @@ from .shards import Utterance
 
 # Minimum length of a cropped voice, unless the recording is shorter.
 MIN_HISTORY_TOKENS = 32
+# Shares of a recording that `changed_tempo` changes.
+_TEMPO_PARTS = 0.2, 0.6
+NO_PLACE = np.float32(-1)
 
 Voice = Mapping[str, np.ndarray]
 Example = dict[str, np.ndarray]
@@ -128,6 +131,32 @@ def semantic_example(
         "history": past[0],
         "targets": targets[:most].astype(np.int32),
     }
+
+
+def changed_tempo(
+    count: int, rng: np.random.Generator | None, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a part of some tokens at another tempo, by repeating and skipping tokens.
+
+    Args:
+        count: Number of tokens, the end token included.
+        rng: Chooses the part and the tempo; None changes nothing.
+        most: The most tokens to return.
+
+    Returns:
+        Which token to read at each position, int (n,); and whether it is outside the
+        part, bool (n,).
+    """
+    if rng is None:
+        return np.arange(count), np.ones(count, bool)
+    length = int(rng.uniform(*_TEMPO_PARTS) * count)
+    start = int(rng.integers(-length // 2, count - length))
+    start, end = max(start, 0), start + length
+    tempo = 2 ** rng.uniform(-1, 1)
+    part = np.arange(start, end, tempo).astype(np.int64)
+    order = np.concatenate([np.arange(start), part, np.arange(end, count)])[:most]
+    places = np.arange(len(order))
+    return order, (places < start) | (places >= start + len(part))
 
 
 # === Coarse ===
@@ -340,13 +369,26 @@ class StageExamples:
         example = semantic_example(
             text_ids, utterance.semantic, voice, config, self.model_config.block_size
         )
+        places = _places(len(example["targets"]))
+        if self.options.tempo_noise:
+            room = semantic_room(config, self.model_config.block_size)
+            is_changed = rng.random() < self.options.tempo_noise
+            order, is_own = changed_tempo(
+                len(places), rng if is_changed else None, room
+            )
+            read, places = example["targets"][order], places[order]
+            example["read"] = read
+            example["targets"] = np.where(is_own, read, np.int32(IGNORED_LABEL))
         if self.options.token_noise:
-            count = len(example["targets"])
-            other = rng.integers(config.semantic_vocab_size, size=count, dtype=np.int32)
-            is_other = rng.random(count) < self.options.token_noise
-            example["read"] = np.where(is_other, other, example["targets"])
+            read = example.get("read", example["targets"])
+            other = rng.integers(
+                config.semantic_vocab_size, size=len(read), dtype=np.int32
+            )
+            is_other = rng.random(len(read)) < self.options.token_noise
+            example["read"] = np.where(is_other, other, read)
         if self.options.guided_attention:
             example["guide"] = np.float32(self.options.guided_attention)
+            example["places"] = places
         return example
 
     def _coarse(self, utterance, voice, rng) -> Example:
@@ -412,7 +454,11 @@ class StageExamples:
             }
         else:
             pad = self.config.semantic_config.semantic_pad_token
-            form = {"targets": (length, IGNORED_LABEL), "read": (length, pad)}
+            form = {
+                "targets": (length, IGNORED_LABEL),
+                "read": (length, pad),
+                "places": (length, NO_PLACE),
+            }
         return {
             name: np.stack(
                 [_padded(one[name], *form.get(name, ())) for one in examples]
@@ -424,6 +470,11 @@ class StageExamples:
         """Copies an example without targets, to fill the last batch."""
         nothing = np.full_like(example["targets"], IGNORED_LABEL)
         return {**example, "targets": nothing}
+
+
+def _places(count: int) -> np.ndarray:
+    """Where in its recording each of some tokens stands: 0 begin, 1 end."""
+    return ((np.arange(count) + 0.5) / count).astype(np.float32)
 
 
 def _padded(array: np.ndarray, length: int | None = None, value: int = 0):

@@ -23,51 +23,48 @@ _SHARE, _IDS = 0.1, 1.5
 _SMALLEST = 1e-4
 
 
-def in_band(text_lengths, speech_lengths, num_ids: int, num_tokens: int):
-    """Which text ids are near the place that a token of speech says.
+def in_band(text_lengths, places, num_ids: int):
+    """Which text ids are near what a token of speech says.
 
     Args:
         text_lengths: int (B,), ids of each text.
-        speech_lengths: int (B,), tokens of each recording.
+        places: float32 (B, T), where in its recording each token stands, in [0, 1].
         num_ids: P, ids after padding.
-        num_tokens: T, tokens after padding.
 
     Returns:
         bool (B, T, P); False past the end of a text.
     """
-    ids = tf.cast(tf.maximum(text_lengths, 1), tf.float32)[:, None, None]
-    tokens = tf.cast(tf.maximum(speech_lengths, 1), tf.float32)[:, None, None]
-    place = tf.range(num_ids, dtype=tf.float32)[None, None] + 0.5
-    even = (tf.range(num_tokens, dtype=tf.float32)[None, :, None] + 0.5) / tokens * ids
-    near = tf.abs(place - even) <= tf.maximum(_SHARE * ids, _IDS)
+    ids = tf.cast(text_lengths, tf.float32)[:, None, None]
+    distance = tf.abs(
+        tf.range(num_ids, dtype=tf.float32) + 0.5 - places[..., None] * ids
+    )
+    near = distance <= tf.maximum(_SHARE * ids, _IDS)
     return near & tf.sequence_mask(text_lengths, num_ids)[:, None]
 
 
-def guided_attention_loss(
-    attentions: Sequence, text_lengths, speech_lengths, prompt_length: int
-):
+def guided_attention_loss(attentions: Sequence, text_lengths, places):
     """How little the best heads of the middle layers attend to what is being spoken.
 
     Args:
-        attentions: Of each layer, (B, H, S, S): the text stands first, and the token
-            at `prompt_length` predicts the first of the recording.
-        text_lengths: int (B,), ids of each text, at most `prompt_length`.
-        speech_lengths: int (B,), tokens of each recording.
-        prompt_length: P, positions of the text.
+        attentions: Of each layer, (B, H, P + T, P + T): P positions of the text, then
+            one before each token.
+        text_lengths: int (B,), ids of each text, at most P.
+        places: float32 (B, T), where in its recording each token stands, in [0, 1];
+            negative for padding.
 
     Returns:
         float32 (): minus the logarithm of the attention to the band of `in_band`, the
         mean over tokens; of the head with the smallest, the mean over two layers.
     """
-    size = attentions[0].shape[2]
-    num_tokens = (tf.shape(attentions[0])[2] if size is None else size) - prompt_length
-    band = in_band(text_lengths, speech_lengths, prompt_length, num_tokens)
-    spoken = tf.sequence_mask(speech_lengths, num_tokens, dtype=tf.float32)
+    places = tf.convert_to_tensor(places)
+    num_ids = tf.shape(attentions[0])[-1] - tf.shape(places)[1]
+    band = in_band(text_lengths, places, num_ids)
+    is_token = tf.cast(places >= 0, tf.float32)
     losses = []
     for layer in {(len(attentions) - 1) // 2, len(attentions) // 2}:
-        weights = attentions[layer][:, :, prompt_length:, :prompt_length]
+        weights = attentions[layer][:, :, num_ids:, :num_ids]
         kept = tf.where(band[:, None], tf.cast(weights, tf.float32), 0)
         costs = -tf.math.log(tf.reduce_sum(kept, -1) + _SMALLEST)  # (B, H, T)
-        of_heads = tf.reduce_sum(costs * spoken[:, None], (0, 2))
-        losses.append(tf.reduce_min(of_heads) / tf.maximum(tf.reduce_sum(spoken), 1))
+        of_heads = tf.reduce_sum(costs * is_token[:, None], (0, 2))
+        losses.append(tf.reduce_min(of_heads) / tf.maximum(tf.reduce_sum(is_token), 1))
     return tf.add_n(losses) / len(losses)

@@ -340,6 +340,7 @@ def _prepare_transformer(recipe: Recipe, model, config, shards, held_out):
             history_probability=0.0,
             vary_text=None,
             token_noise=0.0,
+            tempo_noise=0.0,
             guided_attention=0.0,
         )
         validation = batches(held_out, options, shuffle=False)

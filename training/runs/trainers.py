@@ -145,13 +145,11 @@ class SemanticTrainer(StageTrainer):
         )
         out = self.model.forward(x, training=training)
         if training and "guide" in batch:
+            is_text = tf.convert_to_tensor(batch["text"]) != config.text_pad_token
             guide = guided_attention_loss(
                 out.attentions,
-                tf.reduce_sum(
-                    tf.cast(batch["text"] != config.text_pad_token, tf.int32), 1
-                ),
-                tf.reduce_sum(tf.cast(batch["targets"] != IGNORED_LABEL, tf.int32), 1),
-                config.max_input_semantic_length,
+                tf.reduce_sum(tf.cast(is_text, tf.int32), 1),
+                batch["places"],
             )
             self.add_loss(tf.reduce_mean(batch["guide"]) * guide)
         # The infer token at position P predicts the first token.

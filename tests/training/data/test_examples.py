@@ -539,6 +539,53 @@ def test_token_noise_changes_what_is_read_and_not_what_is_said(rng):
     assert np.abs(np.asarray(other) - np.asarray(trainer(batch))).max() > 1e-3
 
 
+@hypothesis.given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_a_part_is_read_at_another_tempo(count, seed):
+    rng = np.random.default_rng(seed)
+    order, is_own = made.changed_tempo(count, rng, 1000)
+    assert order.shape == is_own.shape and (np.diff(order) >= 0).all()
+    # Outside the part, every token stands once; inside, from one end to the other.
+    part = order[~is_own]
+    outside = order[is_own]
+    assert len(set(outside)) == len(outside)
+    assert not set(part) & set(outside)
+    assert part.size <= 2 * 0.6 * count + 2
+    if part.size:
+        assert set(range(count)) - set(outside) >= set(range(part[0], part[-1] + 1))
+        assert (np.diff(part) <= 2).all() and (np.bincount(part).max() <= 2)
+    assert order[-1] == count - 1 or not is_own[-1]
+    assert len(made.changed_tempo(count, rng, 5)[0]) <= 5
+
+
+def test_tempo_noise_is_read_and_not_learned(rng):
+    config = MODELS["semantic"]().config
+    rows = [utterance(rng, 16, name=str(i)) for i in range(40)]
+
+    def all_of(**options):
+        options = ExampleOptions(history_probability=0.0, **options)
+        stages = StageExamples(rows, "semantic", CONFIG, config, options)
+        return stages, [stages.example(index) for index in range(len(rows))]
+
+    stages, changed = all_of(tempo_noise=0.5, guided_attention=1.0)
+    _, plain = all_of()
+    lengths = {len(one["read"]) for one in changed}
+    assert len(lengths) > 4 and max(lengths) <= stages.longest
+    same = 0
+    for one, other in zip(changed, plain, strict=True):
+        learned = one["targets"] != IGNORED
+        np.testing.assert_array_equal(one["targets"][learned], one["read"][learned])
+        assert set(one["targets"][learned]) <= set(other["targets"])
+        # Where a token stands in its recording is known, whatever the tempo.
+        count = len(other["targets"])
+        origin = np.round(one["places"] * count - 0.5).astype(int)
+        np.testing.assert_array_equal(one["read"], other["targets"][origin])
+        same += learned.all()
+    assert 10 < same < 30
+    batch = stages.pad(changed[:3], stages.longest)
+    assert batch["places"].shape == batch["read"].shape == batch["targets"].shape
+    assert batch["places"].min() == made.NO_PLACE
+
+
 @pytest.mark.parametrize("options", [{"stage": "codec"}, {"utterances": []}])
 def test_wrong_examples_are_refused(rng, options):
     right = {"utterances": [utterance(rng)], "stage": "semantic"}

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,20 @@ def test_other_texts_are_learned_but_never_held_out(lines):
     also.write_text(f"my red cat\n{held_out}\n", encoding="utf-8")
     texts = _texts.texts_of(lines, also)
     assert "my red cat" in texts.train and held_out not in texts.train
+
+
+def test_word_lists_have_all_words_and_none_that_is_held_out():
+    texts = _texts.Texts(["The cat sat.", "A dog didn't."], ["The owl sat."], [])
+    lists = _texts.word_lists(texts, 200, ["emu", "owl", "two words", "Cat"])
+    assert len(lists) == 200 and lists == _texts.word_lists(texts, 200, ["owl", "emu"])
+    assert all(line[0].isupper() and line[-1] == "." for line in lists)
+    words = Counter(word for line in lists for word in _texts._words(line))
+    assert set(words) == {"the", "cat", "sat", "a", "dog", "didn't", "emu"}
+    own = [words[word] for word in words if word != "emu"]
+    assert max(own) - min(own) <= 1
+    assert 0.3 < words["emu"] / words.total() < 0.5
+    assert any("," in line for line in lists)
+    assert set(_texts._words(" ".join(_texts.word_lists(texts, 9)))) <= {*words}
 
 
 def test_any_text_has_tokens():

