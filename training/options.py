@@ -103,7 +103,7 @@ class ExampleOptions:
             replaced by a random one, so that the network reads the text and does not
             just continue the last tokens. Semantic stage only.
         tempo_noise: How often a part of a recording is read at another tempo, half to
-            twice as fast, and not learned: so that the network finds its place in the
+            twice its own, and not learned: so that the network finds its place in the
             text by what was said, and not by how long ago it began. Semantic stage
             only.
         guided_attention: Weight of a loss that keeps one attention head in each of the

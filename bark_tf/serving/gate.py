@@ -126,7 +126,7 @@ class Gate:
             "status": None,
         }
         scope.setdefault("state", {})["facts"] = facts
-        start, body = monotonic(), _Body(receive, scope)
+        start, body = monotonic(), _Body(receive, scope, self._limit(scope))
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -139,7 +139,7 @@ class Gate:
         self._count(1)
         try:
             app = self._refusal(scope) or self._app
-            await app(scope, self._limited(scope, body), send_on)
+            await app(scope, body, send_on)
         except Exception as error:
             # Without its message, which may quote the text. A response that has begun
             # ends without its end, so the client sees that something is missing.
@@ -185,20 +185,6 @@ class Gate:
     def _limit(self, scope: Scope) -> int:
         return self.max_bodies.get(scope["path"], self._max_body)
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """Counts the bytes of a body that does not state its length."""
-        size, limit = 0, self._limit(scope)
-
-        async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise HTTPException(413, _too_large(limit))
-            return message
-
-        return limited
-
     def _record(self, scope: Scope, facts: dict[str, Any], seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, facts["status"]).inc()
@@ -208,15 +194,22 @@ class Gate:
 
 
 class _Body:
-    """The `receive` of a request, which knows whether something is left to read."""
+    """The `receive` of a request: bounds a body that does not state its length."""
 
-    def __init__(self, receive: Receive, scope: Scope):
-        self._receive = receive
+    def __init__(self, receive: Receive, scope: Scope, limit: int):
+        self._receive, self._limit, self._size = receive, limit, 0
         # A client that waits for a "100 Continue" is not sending.
         self._ended = "expect" in Headers(scope=scope)
 
     async def __call__(self) -> Message:
+        message = await self._read()
+        if self._size > self._limit:
+            raise HTTPException(413, _too_large(self._limit))
+        return message
+
+    async def _read(self) -> Message:
         message = await self._receive()
+        self._size += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         return message
 
@@ -226,11 +219,10 @@ class _Body:
         A connection that is closed with bytes unread is reset, and a client that is
         still sending may then never see the answer.
         """
-        size = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DISCARD_S):
-                while size < _DISCARD and not self._ended:
-                    size += len((await self()).get("body", b""))
+                while self._size < _DISCARD and not self._ended:
+                    await self._read()
 
 
 def _names_loopback(host: str | None) -> bool:

@@ -134,21 +134,19 @@ def semantic_example(
 
 
 def changed_tempo(
-    count: int, rng: np.random.Generator | None, most: int
+    count: int, rng: np.random.Generator, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a part of some tokens at another tempo, by repeating and skipping tokens.
 
     Args:
         count: Number of tokens, the end token included.
-        rng: Chooses the part and the tempo; None changes nothing.
+        rng: Chooses the part and the tempo.
         most: The most tokens to return.
 
     Returns:
         Which token to read at each position, int (n,); and whether it is outside the
         part, bool (n,).
     """
-    if rng is None:
-        return np.arange(count), np.ones(count, bool)
     length = int(rng.uniform(*_TEMPO_PARTS) * count)
     start = int(rng.integers(-length // 2, count - length))
     start, end = max(start, 0), start + length
@@ -371,11 +369,10 @@ class StageExamples:
         )
         places = _places(len(example["targets"]))
         if self.options.tempo_noise:
-            room = semantic_room(config, self.model_config.block_size)
-            is_changed = rng.random() < self.options.tempo_noise
-            order, is_own = changed_tempo(
-                len(places), rng if is_changed else None, room
-            )
+            order, is_own = np.arange(len(places)), True
+            if rng.random() < self.options.tempo_noise:
+                room = semantic_room(config, self.model_config.block_size)
+                order, is_own = changed_tempo(len(places), rng, room)
             read, places = example["targets"][order], places[order]
             example["read"] = read
             example["targets"] = np.where(is_own, read, np.int32(IGNORED_LABEL))

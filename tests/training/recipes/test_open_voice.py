@@ -54,10 +54,12 @@ def test_other_texts_are_learned_but_never_held_out(lines):
     assert "my red cat" in texts.train and held_out not in texts.train
 
 
-def test_word_lists_have_all_words_and_none_that_is_held_out():
+def test_word_lists_have_all_words_and_none_that_is_held_out(tmp_path):
     texts = _texts.Texts(["The cat sat.", "A dog didn't."], ["The owl sat."], [])
-    lists = _texts.word_lists(texts, 200, ["emu", "owl", "two words", "Cat"])
-    assert len(lists) == 200 and lists == _texts.word_lists(texts, 200, ["owl", "emu"])
+    lexicon = tmp_path / "words.dict"
+    lexicon.write_text("EMU  IY1 M UW0\nowl AW1 L\nemu(2) x\n\n;;; x\n", "utf-8")
+    lists = _texts.word_lists(texts, 200, lexicon)
+    assert len(lists) == 200 and lists == _texts.word_lists(texts, 200, lexicon)
     assert all(line[0].isupper() and line[-1] == "." for line in lists)
     words = Counter(word for line in lists for word in _texts._words(line))
     assert set(words) == {"the", "cat", "sat", "a", "dog", "didn't", "emu"}

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import toy
+from toy_trainer import utterances
 
 from bark_tf import BarkModel, BarkSemanticModel
 from bark_tf.training.data.storage import storage_path
-from bark_tf.training.options import LoraOptions
+from bark_tf.training.options import ExampleOptions, LoraOptions
 from bark_tf.training.runs import fit, records, run
 from bark_tf.training.runs.lora import save_lora
 from bark_tf.training.runs.recipe import Recipe, with_settings
@@ -211,3 +212,35 @@ def test_a_run_behind_a_url_resumes_and_leaves_no_folder_of_that_name(
     assert [path.name for path in tmp_path.iterdir()] == ["local"]
     with pytest.raises(ValueError, match=r"out must be a path, or a URL.*'s4:"):
         train(prepared, "s4://bucket/mine", "semantic")
+
+
+class ShardLike(list):
+    """Utterances with what a `ShardSet` knows of them."""
+
+    speakers = ("a", "a", "a")
+
+    @property
+    def lengths(self):
+        return [len(one.semantic) for one in self]
+
+
+def test_held_out_recordings_are_read_as_they_are():
+    bark = toy.bark()
+    varied = ExampleOptions(
+        history_probability=1.0,
+        vary_text=lambda ids, rng: ids[:1],
+        token_noise=0.5,
+        tempo_noise=1.0,
+        guided_attention=1.0,
+    )
+    _, batches, held_out = run._prepare_transformer(
+        Recipe("semantic", model="model", out="out", examples=varied),
+        bark.semantic,
+        bark.generation_config,
+        ShardLike(utterances([6, 4, 9])),
+        ShardLike(utterances([6, 4, 9], seed=1)),
+    )
+    assert {"read", "guide", "places"} <= set(batches(0))
+    assert set(held_out(0)) == {"text", "history", "targets"}
+    plain = ExampleOptions(history_probability=0.0)
+    assert held_out.examples.options == plain

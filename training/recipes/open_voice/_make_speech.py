@@ -7,9 +7,9 @@
     teacher/bin/python -m bark_tf.training.recipes.open_voice._make_speech \
         TEXTS SPEECH --processes 2 --others 700 --word-lists 10000
 
-TEXTS is a file with a sentence per line, without digits; the shipped voice learned from
-25,000 (see the package's model card), and from 10,000 sentences of random words with
-CMUdict as --lexicon. SPEECH becomes
+TEXTS is a file with a sentence per line, without digits; `weights` learned from 25,000
+of them and from 10,000 sentences of random words, with CMUdict as --lexicon. SPEECH
+becomes
 
     SPEECH/train/joe/       recordings and metadata.jsonl, for `bark-tf prepare`
     SPEECH/train/awb/ ...   likewise, of each other speaker
@@ -119,11 +119,8 @@ def _all_jobs(arguments: argparse.Namespace) -> list[Job]:
     texts = texts_of(arguments.texts, arguments.also)
     limit, train, kept = arguments.limit, arguments.out / "train", "held_out"
     held_out = [*texts.sentences[:limit], *texts.digits[:limit]]
-    lexicon = []
-    if arguments.lexicon:
-        rows = arguments.lexicon.read_text(encoding="utf-8").split("\n")
-        lexicon = [row.split()[0].lower() for row in rows if row.strip()]
-    learned = [*texts.train[:limit], *word_lists(texts, arguments.word_lists, lexicon)]
+    lists = word_lists(texts, arguments.word_lists, arguments.lexicon)
+    learned = [*texts.train[:limit], *lists]
     parts = {
         kept: jobs_of(held_out, arguments.out / kept / TEACHER, TEACHER, "held", False),
         "train": jobs_of(learned, train / TEACHER, TEACHER, TEACHER, True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def texts_of(path: Path, also: Path | None = None) -> Texts:
     return Texts(train, sentences, digits)
 
 
-def word_lists(texts: Texts, count: int, lexicon: Iterable[str] = ()) -> list[str]:
+def word_lists(texts: Texts, count: int, lexicon: Path | None = None) -> list[str]:
     """Sentences of random words, which no network guesses from the words before.
 
     In ordinary sentences a few hundred words are most of what is said, and a rare word
@@ -99,8 +99,9 @@ def word_lists(texts: Texts, count: int, lexicon: Iterable[str] = ()) -> list[st
     Args:
         texts: Of `texts_of`.
         count: Number of sentences, of 3 to 7 words.
-        lexicon: More words, lower case; two in five are drawn from it. Those that only
-            held-out sentences have are left out, so that they stay unseen.
+        lexicon: File with more words, the first of each line, such as CMUdict; two in
+            five are drawn from it. Those that only held-out sentences have are left
+            out, so that they stay unseen.
 
     Returns:
         The sentences.
@@ -108,10 +109,9 @@ def word_lists(texts: Texts, count: int, lexicon: Iterable[str] = ()) -> list[st
     rng = random.Random(SEED)
     own = sorted({word for line in texts.train for word in _words(line)})
     unseen = {word for line in texts.sentences for word in _words(line)} - {*own}
-    other = sorted(
-        {word for word in lexicon if _words(word) == [word]} - {*own} - unseen
-    )
-    draws = _endlessly(own, rng), _endlessly(other or own, rng)
+    listed = [line.split()[0].lower() for line in _lines(lexicon)] if lexicon else []
+    other = {word for word in listed if _words(word) == [word]} - {*own} - unseen
+    draws = _endlessly(own, rng), _endlessly(sorted(other) or own, rng)
     found = []
     for _ in range(count):
         words = [
