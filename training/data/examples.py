@@ -378,11 +378,7 @@ class StageExamples:
             example["targets"] = np.where(is_own, read, np.int32(IGNORED_LABEL))
         if self.options.token_noise:
             read = example.get("read", example["targets"])
-            other = rng.integers(
-                config.semantic_vocab_size, size=len(read), dtype=np.int32
-            )
-            is_other = rng.random(len(read)) < self.options.token_noise
-            example["read"] = np.where(is_other, other, read)
+            example["read"] = self._noisy(read, config.semantic_vocab_size, rng)
         if self.options.guided_attention:
             example["guide"] = np.float32(self.options.guided_attention)
             example["places"] = places
@@ -395,13 +391,23 @@ class StageExamples:
         ends = np.array([segment.end for segment in segments])
         # Segments are drawn by length, so all tokens are equally likely targets.
         number = int(np.searchsorted(ends, rng.integers(num_tokens), side="right"))
-        return coarse_example(
+        example = coarse_example(
             row,
             utterance.codes,
             segments[number],
             self.window,
             self.options.past_weight,
         )
+        if self.options.token_noise:
+            ids, size = example["ids"], self.window.codebook_size
+            codes = ids - self.window.offset
+            count = size * self.window.coarse.n_coarse_codebooks
+            is_code = (codes >= 0) & (codes < count)
+            # A token of the same codebook.
+            first = self.window.offset + codes // size * size
+            noisy = first + self._noisy(codes % size, size, rng)
+            example["ids"] = np.where(is_code, noisy, ids).astype(np.int32)
+        return example
 
     def _fine(self, utterance, voice, rng) -> Example:
         config = self.config.fine_acoustics_config
@@ -412,16 +418,28 @@ class StageExamples:
         history = history_length(NUMPY, frames, config)
         count = int(num_windows(NUMPY, num_frames, history, config))
         noise = rng.integers(num_frames, size=config.max_fine_input_length)
-        return fine_example(
+        unknown = self.config.codebook_size
+        example = fine_example(
             codes,
             voice,
             int(rng.integers(count)),
             int(rng.integers(num_given, config.n_fine_codebooks)),
             config,
             num_given=num_given,
-            unknown=self.config.codebook_size,
+            unknown=unknown,
             after=codes[:, noise],
         )
+        if self.options.token_noise:
+            ids = example["ids"]
+            noisy = self._noisy(ids, unknown, rng)
+            example["ids"] = np.where(ids == unknown, ids, noisy)
+        return example
+
+    def _noisy(self, tokens, vocab_size: int, rng) -> np.ndarray:
+        """Replaces some tokens by random ones, as `token_noise` says."""
+        other = rng.integers(vocab_size, size=tokens.shape, dtype=np.int32)
+        is_other = rng.random(tokens.shape) < self.options.token_noise
+        return np.where(is_other, other, tokens)
 
     # === Batches ===
 

@@ -111,7 +111,7 @@ class Recipe:
             ("method", (self.stage, self.method) != ("codec", "lora"), "full (codec)"),
         ):
             check_field(self, name, is_right, expected)
-        for name in ("token_noise", "tempo_noise", "guided_attention"):
+        for name in ("tempo_noise", "guided_attention"):
             value = getattr(self.examples, name)
             if self.stage != "semantic" and value:
                 raise ValueError(

@@ -539,6 +539,37 @@ def test_token_noise_changes_what_is_read_and_not_what_is_said(rng):
     assert np.abs(np.asarray(other) - np.asarray(trainer(batch))).max() > 1e-3
 
 
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_token_noise_gives_codes_of_the_same_codebook(rng, stage):
+    rows = [utterance(rng, 40, name=str(i)) for i in range(50)]
+    config, size = MODELS[stage]().config, CONFIG.codebook_size
+    offset = CONFIG.semantic_config.semantic_vocab_size
+    changed = []
+    for index in range(len(rows)):
+        plain, noisy = (
+            StageExamples(
+                rows, stage, CONFIG, config, ExampleOptions(token_noise=noise)
+            ).example(index)
+            for noise in (0.0, 0.25)
+        )
+        for name in plain.keys() - {"ids"}:
+            np.testing.assert_array_equal(noisy[name], plain[name])
+        one, other = plain["ids"], noisy["ids"]
+        assert other.dtype == one.dtype
+        if stage == "coarse":
+            is_code = (one >= offset) & (one < offset + 2 * size)
+            codebooks = (one - offset) // size, (other - offset) // size
+            np.testing.assert_array_equal(codebooks[0][is_code], codebooks[1][is_code])
+        else:
+            is_code = one != size  # which stands for a code that is unknown
+            assert ((other >= 0) & (other < size))[is_code].all()
+        np.testing.assert_array_equal(one[~is_code], other[~is_code])
+        changed.append((one != other)[is_code])
+    # Some random codes are the right ones.
+    share = np.mean(np.concatenate(changed)) / (1 - 1 / size)
+    assert 0.2 < share < 0.3
+
+
 @hypothesis.given(st.integers(1, 60), st.integers(0, 2**32 - 1))
 def test_a_part_is_read_at_another_tempo(count, seed):
     rng = np.random.default_rng(seed)

@@ -86,7 +86,7 @@ def test_wrong_values_are_named(stage, name, value):
         Recipe(**{"stage": stage, name: value})
 
 
-@pytest.mark.parametrize("name", ["token_noise", "tempo_noise", "guided_attention"])
+@pytest.mark.parametrize("name", ["tempo_noise", "guided_attention"])
 def test_some_options_are_for_the_semantic_stage(name):
     with pytest.raises(ValueError, match=f"{name} must be 0 in the coarse stage"):
         Recipe("coarse", examples=ExampleOptions(**{name: 0.1}))

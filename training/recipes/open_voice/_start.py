@@ -33,7 +33,7 @@ SAMPLE_RATE = 16_000
 FRAME_RATE = 50  # codec frames, and semantic tokens, per second
 SEMANTIC_TOKENS = 1_000
 CODEBOOK_SIZE = 512
-NUM_CODEBOOKS = 8
+NUM_CODEBOOKS = 4
 NUM_COARSE = 2
 BITS_PER_CODE = 9  # 2 ** 9 == CODEBOOK_SIZE
 
@@ -120,7 +120,7 @@ def _config() -> BarkConfig:
             input_vocab_size=SEMANTIC_INFER + 1,
             output_vocab_size=SEMANTIC_TOKENS + 1,
             block_size=TEXT_LENGTH + MAX_SEMANTIC + 1,
-            **SIZES,
+            **{**SIZES, "num_layers": 6},
         ),
         coarse_acoustics_config=BarkCoarseConfig(
             input_vocab_size=coarse_vocabulary,

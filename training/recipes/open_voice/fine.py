@@ -1,4 +1,4 @@
-"""The open voice, step 5: the first two codebooks to all eight.
+"""The open voice, step 5: the first two codebooks to all four.
 
 bark-tf train open_voice/fine --set model=open data=tokens out=open
 
@@ -10,7 +10,7 @@ from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
 RECIPE = Recipe(
     stage="fine",
     batch_size=16,
-    examples=ExampleOptions(history_probability=0.3),
+    examples=ExampleOptions(history_probability=0.3, token_noise=0.1),
     sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
