@@ -99,10 +99,10 @@ class ExampleOptions:
             all other speakers always start with a history. None: any speaker.
         vary_text: Called with text ids, int (n,), and a `np.random.Generator`; returns
             other ids for the same speech, for example with a word spelled out.
-        token_noise: How often a token of speech in the input is replaced by a random
-            one: of those that the network writes, in the fine stage of all. A network
-            that generates reads its own mistakes; so it learns to trust the text or
-            the semantic tokens more than what it wrote last.
+        token_noise: How often a token in the input is replaced by a random one: a
+            semantic token in the semantic stage, a code in the others. In generation
+            these are a network's own, with its mistakes; so it learns to rely less on
+            them, and more on the text or on the semantic tokens.
         tempo_noise: How often a part of a recording is read at another tempo, half to
             twice its own, and not learned: so that the network finds its place in the
             text by what was said, and not by how long ago it began. Semantic stage

@@ -1,7 +1,7 @@
 """A small Bark from scratch that speaks any English text, step by step.
 
     python -m bark_tf.training.recipes.open_voice._make_speech TEXTS SPEECH --others 700
-        --word-lists 10000
+        --word-lists 20000
     bark-tf prepare SPEECH/train/phonemes.jsonl phonemes --sample-rate 16000
         --validation 0.02 --silence 0.25
     bark-tf train-tokenizer phonemes open --kind ctc --clusters 1000 --rate 50

@@ -51,13 +51,7 @@ COARSE_WINDOW = 60
 
 FINE_LENGTH, FINE_HISTORY = 256, 128
 
-SIZES = {
-    "num_layers": 4,
-    "num_heads": 4,
-    "hidden_size": 256,
-    "bias": False,
-    "dropout": 0.0,
-}
+SIZES = {"num_heads": 4, "hidden_size": 256, "bias": False, "dropout": 0.0}
 
 
 def start() -> tuple[BarkConfig, BarkGenerationConfig, BarkTokenizer]:
@@ -120,12 +114,14 @@ def _config() -> BarkConfig:
             input_vocab_size=SEMANTIC_INFER + 1,
             output_vocab_size=SEMANTIC_TOKENS + 1,
             block_size=TEXT_LENGTH + MAX_SEMANTIC + 1,
-            **{**SIZES, "num_layers": 6},
+            num_layers=6,
+            **SIZES,
         ),
         coarse_acoustics_config=BarkCoarseConfig(
             input_vocab_size=coarse_vocabulary,
             output_vocab_size=coarse_vocabulary,
             block_size=COARSE_TEXT + 1 + COARSE_HISTORY + COARSE_WINDOW,
+            num_layers=4,
             **SIZES,
         ),
         fine_acoustics_config=BarkFineConfig(
@@ -133,7 +129,8 @@ def _config() -> BarkConfig:
             output_vocab_size=CODEBOOK_SIZE + 1,
             block_size=FINE_LENGTH,
             n_codes_total=NUM_CODEBOOKS,
-            **{**SIZES, "num_layers": 3},
+            num_layers=3,
+            **SIZES,
         ),
         codec_config=EncodecConfig(
             sampling_rate=SAMPLE_RATE,

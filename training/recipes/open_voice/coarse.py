@@ -17,7 +17,6 @@ RECIPE = Recipe(
         # Deviates from generation: the past of a window counts, too, so that a step
         # learns from five times as many tokens.
         past_weight=1.0,
-        token_noise=0.15,
     ),
     sample_every=1_000,
     options=TrainingOptions(

@@ -10,7 +10,7 @@ from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
 RECIPE = Recipe(
     stage="fine",
     batch_size=16,
-    examples=ExampleOptions(history_probability=0.3, token_noise=0.1),
+    examples=ExampleOptions(history_probability=0.3),
     sample_every=1_000,
     options=TrainingOptions(
         steps=12_000,
