@@ -21,5 +21,5 @@
 docstring says how. TEXTS is a file with a sentence per line. Every step resumes when it
 is started again, and says what it will cost before it starts.
 
-No weights of this recipe are published yet: the voice that ships is `small_voice`'s.
+What it made comes with the package: `bark_tf/assets`, whose README.md has the figures.
 """

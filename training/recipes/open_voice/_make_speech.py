@@ -7,9 +7,9 @@
     teacher/bin/python -m bark_tf.training.recipes.open_voice._make_speech \
         TEXTS SPEECH --processes 2 --others 700 --word-lists 20000
 
-TEXTS is a file with a sentence per line, without digits; `weights` learned from 25,000
-of them and from 20,000 sentences of random words, with CMUdict as --lexicon. SPEECH
-becomes
+TEXTS is a file with a sentence per line, without digits; the voice that ships learned
+from 25,000 of them and from 20,000 sentences of random words, with CMUdict as
+--lexicon. SPEECH becomes
 
     SPEECH/train/joe/       recordings and metadata.jsonl, for `bark-tf prepare`
     SPEECH/train/awb/ ...   likewise, of each other speaker

@@ -9,13 +9,13 @@ from bark_tf.training import ExampleOptions, Recipe, TrainingOptions
 
 RECIPE = Recipe(
     stage="fine",
-    batch_size=16,
+    batch_size=8,
     examples=ExampleOptions(history_probability=0.3),
     sample_every=1_000,
     options=TrainingOptions(
-        steps=12_000,
+        steps=3_000,
         optimizer="muon",
-        learning_rate=2.5e-3,
+        learning_rate=2e-3,
         warmup_steps=300,
         final_share=0.02,
         weight_decay=0.05,

@@ -11,7 +11,7 @@ from bark_tf.training.recipes.open_voice._start import vary_text
 
 RECIPE = Recipe(
     stage="semantic",
-    batch_size=16,
+    batch_size=32,
     examples=ExampleOptions(
         history_probability=0.3,
         default_speaker=TEACHER,
@@ -24,7 +24,7 @@ RECIPE = Recipe(
     options=TrainingOptions(
         steps=12_000,
         optimizer="muon",
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         warmup_steps=300,
         final_share=0.02,
         weight_decay=0.05,
