@@ -8,7 +8,7 @@ MODEL needs its own semantic tokenizer, which the published Bark lacks: see
 `bark-tf train-tokenizer`. For Bark itself use `bark_small_lora`, which explains more.
 `my-voice` is the merged model, `my-voice/adapters` holds the adapters alone.
 
-Cost: 15 minutes on two CPU cores for the voice that ships (9 million weights) and 359
+Cost: 15 minutes on two CPU cores for the voice that ships (15 million weights) and 359
 clips. The time per step grows with the model: bark-small would take 6.7 hours there,
 ESTIMATED from single steps (4.3 and 4.2 seconds for one example of coarse and fine; see
 bark_small_lora). `bark-tf train` shows the time that your run needs after five steps.

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 import toy_speech
 
 from bark_tf.bark import BarkModel
+from bark_tf.processor import BarkProcessor
 from bark_tf.training.recipes import open_voice
+from bark_tf.training.recipes.open_voice import _for_transformers as for_transformers
 from bark_tf.training.recipes.open_voice import _make_speech as speech
 from bark_tf.training.recipes.open_voice import _speakers as speakers
 from bark_tf.training.recipes.open_voice import _start as recipe
@@ -156,6 +159,34 @@ def test_the_numbers_of_the_configurations_fit_together():
     assert 2 * values + SEMANTIC_TOKENIZER_BYTES < MOST_BYTES
 
 
+def test_an_lstm_of_zeros_changes_nothing(tmp_path):
+    config, generation, tokenizer = recipe.start()
+    bark = BarkModel(config, generation)
+    bark.save_pretrained(tmp_path / "open")
+    BarkProcessor(tokenizer).save_pretrained(tmp_path / "open")
+    (tmp_path / "open" / "semantic_tokenizer.json").write_text("{}")
+    paths = [str(tmp_path / name) for name in ("open", "whole")]
+    for_transformers.main(paths)
+    whole = BarkModel.from_pretrained(paths[1])
+    assert whole.config.codec_config.num_lstm_layers == 1
+    audio = np.random.default_rng(0).normal(0, 0.1, (1, 4_000)).astype(np.float32)
+    one, other = bark.parts["codec_model"], whole.parts["codec_model"]
+    codes = one.encode(audio)
+    np.testing.assert_array_equal(codes, other.encode(audio))
+    np.testing.assert_array_equal(one.decode(codes), other.decode(codes))
+    for name in ("semantic", "coarse_acoustics", "fine_acoustics"):
+        for mine, copied in zip(
+            bark.parts[name].weights, whole.parts[name].weights, strict=True
+        ):
+            np.testing.assert_array_equal(mine, copied)
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {"tokenizer.json", "semantic_tokenizer.json"} <= names
+    with pytest.raises(SystemExit):  # it is there already
+        for_transformers.main(paths)
+    with pytest.raises(ValueError, match=r"must have no LSTM\. Received: 1"):
+        for_transformers.add_lstm(whole)
+
+
 @pytest.mark.slow
 def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
     """Runs the commands of the recipe's docstring with few steps and small batches."""
@@ -174,11 +205,16 @@ def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
     shown = open_voice.__doc__.replace("\n        ", " ").replace("0.02", "0.2")
     # This one is no package that the tests need.
     shown = shown.replace("moonshine", "pocketsphinx")
-    commands = re.findall(r"^    bark-tf (.*)$", shown, re.MULTILINE)
-    assert len(commands) == 10
+    commands = re.findall(
+        r"^    (?:bark-tf|python -m \S+(?=_for_)) ?(.*)$", shown, re.MULTILINE
+    )
+    assert len(commands) == 11
     few = "steps=4 warmup_steps=1 batch_size=2 validate_every=4 sample_every=4"
     for command in commands:
         words = shlex.split(command)
+        if words[0] == "_for_transformers":
+            for_transformers.main(words[1:])
+            continue
         if words[0] == "train":
             words += few.split()
         if words[0] == "train-tokenizer":
@@ -189,5 +225,5 @@ def test_all_steps_from_recordings_to_a_voice(tmp_path, monkeypatch):
     log = Path("open/training/codec/log.jsonl").read_text(encoding="utf-8")
     assert json.loads(log.splitlines()[-1])["val_recogniser"] > 0
     assert Path("report/report.md").is_file() and Path("speech.wav").is_file()
-    size = sum(path.stat().st_size for path in Path("voice").iterdir())
-    assert size < MOST_BYTES
+    voice = [path for path in Path("voice").rglob("*") if path.is_file()]
+    assert sum(len(zlib.compress(path.read_bytes())) for path in voice) < MOST_BYTES

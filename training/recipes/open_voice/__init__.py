@@ -14,7 +14,8 @@
     bark-tf train open_voice/coarse --set model=open data=tokens out=open
     bark-tf train open_voice/fine --set model=open data=tokens out=open
     bark-tf evaluate open tokens --recogniser moonshine --out report
-    bark-tf convert open voice --dtype float16
+    python -m bark_tf.training.recipes.open_voice._for_transformers open whole
+    bark-tf convert whole voice --dtype float16
     bark-tf speak "Room 42 is on the left." --model voice --out speech.wav
 
 `_make_speech` runs in an environment of its own, where the teacher is installed; its
