@@ -44,7 +44,8 @@ class EncodecConfig(Config):
         pad_mode: How convolutions pad: `"reflect"`, `"constant"`, `"edge"` or
             `"replicate"`.
         compress: Factor by which residual units narrow inside.
-        num_lstm_layers: Stacked LSTMs between the convolutions and the latent.
+        num_lstm_layers: Stacked LSTMs between the convolutions and the latent; 0 for
+            none, which transformers does not build.
         trim_right_ratio: How much of a transposed convolution's trim is on the right,
             in [0, 1].
         codebook_size: Entries per codebook.
