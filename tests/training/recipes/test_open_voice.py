@@ -181,8 +181,9 @@ def test_an_lstm_of_zeros_changes_nothing(tmp_path):
             np.testing.assert_array_equal(mine, copied)
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     assert {"tokenizer.json", "semantic_tokenizer.json"} <= names
-    with pytest.raises(SystemExit):  # it is there already
-        for_transformers.main(paths)
+    for_transformers.main(paths)  # as after an interruption
+    with pytest.raises(SystemExit):
+        for_transformers.main(paths[:1] * 2)
     with pytest.raises(ValueError, match=r"must have no LSTM\. Received: 1"):
         for_transformers.add_lstm(whole)
 

@@ -41,7 +41,9 @@ def add_lstm(bark: BarkModel) -> BarkModel:
         known = {weight.path: weight.numpy() for weight in bark.parts[name].weights}
         part.set_weights(
             [
-                known[weight.path] if weight.path in known else np.zeros(weight.shape)
+                np.zeros(weight.shape)
+                if "/lstm/" in weight.path
+                else known[weight.path]
                 for weight in part.weights
             ]
         )
@@ -49,15 +51,15 @@ def add_lstm(bark: BarkModel) -> BarkModel:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the model at the first path and writes a new one at the second."""
+    """Reads the model at the first path and writes the other at the second."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="the trained model")
-    parser.add_argument("destination", type=Path, help="new directory")
+    parser.add_argument("destination", type=Path, help="another directory")
     paths = parser.parse_args(arguments)
-    if paths.destination.exists():
-        parser.error(f"{paths.destination} exists already")
+    if paths.destination.resolve() == paths.source.resolve():
+        parser.error("the destination must be another directory than the source")
     add_lstm(BarkModel.from_pretrained(paths.source)).save_pretrained(paths.destination)
     BarkProcessor.from_pretrained(paths.source).save_pretrained(paths.destination)
     for path in paths.source.glob("semantic_tokenizer.*"):
