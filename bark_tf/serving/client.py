@@ -94,7 +94,7 @@ class Client:
 
     Example:
         >>> with Client("grpc://127.0.0.1:8500") as client:  # doctest: +SKIP
-        ...     client.speak("Hello", voice="alpha", seed=7).save("hello.wav")
+        ...     client.speak("Hello", voice="kumo", seed=7).save("hello.wav")
     """
 
     def __init__(

@@ -219,7 +219,7 @@ def test_the_tutorial_runs_with_the_voice_that_ships(tmp_path, monkeypatch):
         for program, *arguments in commands(snippet.text):
             if program == "bark-tf" and arguments[0] != "serve":
                 assert main(arguments) == 0, arguments
-    expected = "first.wav alpha.flac alpha.mp3 line_0.wav line_1.wav me.npz mine.wav"
+    expected = "first.wav kumo.flac kumo.mp3 line_0.wav line_1.wav me.npz mine.wav"
     assert [name for name in expected.split() if not Path(name).exists()] == []
 
 
