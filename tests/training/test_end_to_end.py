@@ -12,6 +12,7 @@ from bark_tf import BarkModel, BarkProcessor
 from bark_tf.cli import main as cli
 
 STAGES = ("codec", "semantic", "coarse", "fine")
+SAMPLED = ("codec", "semantic")  # the other two speak as the semantic one does
 STEPS = 8
 RECIPE = f'''"""Trains the toy a little."""
 from bark_tf.training import CodecOptions, Recipe, TrainingOptions
@@ -21,7 +22,8 @@ OPTIONS = TrainingOptions(steps={STEPS}, learning_rate=3e-3, warmup_steps=1,
 RECIPE = [
     Recipe(stage="codec", batch_size=2, options=OPTIONS, sample_every=4,
            codec=CodecOptions(segment_s=0.3, quantize_from=4)),
-    *[Recipe(stage=stage, method=method, batch_size=4, options=OPTIONS, sample_every=8)
+    *[Recipe(stage=stage, method=method, batch_size=4, options=OPTIONS,
+             sample_every=8 if stage == "semantic" else None)
       for stage, method in
       (("semantic", "full"), ("coarse", "lora"), ("fine", "full"))],
 ]
@@ -78,8 +80,8 @@ def test_every_stage_has_changed_and_is_saved(made):
     assert (made / "out/adapters/coarse.safetensors").is_file()
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_writes_audio_samples(made, stage):
+@pytest.mark.parametrize("stage", SAMPLED)
+def test_stages_write_audio_samples(made, stage):
     pytest.importorskip("tensorboard")
     events = (made / "out/training" / stage / "tensorboard").glob("events*")
     written = b"".join(path.read_bytes() for path in events)

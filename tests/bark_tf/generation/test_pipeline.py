@@ -73,7 +73,7 @@ def traced(name, jit_compile):
 @pytest.mark.parametrize(
     ("name", "jit_compile"),
     [
-        ("long", True),
+        pytest.param("long", True, marks=pytest.mark.slow),
         ("long", False),
         *(
             pytest.param(name, False, marks=pytest.mark.slow)
@@ -110,7 +110,9 @@ def test_a_traced_function_gives_the_bits_of_generate(name, jit_compile):
     assert (expected.audio.shape[1] > 0) == (name != "nothing")
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("voice", VOICES)
 def test_a_stream_put_together_is_the_traced_audio(voice, jit_compile):
     bark, inputs = toy.shared_bark(), toy.texts(4)

@@ -178,7 +178,14 @@ def overfit(model, element, steps=150, rate=0.03, jit_compile=False, **options):
     return model.evaluate(dataset.take(1), verbose=0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        "mixed_float16",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_one_batch_is_learned_by_heart(dtype):
     keras.utils.set_random_seed(1)
     model = BarkSemanticModel(toy.semantic_config(), dtype=dtype)

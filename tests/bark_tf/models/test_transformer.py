@@ -182,15 +182,8 @@ def test_what_stands_beside_a_mapping_counts(model, fine):
 # === Several devices ===
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "semantic",
-        pytest.param("fine", marks=pytest.mark.slow),
-        pytest.param("coarse", marks=pytest.mark.slow),
-        pytest.param("codec", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["semantic", "fine", "coarse", "codec"])
 def test_two_devices_update_like_one(start, tmp_path, name):
     """Ignored labels are spread unevenly, and the last batch does not fill both."""
     assert start("fit_on_devices", tmp_path / "result.npz", name).exit_code() == 0

@@ -18,7 +18,7 @@ from bark_tf.serving.server import Server
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 VOICES = ("default", "kumo", "alpha")
-# The voice speaks at most 5 s at a time: this is two pieces.
+# Too long for one piece.
 LONG_TEXT = (
     "one two three four five six seven eight. nine zero one two three four five."
 )

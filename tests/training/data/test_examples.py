@@ -627,7 +627,9 @@ def test_wrong_examples_are_refused(rng, options):
 # === Training ===
 
 
-@pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
+@pytest.mark.parametrize(
+    "stage", ["semantic", pytest.param("coarse", marks=pytest.mark.slow), "fine"]
+)
 def test_a_batch_is_learned(rng, stage):
     import keras
 

@@ -81,6 +81,7 @@ def test_muon_multiplies_in_the_dtype_of_the_network(tmp_path, monkeypatch, dtyp
 KILLS = [(1, False), (5, False), (6, True)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_with_the_same_weights(toy_runs, start, tmp_path):
     """With dropout, data order, accumulation, weight averages and a schedule."""
     how = {"dropout": 0.2, "checkpoint_every": 3, "accumulate": 2, "ema": 0.9}

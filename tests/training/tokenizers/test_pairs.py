@@ -161,6 +161,7 @@ def test_wrong_arguments_are_refused(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_from_texts_to_a_tokenizer_in_one_command(model, tmp_path, capsys):
     """The tokenizer fits the model, whose rates differ from Bark's."""
     config = toy.hubert_config(num_hidden_layers=1)

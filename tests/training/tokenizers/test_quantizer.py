@@ -170,6 +170,7 @@ def test_a_stopped_run_resumes_with_the_frames_on_disk(
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_quantizer_can_be_the_start(made, pairs, hubert, tmp_path):
     """One step with a tiny learning rate changes neither weights nor score."""
     made[0].quantizer.save_pretrained(tmp_path / "start")
