@@ -77,11 +77,11 @@ def alone(model, processor, number, text, **options):
 
 def test_every_format_has_the_length_of_the_speech(server, model, processor):
     client, _ = server
-    audio = model.generate_long(processor, "one two", seed=1, jit_compile=False).audio
+    audio = model.generate_long(processor, "one", seed=1, jit_compile=False).audio
     for name in RESPONSE_FORMATS:
         with client.audio.speech.with_streaming_response.create(
             model="small",
-            input="one two",
+            input="one",
             voice="default",
             response_format=name,
             extra_body={"seed": 1},

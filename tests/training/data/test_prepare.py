@@ -145,6 +145,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_in_processes_with_the_same_bytes(recordings, tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
     prepare(recordings, whole, sample_rate=RATE, shard_size=3)

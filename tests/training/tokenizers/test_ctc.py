@@ -206,6 +206,7 @@ def test_what_cannot_work_is_refused_before_training(made, data, tmp_path):
 # Going on from a recogniser -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_recogniser_goes_on_learning(made, data, tmp_path):
     start = made[2] / "training/recogniser"
     once = dataclasses.replace(OPTIONS, steps=1, learning_rate=1e-9, warmup_steps=0)
